@@ -1,0 +1,262 @@
+"""
+Addresses as people write them, read for gRPC and for listening.  Pure: the platform is an argument.
+
+What upstream's dialer (csi-lib-utils) can reach is reached here too, under the same spelling; what it would retry for
+ever without a word either works (`tcp://`, `ipv4:`, relative paths) or is refused with a sentence.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import quote, unquote
+
+from livenessprobe import gotext
+
+SUN_PATH_MAX = 107
+"""Bytes in sockaddr_un.sun_path, less the final NUL; gRPC refuses longer paths too."""
+
+
+class AddressError(ValueError):
+    """An address that can never work; the text is for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class CSIAddress:
+    """Where the driver listens."""
+
+    text: str
+    """As log lines show it: a plain path gets `unix://` in front, as in upstream."""
+    network: Literal["unix", "abstract", "tcp"]
+    name: str
+    """The socket's path, the abstract name, or host:port."""
+    target: str
+    """For gRPC core."""
+
+    @property
+    def logs_lost_connections(self) -> bool:
+        """Upstream's own dialer, the one that logs "Lost connection", serves only this form."""
+        return self.text.startswith("unix://")
+
+
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
+_GO_RESOLVER = "failed to exit idle mode: failed to start resolver: "
+
+
+def parse_csi_address(text: str, platform: str) -> CSIAddress:
+    """
+    Read `--csi-address` for `platform` (as sys.platform spells it).
+
+    Raises AddressError: with upstream's words where upstream refuses too, else with a sentence.
+    """
+    if text == "":
+        raise AddressError(f"{_GO_RESOLVER}passthrough: received empty target in Build()")
+    if "\0" in text:
+        raise AddressError(f"{gotext.quote(text)}: an address cannot contain a NUL character")
+    windows = platform == "win32"
+    scheme, _, rest = text.partition(":")
+    if text.startswith("/"):
+        _refuse_what_go_cannot_parse(f"unix://{text}")
+        return _unix(f"unix://{text}", _native(text, windows), windows)
+    if windows and text.startswith(("\\\\.\\pipe\\", "npipe:")):
+        raise AddressError(f"{gotext.quote(text)}: named pipes are not supported; CSI drivers listen on unix sockets")
+    if _DRIVE.match(text):
+        if not windows:
+            raise AddressError(f"{gotext.quote(text)} is a Windows path, and this is {platform}; write /path/to/csi.sock")
+        return _unix(text, text, windows)
+    match scheme.lower() if _SCHEME.match(text) else "":
+        case "unix":
+            return _unix_url(text, rest, windows)
+        case "unix-abstract":
+            return _abstract(text, _without_authority(rest), windows)
+        case "tcp" | "dns" | "passthrough":
+            return _tcp(text, _endpoint(text, rest))
+        case "ipv4" | "ipv6":
+            return _literal_ip(text, scheme.lower(), rest.removeprefix("///"))
+        case _ if "://" in text:
+            raise AddressError(
+                f"{gotext.quote(text)}: scheme {gotext.quote(scheme)} is not supported; "
+                "write /path/to/csi.sock, unix:///path/to/csi.sock or tcp://host:port"
+            )
+        case _:
+            return _bare(text, windows)
+
+
+def _unix_url(text: str, rest: str, windows: bool) -> CSIAddress:
+    """`unix:` in any case.  Only the exact prefix `unix://` is taken undecoded, as upstream's dialer does."""
+    if text.startswith("unix://") and not _has_go_authority(text[7:]):
+        _refuse_what_go_cannot_parse(text)
+        return _unix(text, _native(text[7:], windows), windows)
+    path = _without_authority(rest)
+    if path.startswith("@"):
+        return _abstract(text, path[1:], windows)
+    path = re.split(r"[?#]", path, maxsplit=1)[0]
+    # A rooted path is percent-decoded (url.URL.Path), a relative one is not (url.URL.Opaque).
+    return _unix(text, _native(unquote(path, errors="surrogateescape") if path.startswith("/") else path, windows), windows)
+
+
+def _has_go_authority(rest: str) -> bool:
+    """Whether Go's URL parser finds a host before the path; `C:\\csi` is no host, so it is left to the dialer."""
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    return host != "" and not re.search(r"[\\ <>\"^`{|}]|:(?![0-9]*$)", host)
+
+
+def _without_authority(rest: str) -> str:
+    if not rest.startswith("//"):
+        return rest
+    host = re.split(r"[/?#]", rest[2:], maxsplit=1)[0]
+    if host:
+        raise AddressError(f"{_GO_RESOLVER}invalid (non-empty) authority: {host}")
+    return rest[2:]
+
+
+def _refuse_what_go_cannot_parse(url: str) -> None:
+    """Upstream hands every address to Go's URL parser, which refuses control characters and bad escapes."""
+    shown = gotext.quote(f"passthrough:///{url}")
+    if re.search(r"[\x00-\x1f\x7f]", url):
+        raise AddressError(f"parse {shown}: net/url: invalid control character in URL")
+    if bad := _BAD_ESCAPE.search(re.split(r"[?#]", url, maxsplit=1)[0]):
+        raise AddressError(f"parse {shown}: invalid URL escape {gotext.quote(bad[0])}")
+
+
+def _native(path: str, windows: bool) -> str:
+    """`unix:///C:/csi/csi.sock` on Windows is the path without the first slash."""
+    return path[1:] if windows and _DRIVE.match(path[1:]) and path.startswith("/") else path
+
+
+def _unix(text: str, path: str, windows: bool) -> CSIAddress:
+    if path.strip("/") == "" or (windows and _DRIVE.sub("", path) == ""):
+        raise AddressError(f"{gotext.quote(text)} names no socket; write the path of the driver's socket file")
+    if path.endswith("/"):
+        raise AddressError(
+            f"{gotext.quote(text)} ends in a slash, so it can only be a folder; write the path of the socket file"
+        )
+    if len(_encode(path)) > SUN_PATH_MAX:
+        raise AddressError(
+            f"{gotext.quote(text)}: the path is {len(_encode(path))} bytes long and a unix socket's can have "
+            f"{SUN_PATH_MAX}; mount the driver's folder under a shorter path"
+        )
+    # gRPC would read `//name` as an authority; to the kernel it is the same as `/name`.
+    return CSIAddress(text, "unix", path, f"unix:{quote(_encode(re.sub('^/+', '/', path)), safe='/:')}")
+
+
+def _abstract(text: str, name: str, windows: bool) -> CSIAddress:
+    if windows:
+        raise AddressError(
+            f"{gotext.quote(text)}: abstract sockets exist on Linux only; write the path of the driver's socket file"
+        )
+    if not name or len(_encode(name)) > SUN_PATH_MAX:
+        raise AddressError(f"{gotext.quote(text)}: the name of an abstract socket has 1 to {SUN_PATH_MAX} bytes")
+    return CSIAddress(text, "abstract", name, f"unix-abstract:{quote(_encode(name), safe='/:')}")
+
+
+def _encode(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
+
+
+def _bare(text: str, windows: bool) -> CSIAddress:
+    """Neither rooted nor with a scheme: a relative path if it has a separator, else host:port."""
+    if text != text.strip():
+        raise AddressError(f"{gotext.quote(text)} begins or ends with a blank; remove it")
+    if "/" in text or "\\" in text:
+        return _unix(text, text, windows)
+    return _tcp(text, text)
+
+
+def _endpoint(text: str, rest: str) -> str:
+    """`///h:p`, `//h:p` (tcp only), `//server/h:p` (dns only: the server is not asked, the system's resolver is), `h:p`."""
+    if not rest.startswith("//"):
+        return rest
+    host, slash, endpoint = rest[2:].partition("/")
+    if text[:4].lower() == "tcp:":
+        if endpoint or (slash and not host):
+            raise AddressError(f"{gotext.quote(text)}: write tcp://host:port, with nothing behind the port")
+        return host
+    return endpoint
+
+
+def _tcp(text: str, endpoint: str) -> CSIAddress:
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]@?#%\\]*):(\w+)", endpoint, re.ASCII)
+    if match is None:
+        raise AddressError(
+            f"{gotext.quote(text)} is neither a path nor host:port; write /path/to/csi.sock, "
+            "unix:name for a socket in the working directory, or host:port"
+        )
+    host, port = match[1] or "localhost", match[2]
+    if not (port.isdigit() and len(port) < 9 and 0 < int(port) < 65536):
+        raise AddressError(f"{gotext.quote(text)}: port {gotext.quote(port)} is not a number from 1 to 65535")
+    return CSIAddress(text, "tcp", f"{host}:{int(port)}", f"dns:///{host}:{int(port)}")
+
+
+def _literal_ip(text: str, scheme: str, endpoint: str) -> CSIAddress:
+    address = _tcp(text, endpoint)
+    host = address.name.rpartition(":")[0].strip("[]")
+    try:
+        version = f"ipv{ipaddress.ip_address(host).version}"
+    except ValueError:
+        version = "no IP"
+    if scheme != version:
+        raise AddressError(
+            f"{gotext.quote(text)}: {gotext.quote(host)} is not an {scheme} address; write host:port for a name"
+        )
+    return CSIAddress(text, "tcp", address.name, f"{scheme}:{address.name}")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Where to listen: `host` and `port` as written, or the `path` of a unix socket."""
+
+    text: str
+    """As log lines show it."""
+    host: str = ""
+    port: str = ""
+    path: str = ""
+
+    @property
+    def dual_stack(self) -> bool:
+        """Go opens one socket for IPv4 and IPv6 when the host is a wildcard of either, or is missing."""
+        return not self.path and self.host in ("", "0.0.0.0", "::")  # noqa: S104  to know it is not to bind it
+
+
+def parse_listen_address(text: str) -> ListenAddress:
+    """
+    Read `host:port`, `:port`, `[v6]:port` or `unix:///path`.
+
+    Raises AddressError with the words of Go's net.Listen.  Ports are looked up only when listening.
+    """
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:").removeprefix("//")
+        if not path.startswith("/") or path.endswith("/") or len(_encode(path)) > SUN_PATH_MAX:
+            raise AddressError(f"listen unix {path}: a socket wants an absolute path of at most {SUN_PATH_MAX} bytes")
+        return ListenAddress(text, path=path)
+    host, colon, port = text.rpartition(":")
+    problem = ""
+    if text.startswith("["):
+        host, bracket, tail = text[1:].partition("]")
+        port = tail[1:]
+        if not bracket:
+            problem = "missing ']' in address"
+        elif tail == "":
+            problem = "missing port in address"
+        elif not tail.startswith(":"):
+            problem = "too many colons in address" if ":" in tail else "missing port in address"
+        elif ":" in port:
+            problem = "too many colons in address"
+    elif not colon:
+        problem = "missing port in address"
+    elif ":" in host:
+        problem = "too many colons in address"
+    if not problem and ("[" in host + port or "]" in host + port):
+        problem = "unexpected '[' in address" if "[" in host + port else "unexpected ']' in address"
+    if problem:
+        raise AddressError(f"listen tcp: address {text}: {problem}")
+    return ListenAddress(text, host, port)
+
+
+def join_host_port(host: str, port: str) -> str:
+    """Go's net.JoinHostPort."""
+    return f"[{host}]:{port}" if ":" in host or "%" in host else f"{host}:{port}"

@@ -1,0 +1,394 @@
+"""
+The command line: Go's flag grammar, the table of all flags, and the usage text.  Pure.
+
+The grammar is that of Go's `flag` package, measured (upstream v2.19): one or two dashes, values by `=` or as the next
+argument, booleans only by `=`, parsing ends at the first argument that is no flag, the first error in the order of the
+arguments is the one reported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from livenessprobe.gotext import parse_bool, parse_duration, parse_uint, quote
+
+Group = Literal["upstream", "old", "own"]
+
+
+class FlagError(Exception):
+    """
+    A command line that Go would refuse with exit code 2; the text is Go's error line.
+
+    `given` holds what was read before the error: upstream acts on some flags while it parses.
+    """
+
+    def __init__(self, message: str, given: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.given = given
+
+
+class HelpRequested(Exception):
+    """`-h` or `-help` was met first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A type of value: how Go calls it in the usage text, and what it accepts."""
+
+    placeholder: str
+    check: Callable[[str], object]
+    """Returns the typed value; raises ValueError with Go's reason."""
+    is_bool: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One row of the table.  `default` is text, as it would be given."""
+
+    name: str
+    kind: Kind
+    default: str
+    usage: str
+    group: Group = "upstream"
+
+    @property
+    def key(self) -> str:
+        """Its name as a setting: `--probe-timeout` is `probe_timeout`."""
+        return self.name.replace("-", "_")
+
+
+def _plain_bool(text: str) -> bool:
+    try:
+        return parse_bool(text)
+    except ValueError:
+        raise ValueError("parse error") from None
+
+
+def _automaxprocs(text: str) -> bool:
+    return True if text == "" else parse_bool(text)
+
+
+def _verbosity(text: str) -> int:
+    return parse_uint(text, 31)
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_uint(text, 64)
+    except ValueError as error:
+        raise ValueError("value out of range" if "range" in str(error) else "parse error") from None
+
+
+def parse_vmodule(text: str) -> tuple[tuple[str, int], ...]:
+    """`pattern=N,…` as (pattern, level) pairs; empty items are skipped (component-base, VModuleConfiguration.Set)."""
+    pairs = []
+    for item in filter(None, text.split(",")):
+        pattern, *levels = item.split("=")
+        if not pattern or len(levels) != 1 or not levels[0]:
+            raise ValueError(f"{quote(item)} does not have the pattern=N format")
+        try:
+            pairs.append((pattern, parse_uint(levels[0], 31)))
+        except ValueError as error:
+            raise ValueError(f"parsing verbosity in {quote(item)}: {error}") from None
+    return tuple(pairs)
+
+
+_QUANTITY = re.compile(r"([+-]?)([0-9]*\.?[0-9]*)([eEinumkKMGTP]*[-+]?[0-9]*)")
+_QUANTITY_SUFFIX = re.compile(r"(|[numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]+)")
+_QUANTITY_PATTERN = "'^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+
+
+def _quantity(text: str) -> bool:
+    """Whether a Kubernetes quantity is other than zero; its amount does not matter, since only zero is allowed."""
+    match = _QUANTITY.fullmatch(text)
+    if match is None or not match[2].strip("."):
+        raise ValueError(f"quantities must match the regular expression {_QUANTITY_PATTERN}")
+    if not _QUANTITY_SUFFIX.fullmatch(match[3]):
+        raise ValueError("unable to parse quantity's suffix")
+    return match[2].strip("0.") != ""
+
+
+SEVERITIES = ("INFO", "WARNING", "ERROR", "FATAL")
+
+
+def _threshold(text: str) -> int:
+    if text.upper() in SEVERITIES:
+        return SEVERITIES.index(text.upper())
+    if re.fullmatch(r"[+-]?[0-9]{1,10}", text) and -(1 << 31) <= int(text) < 1 << 31:
+        return int(text)
+    raise ValueError(f"strconv.ParseInt: parsing {quote(text)}: invalid syntax")
+
+
+def _backtrace(text: str) -> str:
+    if text and not re.fullmatch(r"[^:]+\.go:0*[1-9][0-9]*", text):
+        raise ValueError("syntax error: expect file.go:234")
+    return text
+
+
+STRING = Kind("string", str)
+DURATION = Kind("duration", parse_duration)
+BOOL = Kind("", _plain_bool, is_bool=True)
+AUTOMAXPROCS = Kind("", _automaxprocs, is_bool=True)
+VERBOSITY = Kind("value", _verbosity)
+VMODULE = Kind("value", parse_vmodule)
+QUANTITY = Kind("value", _quantity)
+THRESHOLD = Kind("value", _threshold)
+BACKTRACE = Kind("value", _backtrace)
+SIZE = Kind("uint", _size)
+
+_BUFFER_SIZE = (
+    "the info messages can be buffered for a while to increase performance. The default value of zero bytes disables "
+    "buffering. The size can be specified as number of bytes (512), multiples of 1000 (1K), multiples of 1024 (2Ki), or "
+    "powers of those (3M, 4G, 5Mi, 6Gi). Enable the LoggingAlphaOptions feature gate to use this."
+)
+_SPLIT_STREAM = (
+    "write error messages to stderr and info messages to stdout. The default is to write a single stream to stdout. "
+    "Enable the LoggingAlphaOptions feature gate to use this."
+)
+
+# The usage texts of the upstream group are upstream's to the letter, since people diff the output of --help.
+FLAGS: tuple[Flag, ...] = (
+    Flag(
+        "automaxprocs",
+        AUTOMAXPROCS,
+        "false",
+        "automatically set GOMAXPROCS to match Linux container CPU quota",
+    ),
+    Flag("csi-address", STRING, "/run/csi/socket", "Address of the CSI driver socket."),
+    Flag(
+        "health-port",
+        STRING,
+        "9808",
+        "(deprecated) TCP ports for listening healthz requests. The default is `9808`. If set, `--http-endpoint` cannot "
+        "be set.",
+    ),
+    Flag(
+        "http-endpoint",
+        STRING,
+        "",
+        "The TCP network address where the HTTP server for diagnostics, including CSI driver health check and metrics. "
+        "The default is empty string, which means the server is disabled. If set, `--health-port` and "
+        "`--metrics-address` cannot be explicitly set.",
+    ),
+    Flag("log-flush-frequency", DURATION, "5s", "Maximum number of seconds between log flushes"),
+    Flag(
+        "log-json-info-buffer-size",
+        QUANTITY,
+        "0",
+        f"[Alpha] In JSON format with split output streams, {_BUFFER_SIZE}",
+    ),
+    Flag("log-json-split-stream", BOOL, "false", f"[Alpha] In JSON format, {_SPLIT_STREAM}"),
+    Flag(
+        "log-text-info-buffer-size",
+        QUANTITY,
+        "0",
+        f"[Alpha] In text format with split output streams, {_BUFFER_SIZE}",
+    ),
+    Flag("log-text-split-stream", BOOL, "false", f"[Alpha] In text format, {_SPLIT_STREAM}"),
+    Flag(
+        "logging-format",
+        STRING,
+        "text",
+        'Sets the log format. Permitted formats: "json" (gated by LoggingBetaOptions), "text".',
+    ),
+    Flag(
+        "metrics-address",
+        STRING,
+        "",
+        "(deprecated) The TCP network address where the prometheus metrics endpoint will listen (example: `:8080`). The "
+        "default is empty string, which means metrics endpoint is disabled. If set, `--http-endpoint` cannot be set, and "
+        "the address cannot resolve to localhost + the port from `--health-port`.",
+    ),
+    Flag(
+        "metrics-path",
+        STRING,
+        "/metrics",
+        "The HTTP path where prometheus metrics will be exposed. Default is `/metrics`.",
+    ),
+    Flag("probe-timeout", DURATION, "3s", "Probe timeout in seconds."),
+    Flag("v", VERBOSITY, "0", "number for the log level verbosity"),
+    Flag(
+        "vmodule",
+        VMODULE,
+        "",
+        "comma-separated list of pattern=N settings for file-filtered logging (only works for text log format)",
+    ),
+    Flag("add_dir_header", BOOL, "false", "If true, adds the file directory to the header of the log messages", "old"),
+    Flag(
+        "alsologtostderr",
+        BOOL,
+        "false",
+        "log to standard error as well as files (no effect when -logtostderr=true)",
+        "old",
+    ),
+    Flag("connection-timeout", STRING, "", "This option is deprecated.", "old"),
+    Flag("log_backtrace_at", BACKTRACE, "", "when logging hits line file:N, emit a stack trace", "old"),
+    Flag(
+        "log_dir",
+        STRING,
+        "",
+        "If non-empty, write log files in this directory (no effect when -logtostderr=true)",
+        "old",
+    ),
+    Flag("log_file", STRING, "", "If non-empty, use this log file (no effect when -logtostderr=true)", "old"),
+    Flag(
+        "log_file_max_size",
+        SIZE,
+        "1800",
+        "Defines the maximum size a log file can grow to (no effect when -logtostderr=true). Unit is megabytes. If the "
+        "value is 0, the maximum file size is unlimited.",
+        "old",
+    ),
+    Flag("logtostderr", BOOL, "true", "log to standard error instead of files", "old"),
+    Flag(
+        "one_output",
+        BOOL,
+        "false",
+        "If true, only write logs to their native severity level (vs also writing to each lower severity level; no "
+        "effect when -logtostderr=true)",
+        "old",
+    ),
+    Flag("skip_headers", BOOL, "false", "If true, avoid header prefixes in the log messages", "old"),
+    Flag(
+        "skip_log_headers",
+        BOOL,
+        "false",
+        "If true, avoid headers when opening log files (no effect when -logtostderr=true)",
+        "old",
+    ),
+    Flag(
+        "stderrthreshold",
+        THRESHOLD,
+        "2",
+        "logs at or above this threshold go to stderr when writing to files and stderr (no effect when -logtostderr=true "
+        "or -alsologtostderr=true)",
+        "old",
+    ),
+    Flag(
+        "config",
+        STRING,
+        "",
+        "TOML `file` of settings. Flags and LIVENESSPROBE_ variables win over it. The default is "
+        "/etc/livenessprobe/settings.toml, if it is there.",
+        "own",
+    ),
+    Flag("config-strict", BOOL, "false", "Refuse to start with a bad settings file instead of going on without it.", "own"),
+    Flag(
+        "connection-reuse",
+        DURATION,
+        "1s",
+        "How long one connection to the driver may serve probes. 0s: every probe has a connection of its own.",
+        "own",
+    ),
+    Flag(
+        "unreachable-grace",
+        DURATION,
+        "",
+        "How long a probe keeps dialling a driver that cannot be reached. 0s: fail at once. Default: the probe timeout.",
+        "own",
+    ),
+    Flag(
+        "version", BOOL, "false", "Print the version of this program and the upstream version it matches, then exit.", "own"
+    ),
+)
+
+BY_NAME: Mapping[str, Flag] = {flag.name: flag for flag in FLAGS}
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """A command line that Go accepts."""
+
+    given: tuple[tuple[str, str], ...]
+    """Flag names and texts in the order given, repetitions included."""
+    unread: tuple[str, ...] = ()
+    """What stands after the argument that ended the parsing, that argument included."""
+
+    def values(self) -> dict[str, str]:
+        """One text for each flag given: the last one wins; `-vmodule` accumulates."""
+        texts: dict[str, str] = {}
+        for name, text in self.given:
+            texts[name] = f"{texts[name]},{text}" if name == "vmodule" and name in texts else text
+        return texts
+
+
+def parse(arguments: Sequence[str]) -> CommandLine:
+    """
+    Read `arguments` (without the program's name).
+
+    Raises FlagError or HelpRequested for the first argument that calls for it.
+    """
+    given: list[tuple[str, str]] = []
+    position = 0
+    while position < len(arguments):
+        argument = arguments[position]
+        if argument in ("", "-") or not argument.startswith("-"):
+            return CommandLine(tuple(given), tuple(arguments[position:]))
+        if argument == "--":
+            return CommandLine(tuple(given), tuple(arguments[position + 1 :]))
+        name, equals, text = argument[2 if argument.startswith("--") else 1 :].partition("=")
+        if not name or name.startswith("-"):
+            raise FlagError(f"bad flag syntax: {argument}", tuple(given))
+        position += 1
+        flag = BY_NAME.get(name)
+        if flag is None:
+            if name in ("h", "help"):
+                raise HelpRequested
+            raise FlagError(f"flag provided but not defined: -{name}", tuple(given))
+        if not equals:
+            if flag.kind.is_bool:
+                text = "true"
+            elif position == len(arguments):
+                raise FlagError(f"flag needs an argument: -{name}", tuple(given))
+            else:
+                text = arguments[position]
+                position += 1
+        try:
+            flag.kind.check(text)
+        except ValueError as reason:
+            raise FlagError(_refusal(flag, text, reason), tuple(given)) from None
+        given.append((name, text))
+    return CommandLine(tuple(given))
+
+
+def _refusal(flag: Flag, text: str, reason: ValueError) -> str:
+    if flag.kind.is_bool:
+        return f"invalid boolean value {quote(text)} for -{flag.name}: {reason}"
+    return f"invalid value {quote(text)} for flag -{flag.name}: {reason}"
+
+
+def usage(program: str) -> str:
+    """The text of `--help`: upstream's flags exactly as upstream prints them, then what only this program has."""
+    sections = [
+        f"Usage of {program}:",
+        *_rows("upstream"),
+        "",
+        "Flags of older upstream releases, still accepted:",
+        *_rows("old"),
+        "",
+        "Flags that upstream does not have:",
+        *_rows("own"),
+        "",
+        "Commands (as first argument): demo runs an example driver to try this program on.",
+    ]
+    return "\n".join(sections) + "\n"
+
+
+def _rows(group: Group) -> list[str]:
+    return [_row(flag) for flag in FLAGS if flag.group == group]
+
+
+def _row(flag: Flag) -> str:
+    # Go takes the first back-quoted word of the text as the name of the value (flag.UnquoteUsage).
+    placeholder, text = flag.kind.placeholder, flag.usage
+    if match := re.search(r"`([^`]*)`", text):
+        placeholder = match[1]
+        text = text.replace(f"`{placeholder}`", placeholder, 1)
+    row = f"  -{flag.name}" + (f" {placeholder}" if placeholder else "") + f"\n    \t{text}"
+    if flag.default in ("", "0", "false"):
+        return row
+    default = quote(flag.default) if flag.kind is STRING else flag.default
+    return f"{row} (default {default})"

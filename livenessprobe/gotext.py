@@ -1,0 +1,163 @@
+"""How Go's standard library reads and prints values: quoting, durations, numbers, booleans.  Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+
+_SHORT_ESCAPES = {
+    "\a": r"\a",
+    "\b": r"\b",
+    "\f": r"\f",
+    "\n": r"\n",
+    "\r": r"\r",
+    "\t": r"\t",
+    "\v": r"\v",
+    "\\": r"\\",
+    '"': r"\"",
+}
+
+
+def quote(text: str) -> str:
+    """
+    `text` as Go's strconv.Quote prints it.
+
+    Bytes that were no UTF-8 are expected as Python's surrogate escapes (as in `sys.argv`) and come out as `\\xff`.
+    """
+    return '"' + "".join(_quote_rune(c) for c in text) + '"'
+
+
+def _quote_rune(rune: str) -> str:
+    if rune in _SHORT_ESCAPES:
+        return _SHORT_ESCAPES[rune]
+    if rune.isprintable():
+        return rune
+    code = ord(rune)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+_NANOSECONDS = {
+    "ns": 1,
+    "us": 1_000,
+    "µs": 1_000,  # U+00B5
+    "μs": 1_000,  # U+03BC
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
+}
+_COMPONENT = re.compile(r"([0-9]*)(?:\.([0-9]*))?([^0-9.]+)")
+_LIMIT = 1 << 63
+
+
+def parse_duration(text: str) -> int:
+    """
+    Nanoseconds of a Go duration (`1m30s`, `-1.5h`, `0`).
+
+    Raises ValueError for everything that Go's time.ParseDuration refuses, overflow included.
+    """
+    sign, rest = (-1 if text[:1] == "-" else 1), text[text[:1] in ("+", "-") :]
+    if rest == "0":
+        return 0
+    total = position = 0
+    while position < len(rest):
+        match = _COMPONENT.match(rest, position)
+        if match is None or not (match[1] or match[2]) or match[3] not in _NANOSECONDS:
+            raise ValueError("parse error")
+        total += _component(match[1], match[2] or "", _NANOSECONDS[match[3]])
+        position = match.end()
+    if not rest or total > _LIMIT or (total == _LIMIT and sign > 0):
+        raise ValueError("parse error")
+    return sign * total
+
+
+def _component(whole: str, fraction: str, unit: int) -> int:
+    # Below a nanosecond Go cuts off; the fraction is computed in floating point there too.
+    fraction = fraction[:18]
+    return int(whole or 0) * unit + int(int(fraction or 0) * (unit / 10 ** len(fraction)))
+
+
+def format_duration(nanoseconds: int) -> str:
+    """A duration as Go prints it: `1h0m0s`, `1.5s`, `250ms`, `0s`."""
+    if nanoseconds == 0:
+        return "0s"
+    sign, rest = ("-" if nanoseconds < 0 else ""), abs(nanoseconds)
+    for unit, size in (("ns", 1), ("µs", 1_000), ("ms", 1_000_000)):
+        if rest < size * 1_000:
+            return f"{sign}{_decimal(rest, size)}{unit}"
+    seconds, minutes = rest % _NANOSECONDS["m"], rest // _NANOSECONDS["m"]
+    text = f"{_decimal(seconds, _NANOSECONDS['s'])}s"
+    if minutes:
+        text = f"{minutes % 60}m{text}"
+    if minutes >= 60:
+        text = f"{minutes // 60}h{text}"
+    return sign + text
+
+
+def _decimal(value: int, unit: int) -> str:
+    whole, fraction = divmod(value, unit)
+    if not fraction:
+        return str(whole)
+    return f"{whole}.{fraction:0{len(str(unit)) - 1}d}".rstrip("0")
+
+
+def format_float(value: float, exponent_from: int = 6) -> str:
+    """
+    The shortest decimal that reads back as `value`, in the style of Go's 'g' format.
+
+    `exponent_from` is the decimal exponent from which it switches to `1e+06`: 6 as in Prometheus' text format, 21 as
+    in fmt's %v and JSON.
+    """
+    if math.isnan(value):
+        return "NaN"
+    if value in (float("inf"), float("-inf")):
+        return "+Inf" if value > 0 else "-Inf"
+    if value == 0:
+        return "0"
+    digits, exponent = _shortest(value)
+    sign = "-" if value < 0 else ""
+    if exponent < -4 or exponent >= exponent_from:
+        mantissa = digits[0] + ("." + digits[1:] if len(digits) > 1 else "")
+        return f"{sign}{mantissa}e{'-' if exponent < 0 else '+'}{abs(exponent):02d}"
+    if exponent < 0:
+        return f"{sign}0.{'0' * (-exponent - 1)}{digits}"
+    digits = digits.ljust(exponent + 1, "0")
+    fraction = digits[exponent + 1 :]
+    return sign + digits[: exponent + 1] + ("." + fraction if fraction else "")
+
+
+def _shortest(value: float) -> tuple[str, int]:
+    """The significant digits and the decimal exponent of repr(value), which is the shortest text that reads back."""
+    mantissa, _, exponent = repr(abs(value)).partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    digits = (whole + fraction).lstrip("0")
+    leading_zeros = len(whole + fraction) - len(digits)
+    return digits.rstrip("0"), int(exponent or 0) + len(whole) - 1 - leading_zeros
+
+
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+
+
+def parse_bool(text: str) -> bool:
+    """strconv.ParseBool; raises ValueError with Go's sentence."""
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError(f"strconv.ParseBool: parsing {quote(text)}: invalid syntax")
+
+
+def parse_uint(text: str, bits: int) -> int:
+    """strconv.ParseUint in base 10 for a number of `bits` bits; raises ValueError with Go's sentence."""
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"strconv.ParseUint: parsing {quote(text)}: invalid syntax")
+    significant = text.lstrip("0") or "0"
+    # The length is looked at first: Python refuses to convert thousands of digits.
+    if len(significant) > 20 or int(significant) >= 1 << bits:
+        raise ValueError(f"strconv.ParseUint: parsing {quote(text)}: value out of range")
+    return int(significant)

@@ -1,0 +1,64 @@
+"""Which handler a request reaches, by the rules of Go's http.ServeMux as upstream uses it.  Pure."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from dataclasses import dataclass
+from enum import Enum, auto
+from urllib.parse import quote, unquote_to_bytes
+
+
+class Handler(Enum):
+    """What answers a request."""
+
+    HEALTHZ = auto()
+    METRICS = auto()
+    NOT_FOUND = auto()
+    REDIRECT = auto()
+    BAD_REQUEST = auto()
+    SERVER_OPTIONS = auto()
+    """`OPTIONS *`, which Go's server answers itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The handler, and for a redirect the path it leads to."""
+
+    handler: Handler
+    location: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mux:
+    """The paths one listener serves."""
+
+    healthz: bool
+    metrics_path: str | None
+    """A literal path; with a slash at its end it serves everything below it too."""
+
+    def route(self, method: str, raw_path: str) -> Route:
+        """`raw_path` is the request target up to the `?`, still percent-encoded."""
+        if raw_path == "*":
+            return Route(Handler.SERVER_OPTIONS if method == "OPTIONS" else Handler.BAD_REQUEST)
+        raw_path = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/]*", "", raw_path) or "/"
+        if not raw_path.startswith("/") or re.search(r"%(?![0-9A-Fa-f]{2})", raw_path):
+            return Route(Handler.BAD_REQUEST)
+        path = unquote_to_bytes(raw_path).decode(errors="surrogateescape")
+        clean = _clean(path)
+        if method != "CONNECT" and clean != path:
+            return Route(Handler.REDIRECT, quote(clean.encode(errors="surrogateescape"), safe="/:@!$&'()*+,;=~"))
+        if self.healthz and path == "/healthz":
+            return Route(Handler.HEALTHZ)
+        if self.metrics_path is not None:
+            if path == self.metrics_path or (self.metrics_path.endswith("/") and path.startswith(self.metrics_path)):
+                return Route(Handler.METRICS)
+            if f"{path}/" == self.metrics_path:
+                return Route(Handler.REDIRECT, self.metrics_path)
+        return Route(Handler.NOT_FOUND)
+
+
+def _clean(path: str) -> str:
+    """Go's cleanPath: no `.`, `..` or double slash; a slash at the end stays."""
+    clean = posixpath.normpath("/" + path.lstrip("/"))
+    return f"{clean}/" if path.endswith("/") and clean != "/" else clean
