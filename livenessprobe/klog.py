@@ -1,0 +1,273 @@
+"""
+The log: `get_logger` for every room, and the thread that writes.
+
+A record is rendered where it is made and written by a thread of its own, so that a full or closed stderr never stops a
+probe.  Only `__main__` configures.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TextIO
+
+from livenessprobe.klogfiles import LogFiles
+from livenessprobe.klogfmt import (
+    FOLD_SECONDS,
+    SEVERITIES,
+    Folder,
+    Options,
+    Record,
+    compile_pattern,
+    render_json,
+    render_text,
+)
+
+QUEUE_LIMIT = 4096
+"""Records that wait for a blocked stderr; beyond it new ones are dropped and counted."""
+
+
+class Sink:
+    """The writing end: a bounded queue and a thread that may block."""
+
+    def __init__(self, stderr: TextIO | None) -> None:
+        self.options = Options()
+        self.dropped = 0
+        self._stderr = stderr
+        self._files: LogFiles | None = None
+        self._paint: Callable[[str, str], None] | None = None
+        self._lines: deque[tuple[str, str]] = deque()
+        self._folder = Folder()
+        self._wake = threading.Condition()
+        self._idle = True
+        self._thread: threading.Thread | None = None
+
+    def configure(self, options: Options) -> None:
+        """Take `options` for all records to come."""
+        with self._wake:
+            self.options = options
+            self._files = None if options.logtostderr else LogFiles(options, self._complain)
+            self._paint = _terminal_painter(self._stderr) if options.logging_format == "text" else None
+
+    def put(self, record: Record) -> None:
+        """Queue `record`; never blocks."""
+        with self._wake:
+            if record.severity in "EW" and not self._folder.offer(record, time.monotonic()):
+                self._start()
+                self._wake.notify_all()  # so that the window's end is slept towards
+                return
+            self._push(record)
+
+    def _push(self, record: Record) -> None:
+        if len(self._lines) >= QUEUE_LIMIT:
+            self.dropped += 1
+            return
+        json_format = self.options.logging_format == "json"
+        line = render_json(record) if json_format else render_text(record, self.options)
+        self._lines.append((record.severity, line))
+        self._idle = False
+        self._start()
+        self._wake.notify_all()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="klog", daemon=True)
+            self._thread.start()
+
+    def flush(self, seconds: float) -> None:
+        """Wait until all is written, folded records included, at most `seconds`."""
+        with self._wake:
+            for record in self._folder.due(float("inf")):
+                self._push(record)
+            self._wake.wait_for(lambda: self._idle, seconds)
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._lines:
+                    self._idle = True
+                    self._wake.notify_all()
+                    started = self._folder.next_due()
+                    now = time.monotonic()
+                    if started is not None and now - started >= FOLD_SECONDS:
+                        for record in self._folder.due(now):
+                            self._push(record)
+                    else:
+                        self._wake.wait(None if started is None else FOLD_SECONDS - (now - started))
+                lines = list(self._lines)
+                self._lines.clear()
+                self._idle = False
+            for severity, line in lines:
+                self._write(severity, line)
+
+    def _write(self, severity: str, line: str) -> None:
+        options = self.options
+        if self._files is None:
+            self._to_stderr(severity, line)
+            return
+        if options.alsologtostderr or SEVERITIES.index(severity) >= options.stderrthreshold:
+            self._to_stderr(severity, line)
+        self._files.write(severity, line)
+
+    def _to_stderr(self, severity: str, line: str) -> None:
+        if self._stderr is None:
+            return
+        try:
+            if self._paint is not None:
+                self._paint(severity, line)
+            else:
+                write_all(self._stderr.fileno(), line)
+        except (OSError, ValueError):
+            pass  # stderr is closed or its reader gone: there is nobody to tell
+
+    def _complain(self, message: str) -> None:
+        self._to_stderr("E", render_text(Record("E", 0, message, (), None, (__file__, 0))))
+
+
+def _terminal_painter(stream: TextIO | None) -> Callable[[str, str], None] | None:
+    """Colours, for a person at a terminal only; container logs stay plain."""
+    try:
+        if stream is None or not stream.isatty():
+            return None
+    except ValueError:
+        return None
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=stream, soft_wrap=True, highlight=False)
+    styles = {"I": "", "W": "yellow", "E": "red", "F": "bold red"}
+
+    def paint(severity: str, line: str) -> None:
+        head, bracket, rest = line.partition("] ")
+        text = Text(head + bracket, style="dim") + Text(rest, style=styles[severity])
+        console.print(text if bracket else Text(line, style=styles[severity]))
+
+    return paint
+
+
+def write_all(descriptor: int, line: str) -> None:
+    """`line` and a newline, as UTF-8 on every platform, whole even where a pipe takes it in parts."""
+    try:
+        data = f"{line}\n".encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        data = f"{line}\n".encode(errors="backslashreplace")
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+# --- the log of this process
+
+_sink = Sink(sys.stderr)
+_patterns: list[tuple[Callable[[str], bool], int]] = []
+
+
+def configure(options: Options) -> None:
+    """Log as `options` say from now on.  What was logged before keeps its form."""
+    _patterns[:] = [(compile_pattern(pattern), level) for pattern, level in options.vmodule]
+    _sink.configure(options)
+    Logger.generation += 1
+
+
+def flush(seconds: float = 2.0) -> None:
+    """Wait until everything is written, at most `seconds`."""
+    _sink.flush(seconds)
+
+
+def dropped() -> int:
+    """How many records a blocked stderr has cost so far."""
+    return _sink.dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Verbose:
+    """What `Logger.v` returns: logs, or does not."""
+
+    logger: Logger
+    level: int
+    enabled: bool
+
+    def info(self, message: str, **pairs: object) -> None:
+        """An info record, if the verbosity asks for this level."""
+        if self.enabled:
+            self.logger.emit("I", self.level, message, pairs)
+
+
+class Logger:
+    """
+    Logs on behalf of one source file.
+
+    `-vmodule` knows it by its own name and by that of the Go file whose records it writes, so that existing manifests
+    (`--vmodule=connection=5`) keep their meaning.
+    """
+
+    generation = 0
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+        self._level = 0
+        self._seen = -1
+
+    def v(self, level: int) -> Verbose:
+        """Records of verbosity `level`; `.enabled` tells whether they are wanted."""
+        return Verbose(self, level, level <= self._verbosity())
+
+    def _verbosity(self) -> int:
+        if self._seen != Logger.generation:
+            by_pattern = next((n for match, n in _patterns if any(map(match, self._names))), 0)
+            self._level = max(_sink.options.v, by_pattern)
+            self._seen = Logger.generation
+        return self._level
+
+    def info(self, message: str, **pairs: object) -> None:
+        """An info record."""
+        self.emit("I", 0, message, pairs)
+
+    def warning(self, message: str, **pairs: object) -> None:
+        """A warning."""
+        self.emit("W", 0, message, pairs)
+
+    def error(self, message: str, *, err: object | None = None, **pairs: object) -> None:
+        """An error record; `err` is printed first in text, last in JSON, and left out if None."""
+        self.emit("E", 0, message, pairs, err)
+
+    def emit(self, severity: str, level: int, message: str, pairs: dict[str, object], err: object | None = None) -> None:
+        """One record, from the caller's caller."""
+        frame = sys._getframe(2)  # noqa: SLF001  as logging does it
+        caller = (frame.f_code.co_filename, frame.f_lineno)
+        _sink.put(Record(severity, level, message, tuple(pairs.items()), err, caller))
+
+
+def get_logger(path: str, upstream: str = "main") -> Logger:
+    """The logger of the source file `path` (`__file__`), whose records upstream writes in `upstream`.go."""
+    return Logger(PurePath(path).stem, upstream)
+
+
+class _Foreign(logging.Handler):
+    """Records of libraries (asyncio, Hypercorn, Quart, grpc) as ours; the traceback only at -v=5."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        pairs: tuple[tuple[str, object], ...] = (("logger", record.name),)
+        err = None
+        if record.exc_info and record.exc_info[1] is not None:
+            err = repr(record.exc_info[1])
+            if _sink.options.v >= 5:
+                err = logging.Formatter().formatException(record.exc_info)
+        severity = "E" if record.levelno >= logging.ERROR else "W" if record.levelno >= logging.WARNING else "I"
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):
+            message = str(record.msg)
+        _sink.put(Record(severity, 0, message, pairs, err, (record.pathname, record.lineno)))
+
+
+def capture_foreign() -> None:
+    """Send what libraries log through `logging` or `warnings` to this log."""
+    logging.basicConfig(handlers=[_Foreign()], level=logging.WARNING, force=True)
+    logging.captureWarnings(capture=True)

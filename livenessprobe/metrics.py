@@ -1,0 +1,188 @@
+"""
+The metrics, and their text as Go's client library writes it.
+
+prometheus_client keeps the numbers; the text is written here, because its own differs from Go's in the spelling of
+`le`, the place of that label, `_created` series and the order of series.
+"""
+
+from __future__ import annotations
+
+import gzip
+import platform
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Sample
+
+from livenessprobe import UPSTREAM_VERSION, __version__
+from livenessprobe.gotext import format_float
+from livenessprobe.health import Reason
+
+UNKNOWN_DRIVER = "unknown-driver"
+# csi-lib-utils metrics.go, operationsLatencyBuckets.
+_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600)
+
+
+@dataclass(frozen=True, slots=True)
+class Exposition:
+    """An answer of /metrics."""
+
+    body: bytes
+    headers: dict[str, str]
+
+
+class Metrics:
+    """One registry, given to whoever measures."""
+
+    def __init__(self, process_start: float | None = None) -> None:
+        self._registry = CollectorRegistry()
+        self.driver_name = UNKNOWN_DRIVER
+        self._process_start = process_start_time() if process_start is None else process_start
+        self._operations = Histogram(
+            "csi_sidecar_operations_seconds",
+            "[ALPHA] Container Storage Interface operation duration with gRPC error code status total",
+            ("driver_name", "grpc_status_code", "method_name"),
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+        gauge, counter = self._gauge, self._counter
+        gauge("process_start_time_seconds", "[ALPHA] Start time of the process since unix epoch in seconds.").set(
+            self._process_start
+        )
+        self.driver_up = gauge(
+            "livenessprobe_driver_up", "Whether the last probe found the driver ready (1) or not (0); NaN before the first."
+        )
+        self.driver_up.set(float("nan"))
+        self._failures = counter(
+            "livenessprobe_probe_failures", "Probes that found the driver not ready, by reason.", "reason"
+        )
+        for reason in Reason:  # so that a rate sees the first failure of each kind
+            self._failures.labels(reason.value)
+        self._last_success = gauge(
+            "livenessprobe_last_success_timestamp_seconds", "When a probe last found the driver ready, 0 for never."
+        )
+        self._last_duration = gauge("livenessprobe_last_probe_duration_seconds", "How long the last probe took.")
+        self.probe_timeout = gauge(
+            "livenessprobe_probe_timeout_seconds", "The probe timeout in force, to compare the last duration with."
+        )
+        self._responses = counter("livenessprobe_http_responses", "HTTP answers, by status code.", "code")
+        self.shared = counter(
+            "livenessprobe_shared_probes", "Health requests answered by a probe that another request had started."
+        )
+        self.callers_gone = counter("livenessprobe_callers_gone", "Health requests whose caller hung up before the answer.")
+        self.connections = counter("livenessprobe_driver_connections", "Connections dialled to the driver.")
+        self.config_good = gauge(
+            "livenessprobe_config_last_reload_successful",
+            "Whether the settings file was good when last read (1) or passed over (0); 1 without a file.",
+        )
+        self.config_good.set(1)
+        gauge("livenessprobe_build_info", "Versions, as labels of a constant 1.", "version", "upstream", "python").labels(
+            __version__, UPSTREAM_VERSION, platform.python_version()
+        ).set(1)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self._registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self._registry)
+
+    def operation(self, method: str, code: str, seconds: float) -> None:
+        """Record one call to the driver, as csi-lib-utils' interceptor does."""
+        self._operations.labels(self.driver_name, code, method).observe(seconds)
+
+    def probed(self, reason: Reason | None, seconds: float) -> None:
+        """Record what a probe found and how long it took."""
+        self._last_duration.set(seconds)
+        self.driver_up.set(reason is None)
+        if reason is None:
+            self._last_success.set(time.time())
+        else:
+            self._failures.labels(reason.value).inc()
+
+    def responded(self, status: int) -> None:
+        """Record one HTTP answer."""
+        self._responses.labels(str(status)).inc()
+
+    def expose(self, accept: str = "", accept_encoding: str = "") -> Exposition:
+        """All metrics, in the form that a scraper with these request headers gets from upstream."""
+        escaping = "underscores"
+        for item in accept.split(","):
+            if match := re.fullmatch(r"\s*text/plain\s*;.*\bescaping=(allow-utf-8|dots|values)\b.*", item):
+                escaping = match[1]
+                break
+        headers = {
+            "Content-Type": f"text/plain; version=0.0.4; charset=utf-8; escaping={escaping}",
+            "Process-Start-Time-Unix": str(int(self._process_start)),
+        }
+        body = render(self._registry.collect()).encode(errors="surrogateescape")
+        if _accepts_gzip(accept_encoding):
+            headers["Content-Encoding"] = "gzip"
+            body = gzip.compress(body, compresslevel=5, mtime=0)
+        return Exposition(body, headers)
+
+
+def _accepts_gzip(accept_encoding: str) -> bool:
+    for item in accept_encoding.split(","):
+        coding, _, parameters = item.strip().partition(";")
+        if coding.strip() != "gzip":
+            continue
+        quality = re.fullmatch(r"\s*(?:q=(.*))?", parameters)
+        try:
+            return quality is not None and float(quality[1] or 1) > 0
+        except ValueError:
+            return False
+    return False
+
+
+def render(families: Iterable[Metric]) -> str:
+    """Prometheus' text format, byte for byte as Go's expfmt package writes it."""
+    lines = []
+    for family in sorted(families, key=_family_name):
+        name = _family_name(family)
+        text = family.documentation.replace("\\", r"\\").replace("\n", r"\n")
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} {family.type}"]
+        samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+        lines += [_sample_line(sample) for sample in sorted(samples, key=_series)]
+    return "\n".join(lines) + "\n"
+
+
+def _family_name(family: Metric) -> str:
+    return f"{family.name}_total" if family.type == "counter" else family.name
+
+
+def _series(sample: Sample) -> tuple[list[str], bool]:
+    """Sorts series by label values, and within a histogram the count last; the order of buckets stays."""
+    values = [value for label, value in sorted(sample.labels.items()) if label != "le"]
+    return values, sample.name.endswith("_count")
+
+
+def _sample_line(sample: Sample) -> str:
+    labels = sorted(sample.labels.items(), key=lambda pair: (pair[0] == "le", pair[0]))
+    inside = ",".join(f'{label}="{_label_value(label, value)}"' for label, value in labels)
+    return (
+        f"{sample.name}{{{inside}}} {format_float(sample.value)}"
+        if inside
+        else f"{sample.name} {format_float(sample.value)}"
+    )
+
+
+def _label_value(label: str, value: str) -> str:
+    if label == "le":
+        return format_float(float(value))
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def process_start_time() -> float:
+    """When this process started, seconds since the epoch; now, where the system does not tell."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])
+        with open("/proc/stat", "rb") as file:
+            boot = next(int(line.split()[1]) for line in file if line.startswith(b"btime"))
+        return boot + ticks / 100  # USER_HZ is 100 on every Linux that Go supports
+    except (OSError, ValueError, StopIteration, IndexError):
+        return time.time()

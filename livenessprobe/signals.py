@@ -1,0 +1,69 @@
+"""What the operating system tells us: stop, or read the settings again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Set by signals, waited for by the daemon."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    reload: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def early() -> None:
+    """
+    Until the event loop runs: TERM and INT end the process with 0, and what Go ignores is ignored.
+
+    As PID 1 a signal without a handler would have no effect at all.
+    """
+    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGINT, _exit)
+    if sys.platform == "win32":
+        signal.signal(signal.SIGBREAK, _exit)
+        return
+    for ignored in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
+        signal.signal(ignored, signal.SIG_IGN)
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            faulthandler.register(signal.SIGQUIT, chain=True)  # as Go: all stacks, then death
+
+
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+@contextlib.contextmanager
+def control() -> Iterator[Control]:
+    """Turn signals into events of the running loop; the handlers of before are back afterwards."""
+    events = Control()
+    loop = asyncio.get_running_loop()
+    if sys.platform == "win32":
+        handlers = {
+            number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(events.stop.set))
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGBREAK)
+        }
+        try:
+            yield events
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return
+    loop.add_signal_handler(signal.SIGTERM, events.stop.set)
+    loop.add_signal_handler(signal.SIGINT, events.stop.set)
+    loop.add_signal_handler(signal.SIGHUP, events.reload.set)
+    try:
+        yield events
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+        early()
