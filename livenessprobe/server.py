@@ -1,0 +1,129 @@
+"""
+Hypercorn, held to what Go's net/http does: our own sockets, HTTP/1 only, no upgrades.
+
+The only room that knows Hypercorn.  One seam is private (`hypercorn.protocol.H11Protocol`), which is why its version is
+pinned; a test fails if the seam no longer takes effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import h11
+import hypercorn.protocol
+from hypercorn.asyncio import serve as hypercorn_serve
+from hypercorn.config import Config, Sockets
+from hypercorn.events import RawData
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.typing import ASGIFramework, H11SendableEvent
+
+HEADER_LIMIT = 16 * 1024
+KEEP_ALIVE_SECONDS = 75.0
+"""How long an idle or incomplete connection may stay; Prometheus and the kubelet come more often or close."""
+
+
+class _HTTP1Only(H11Protocol):
+    """Ignores `Upgrade`, refuses what is not HTTP/1, and writes status lines and refusals as Go's net/http does."""
+
+    _version = b"1.1"
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Hypercorn's hook for going over to HTTP/2; we never do."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        headers = {name.lower(): value for name, value in request.headers}
+        if request.http_version not in (b"1.0", b"1.1"):
+            await self._send_error_response(400 if request.method == b"PRI" else 505)
+            return
+        if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
+            await self._send_error_response(417)
+            return
+        self._version = request.http_version
+        kept = [(name, value) for name, value in request.headers.raw_items() if name.lower() != b"upgrade"]
+        await super()._create_stream(
+            h11.Request(method=request.method, target=request.target, headers=kept, http_version=request.http_version)
+        )
+
+    async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        if isinstance(event, h11.InformationalResponse):
+            return  # upstream never reads a body, so it never asks a client to go on with one
+        if isinstance(event, h11.Response) and not event.reason:
+            event = h11.Response(
+                status_code=event.status_code,
+                headers=event.headers.raw_items(),
+                http_version=event.http_version,
+                reason=_REASONS.get(event.status_code, b""),
+            )
+        try:
+            data = self.connection.send(event)
+        except h11.LocalProtocolError:
+            if self.connection.their_state != h11.ERROR:
+                raise
+            return
+        if data and self._version == b"1.0" and isinstance(event, h11.Response):
+            data = data.replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+        if data:
+            await self.send(RawData(data=data))
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """A refusal before any handler is asked, then the end of the connection."""
+        body = b"" if status_code == 417 else _REFUSALS.get(status_code, b"%d %s" % (status_code, _REASONS[status_code]))
+        headers = [(b"Content-Type", b"text/plain; charset=utf-8")] if body else []
+        headers += [(b"Content-Length", b"%d" % len(body)), (b"Connection", b"close")]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+
+
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus} | {
+    431: b"Request Header Fields Too Large",
+    505: b"HTTP Version Not Supported",
+}
+_REFUSALS = {501: b"Unsupported transfer encoding"}
+
+hypercorn.protocol.H11Protocol = _HTTP1Only  # type: ignore[attr-defined]  # the seam
+
+
+class _OurSockets(Config):
+    """Hypercorn's settings with listeners that are open already."""
+
+    def __init__(self, listeners: list[socket.socket], grace: float) -> None:
+        super().__init__()
+        self._listeners = listeners
+        self.graceful_timeout = grace
+        self.include_server_header = False
+        self.h11_max_incomplete_size = HEADER_LIMIT
+        self.keep_alive_timeout = KEEP_ALIVE_SECONDS
+        self.keep_alive_max_requests = 1 << 30
+        self.accesslog = None
+        self.errorlog = logging.getLogger("hypercorn")
+        self.errorlog.setLevel(logging.WARNING)
+
+    def create_sockets(self) -> Sockets:
+        """What Hypercorn is to serve on."""
+        return Sockets([], self._listeners, [])
+
+
+async def serve(
+    app: ASGIFramework, listener: socket.socket, stopping: Callable[[], Awaitable[object]], grace: float
+) -> None:
+    """Serve `app` on `listener` until `stopping` returns; then finish open requests, for at most `grace` seconds."""
+
+    async def stop() -> None:
+        await stopping()
+
+    config = _OurSockets([listener], grace)
+    serving = asyncio.create_task(hypercorn_serve(app, config, shutdown_trigger=stop), name="hypercorn")
+    stopped = asyncio.create_task(stop(), name="stopping")
+    await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    # Hypercorn's own limit does not cover everything it waits for (Server.wait_closed since Python 3.12.1).
+    done, _ = await asyncio.wait({serving}, timeout=grace + 1)
+    if done:
+        serving.result()
+    else:
+        serving.cancel()
+    stopped.cancel()
