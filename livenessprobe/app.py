@@ -10,7 +10,7 @@ from collections.abc import Callable
 from quart import Quart, Request, Response, request
 
 from livenessprobe.gotext import format_duration
-from livenessprobe.health import ProbeResult
+from livenessprobe.health import ProbeResult, Reason
 from livenessprobe.klog import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.mux import Handler, Mux
@@ -33,7 +33,11 @@ def create_app(prober: Prober, metrics: Metrics, mux: Callable[[], Mux]) -> Quar
     # One hook instead of routes: upstream serves any method, and Go's mux has rules that Quart's router lacks.
     @app.before_request
     async def serve() -> Response:
-        response = await _answer(request, prober, metrics, mux(), advice)
+        try:
+            response = await _answer(request, prober, metrics, mux(), advice)
+        except Exception as error:  # noqa: BLE001  whatever it is, the caller is told, and so is the log
+            log.error("Request failed inside the sidecar", err=repr(error))
+            response = _health_response(ProbeResult(Reason.INTERNAL, f"livenessprobe: internal error: {error!r}"))
         metrics.responded(response.status_code)
         return response
 

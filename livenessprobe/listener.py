@@ -64,7 +64,9 @@ def _resolve(host: str) -> tuple[socket.AddressFamily, str]:
 
 
 def _bind(family: socket.AddressFamily, host: str, port: int, address: ListenAddress, *, v6_only: bool) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol left at 0 asyncio would not set TCP_NODELAY on what is accepted, and each answer on a kept
+    # connection would wait 40 ms for the client's delayed ACK.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if sys.platform == "win32":
             # SO_REUSEADDR there would let any process take the port from under us.

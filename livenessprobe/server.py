@@ -39,6 +39,13 @@ class _HTTP1Only(H11Protocol):
         if request.http_version not in (b"1.0", b"1.1"):
             await self._send_error_response(400 if request.method == b"PRI" else 505)
             return
+        size = len(request.method) + len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
+        if size > HEADER_LIMIT:  # h11 looks only at what is incomplete; this came in one piece
+            await self._send_error_response(431)
+            return
+        if request.target.startswith(b"?"):
+            await self._send_error_response(400)
+            return
         if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
             await self._send_error_response(417)
             return
