@@ -115,11 +115,13 @@ class Identity:
         self._metrics = metrics
         self._reuse = reuse
         self._kept: _Connection | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._undecodable = _UndecodableMessages()
 
     async def close(self) -> None:
         """Close the connection that is kept for the next probe, if any."""
         await self._drop(self._take())
+        await asyncio.gather(*self._closing)
 
     # --- Probe
 
@@ -351,7 +353,9 @@ class Identity:
 
     def _expire(self) -> None:
         if (kept := self._take()) is not None:
-            self._closing = asyncio.get_running_loop().create_task(kept.channel.close(), name="close connection")
+            closing = asyncio.get_running_loop().create_task(self._drop(kept), name="close connection")
+            self._closing.add(closing)  # the loop itself holds tasks only weakly
+            closing.add_done_callback(self._closing.discard)
 
     async def _drop(self, connection: _Connection | None) -> None:
         if connection is not None:

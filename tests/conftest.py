@@ -1,0 +1,81 @@
+"""Fixtures: a scripted driver on a real socket, the sidecar as a process of its own, a clean environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+
+from livenessprobe import flags
+from livenessprobe import settings as settings_module
+from livenessprobe.settings import Settings
+from tests.support import FakeDriver, Sidecar
+
+# Machines are shared and noisy: a slow example is no failure.
+hypothesis_settings.register_profile("project", deadline=None, max_examples=60)
+hypothesis_settings.load_profile("project")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the developer's environment reaches a test."""
+    for name in list(os.environ):
+        if (
+            name.startswith(("LIVENESSPROBE_", "CSI_", "LIVENESS_PROBE_"))
+            or "DYNACONF" in name
+            or name.lower().endswith("_proxy")
+        ):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a path short enough for unix sockets."""
+    path = Path(tempfile.mkdtemp(prefix="lp"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def socket_path(folder: Path) -> str:
+    return str(folder / "csi.sock")
+
+
+@pytest.fixture
+def driver(socket_path: str) -> Iterator[FakeDriver]:
+    """A driver that is ready."""
+    with FakeDriver(socket_path) as driver:
+        yield driver
+
+
+@pytest.fixture
+def sidecar(socket_path: str) -> Iterator[Callable[..., Sidecar]]:
+    """Starts sidecars on the test's socket; they are stopped at the end of the test."""
+    started: list[Sidecar] = []
+
+    def start(*arguments: str, **options: object) -> Sidecar:
+        if not any(argument.startswith("--csi-address") for argument in arguments):
+            arguments = (f"--csi-address={socket_path}", *arguments)
+        process = Sidecar(arguments, **options)  # type: ignore[arg-type]
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+@pytest.fixture
+def make_settings() -> Callable[..., Settings]:
+    """Settings from flags given as keywords: `make_settings(probe_timeout="1s")`."""
+
+    def make(**values: str) -> Settings:
+        given = flags.parse([f"--{key.replace('_', '-')}={value}" for key, value in values.items()]).values()
+        return settings_module.load(given, {}, "linux", "").settings
+
+    return make

@@ -1,0 +1,288 @@
+"""Doubles that are real: a gRPC driver with a script, a counting relay, the sidecar's process, and a plain HTTP client."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from google.protobuf.wrappers_pb2 import BoolValue
+
+from livenessprobe.csi import csi_pb2
+
+ROOT = Path(__file__).parent.parent
+
+
+def eventually(what: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait until `what()` is true; fail after `seconds`."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, f"not within {seconds}s"
+        time.sleep(0.01)
+
+
+class FakeDriver:
+    """A CSI driver whose answers are attributes; use as a context manager."""
+
+    def __init__(self, path: str, name: str = "fake.csi.test") -> None:
+        self.path = path
+        self.name = name
+        self.ready: bool | None = None
+        self.status: tuple[grpc.StatusCode, str] | None = None
+        self.name_status: tuple[grpc.StatusCode, str] | None = None
+        self.delay = 0.0
+        self.release = threading.Event()
+        self.hang = False
+        self.probes = 0
+        self.names_asked = 0
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self._server: grpc.Server | None = None
+
+    def __enter__(self) -> FakeDriver:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        handlers = {
+            "GetPluginInfo": grpc.unary_unary_rpc_method_handler(self._get_plugin_info),
+            "Probe": grpc.unary_unary_rpc_method_handler(self._probe),
+        }
+        self._server = grpc.server(ThreadPoolExecutor(64))
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("csi.v1.Identity", handlers),))
+        self._server.add_insecure_port(f"unix:{self.path}" if self.path.startswith("/") else self.path)
+        self._server.start()
+
+    def stop(self) -> None:
+        self.release.set()
+        if self._server is not None:
+            self._server.stop(0).wait()
+            self._server = None
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+    def _get_plugin_info(self, _request: bytes, context: grpc.ServicerContext) -> bytes:
+        self.names_asked += 1
+        if self.name_status is not None:
+            context.abort(*self.name_status)
+        return csi_pb2.GetPluginInfoResponse(name=self.name).SerializeToString()
+
+    def _probe(self, _request: bytes, context: grpc.ServicerContext) -> bytes:
+        self.probes += 1
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            if self.delay:
+                time.sleep(self.delay)
+            if self.hang:
+                self.release.wait(60)
+            if self.status is not None:
+                context.abort(*self.status)
+            ready = None if self.ready is None else BoolValue(value=self.ready)
+            return csi_pb2.ProbeResponse(ready=ready).SerializeToString()
+        finally:
+            self.in_flight -= 1
+
+
+class Relay:
+    """Passes bytes from one unix socket to another, and counts connections."""
+
+    def __init__(self, path: str, behind: str) -> None:
+        self.total = 0
+        self.open = 0
+        self._behind = behind
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen(512)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                front, _ = self._listener.accept()
+            except OSError:
+                return
+            self.total += 1
+            self.open += 1
+            threading.Thread(target=self._serve, args=(front,), daemon=True).start()
+
+    def _serve(self, front: socket.socket) -> None:
+        with front, socket.socket(socket.AF_UNIX) as back:
+            back.connect(self._behind)
+            other = threading.Thread(target=_copy, args=(back, front), daemon=True)
+            other.start()
+            _copy(front, back)
+            other.join()
+        self.open -= 1
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    for end in (source, sink):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def driver_process(path: str) -> Iterator[subprocess.Popen[str]]:
+    """The example driver as a process, to be killed and stopped."""
+    command = [sys.executable, "-m", "livenessprobe.example_driver", path]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "serving\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: str
+    headers: dict[str, str]
+    seconds: float
+
+    @property
+    def reason(self) -> str | None:
+        return self.headers.get("x-livenessprobe-reason")
+
+
+@dataclass(slots=True)
+class Sidecar:
+    """The sidecar's process, with a port of its own unless its arguments say where to listen."""
+
+    arguments: tuple[str, ...]
+    environ: dict[str, str] = field(default_factory=dict)
+    await_http: bool = True
+    stderr: int | None = None
+    """A descriptor to use instead of a file that is kept for `log`."""
+    prefix: tuple[str, ...] = ()
+    """A command to run it under."""
+    port: int = 0
+    process: subprocess.Popen[bytes] = field(init=False)
+    _log: Path | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        listens = ("--http-endpoint", "--health-port")
+        if not any(argument.startswith(listens) for argument in self.arguments):
+            self.port = free_port()
+            self.arguments = (*self.arguments, f"--http-endpoint=127.0.0.1:{self.port}")
+        if self.stderr is None:
+            import tempfile
+
+            descriptor, name = tempfile.mkstemp(prefix="lplog")
+            self._log, stderr = Path(name), descriptor
+        else:
+            stderr = self.stderr
+        environ = {name: text for name, text in os.environ.items() if not name.startswith("COV_")} | self.environ
+        command = [*self.prefix, sys.executable, "-m", "livenessprobe", *self.arguments]
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stderr=stderr)
+        if self._log is not None:
+            os.close(stderr)
+        if self.await_http and self.port:
+            self._await_port()
+
+    def _await_port(self) -> None:
+        def listening() -> bool:
+            assert self.process.poll() is None, self.log()
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+        eventually(listening, 20)
+
+    def log(self) -> str:
+        return "" if self._log is None else self._log.read_text(errors="surrogateescape")
+
+    def await_log(self, text: str, seconds: float = 10.0) -> None:
+        eventually(lambda: text in self.log(), seconds)
+
+    def await_name(self) -> None:
+        self.await_log('"CSI driver name"')
+
+    def get(self, path: str = "/healthz", method: str = "GET", timeout: float = 40, **headers: str) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            return request(connection, path, method, headers)
+        finally:
+            connection.close()
+
+    def metric(self, series: str) -> float:
+        """The value of one line of /metrics, given all of it but the value."""
+        lines = self.get("/metrics").body.splitlines()
+        values = [line.removeprefix(f"{series} ") for line in lines if line.startswith(f"{series} ")]
+        return float(values[0]) if values else 0.0
+
+    def wait(self, seconds: float = 10.0) -> int:
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+        self.process.wait()
+        if self._log is not None:
+            self._log.unlink(missing_ok=True)
+
+
+def request(connection: http.client.HTTPConnection, path: str, method: str, headers: dict[str, str]) -> Answer:
+    started = time.monotonic()
+    connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    response = connection.getresponse()
+    body = response.read().decode(errors="surrogateescape")
+    got = {name.lower(): value for name, value in response.getheaders()}
+    return Answer(response.status, body, got, time.monotonic() - started)
+
+
+def raw(port: int, data: bytes, timeout: float = 5) -> bytes:
+    """All bytes of the answer to `data`, until the other end closes or is quiet for `timeout`."""
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
+        connection.sendall(data)
+        received = b""
+        with contextlib.suppress(TimeoutError, ConnectionResetError):
+            while more := connection.recv(65536):
+                received += more
+        return received
+
+
+_ports = iter(())
+
+
+def free_port() -> int:
+    """A port nobody has; below the range from which the system takes ports by itself, and apart for each worker."""
+    global _ports
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        port = next(_ports, None)
+        if port is None:
+            start = 20000 + worker * 300
+            _ports = iter(range(start + os.getpid() % 50, start + 300))
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError:
+                continue
+            return port

@@ -1,0 +1,104 @@
+"""The log of a process: levels, foreign records, a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import ROOT
+
+SCRIPT = """
+import logging, sys
+from livenessprobe import klog, klogfmt
+klog.capture_foreign()
+log = klog.get_logger("/x/prober.py", "main")
+{body}
+klog.flush()
+"""
+
+
+def run(body: str, **options: object) -> list[str]:
+    """stderr of a process that logs, without the headers."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(body=body)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [line.partition("] ")[2] or line for line in done.stderr.splitlines()]
+
+
+def test_verbosity_and_both_names_of_a_file() -> None:
+    """`--vmodule` knows a logger by its own file and by upstream's."""
+    body = """
+for vmodule in ((), (("main", 5),), (("prober", 5),), (("other", 9),)):
+    klog.configure(klogfmt.Options(v=2, vmodule=vmodule))
+    log.v(2).info("two"); log.v(5).info("five"); log.v(6).info("six")
+"""
+    assert run(body) == ['"two"', '"two"', '"five"', '"two"', '"five"', '"two"']
+
+
+def test_records_of_libraries_are_ours_and_tracebacks_need_v_5() -> None:
+    body = """
+for v in (0, 5):
+    klog.configure(klogfmt.Options(v=v))
+    try:
+        1 / 0
+    except ZeroDivisionError:
+        logging.getLogger("lib").exception("it %s", "broke")
+logging.getLogger("lib").warning("odd %d", "not a number")
+logging.getLogger("lib").info("unseen")
+"""
+    lines = run(body)
+    assert lines[0] == '"it broke" err="ZeroDivisionError(\'division by zero\')" logger="lib"'
+    assert lines[1] == '"it broke" err=<'
+    assert "\tTraceback (most recent call last):" in lines
+    assert lines[-1] == '"odd %d" logger="lib"'
+
+
+def test_json_mode_is_json_throughout() -> None:
+    """DESIGN row 15, verbosity above 127 included."""
+    body = 'klog.configure(klogfmt.Options(v=200, logging_format="json")); log.v(150).info("a"); log.error("b", err="c")'
+    first, second = run(body)
+    assert '"msg":"a","v":150}' in first
+    assert second.endswith('"msg":"b","err":"c"}')
+    assert '"v"' not in second
+
+
+@pytest.mark.parametrize("value", ["[red]x[/red]", "[/csi]", "x" * 500])
+def test_a_terminal_gets_colour_and_nothing_is_eaten_or_wrapped(value: str) -> None:
+    """rich would read markup, and wrap at 80 columns."""
+    code = SCRIPT.format(body=f'klog.configure(klogfmt.Options()); log.error("m", err={value!r})')
+    leader, follower = pty.openpty()
+    environ = os.environ | {"TERM": "xterm-256color"}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=follower, env=environ) as process:
+        os.close(follower)
+        output = b""
+        try:
+            while data := os.read(leader, 65536):
+                output += data
+        except OSError:
+            pass  # Linux says EIO when the other end is closed
+        assert process.wait() == 0
+    os.close(leader)
+    assert f'"m" err="{value}"'.encode() in output.replace(b"\x1b[0m", b"").replace(b"\x1b[31m", b"")
+    assert b"\x1b[" in output
+    assert output.count(b"\n") == 1
+
+
+def test_rich_is_not_loaded_without_a_terminal() -> None:
+    assert run('klog.configure(klogfmt.Options()); log.info(str("rich" in sys.modules))') == ['"False"']
+
+
+def test_when_the_queue_is_full_records_are_dropped_and_counted() -> None:
+    body = """
+import os, threading
+reader, writer = os.pipe()
+sink = klog.Sink(os.fdopen(writer, "w"))
+record = klogfmt.Record("I", 0, "x" * 1000, (), None, ("f", 1))
+for _ in range(klog.QUEUE_LIMIT + 500):
+    sink.put(record)
+log.info(str(sink.dropped > 0))
+"""
+    assert run(body) == ['"True"']
