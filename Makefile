@@ -1,0 +1,73 @@
+# Everything runs in a virtual environment of the project's own; PYTHON chooses the interpreter to make it with.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+CSI_ADDRESS ?=
+ARGS ?=
+
+.PHONY: help run test check unit conformance newest proto clean
+
+help:
+	@echo "make run          the sidecar with an example driver; CSI_ADDRESS=/path/to/csi.sock for yours; ARGS='--flags'"
+	@echo "make test         set up and run all checks and tests"
+	@echo "make check        format, lint, types for Linux and Windows, import contracts, generated code"
+	@echo "make unit         unit tests and tests of the whole process"
+	@echo "make conformance  the recorded behaviour of the Go program"
+	@echo "make newest       the tests on the newest Python found"
+	@echo "make proto        regenerate livenessprobe/csi from proto/"
+
+# The stamp knows what was installed: a changed pyproject.toml installs again.
+$(VENV)/.run: pyproject.toml
+	@# Debian's Python comes without ensurepip; as root that can be mended here.
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments; installing python3-venv"; \
+	  apt-get -qq update && apt-get -qq install -y python3-venv >/dev/null; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,check]'
+	touch $@
+
+run: $(VENV)/.run
+ifeq ($(CSI_ADDRESS),)
+	$(BIN)/livenessprobe demo $(ARGS)
+else
+	$(BIN)/livenessprobe --csi-address=$(CSI_ADDRESS) $(ARGS)
+endif
+
+test: check unit conformance
+
+check: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/ruff check --isolated --select F,I --line-length 125 tests
+	$(BIN)/mypy
+	$(BIN)/mypy --platform win32
+	$(BIN)/lint-imports --no-cache
+	$(MAKE) --no-print-directory proto-check
+
+unit: $(VENV)/.test
+	$(BIN)/python -m pytest tests --ignore tests/conformance -n 4
+
+conformance: $(VENV)/.test
+	$(BIN)/python -m pytest tests/conformance -n 4 --dist loadgroup
+
+# The tests again, on the newest interpreter at hand if that is another one.
+newest:
+	@PYTHON=$(PYTHON) sh tests/newest.sh
+
+PROTOC = $(BIN)/python -m grpc_tools.protoc -Iproto livenessprobe/csi/csi.proto
+
+proto: $(VENV)/.test
+	$(PROTOC) --python_out=. --pyi_out=.
+
+.PHONY: proto-check
+proto-check: $(VENV)/.test
+	rm -rf $(VENV)/proto && mkdir $(VENV)/proto
+	$(PROTOC) --python_out=$(VENV)/proto --pyi_out=$(VENV)/proto
+	diff -r -x __init__.py -x __pycache__ $(VENV)/proto/livenessprobe/csi livenessprobe/csi
+
+clean:
+	rm -rf $(VENV) .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
