@@ -98,12 +98,9 @@ def _listen(loaded: Loaded) -> Listeners:
 
 def _warn(loaded: Loaded, line: flags.CommandLine) -> None:
     """What is odd, but no reason not to run."""
-    values = line.values()
-    if "connection-timeout" in values:
-        log.warning(
-            f"Warning: option connection-timeout={quote(values['connection-timeout'])} is deprecated and has no effect"
-        )
-    if values.get("log_backtrace_at"):
+    if (timeout := loaded.raw["connection_timeout"]).source != "default":
+        log.warning(f"Warning: option connection-timeout={quote(timeout.text)} is deprecated and has no effect")
+    if loaded.raw["log_backtrace_at"].text:
         log.warning("Flag -log_backtrace_at has no effect: there are no Go stack traces here")
     if line.unread:
         log.warning("Arguments after the first one that is no flag are not read", unread=" ".join(line.unread))

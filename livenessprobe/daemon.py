@@ -7,7 +7,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from livenessprobe import signals
+from livenessprobe import klog, signals
 from livenessprobe.app import create_app
 from livenessprobe.identity import Identity
 from livenessprobe.klog import get_logger
@@ -35,6 +35,7 @@ async def run(loaded: Loaded, listeners: Listeners, threads: int) -> None:
     with signals.control() as control:
         metrics = Metrics()
         metrics.probe_timeout.set(settings.probe_timeout)
+        metrics.log_records_dropped.set_function(klog.dropped)
         metrics.config_good.set(not loaded.file_error)
         identity = Identity(settings.csi_address, metrics, settings.connection_reuse)
         prober = Prober(identity, settings, metrics)

@@ -137,6 +137,7 @@ class Identity:
             if result.reason is not Reason.CONNECTION_LOST:
                 return result
             # It was gone before we used it, perhaps because the driver was restarted: that says nothing about now.
+            attempt.connected, attempt.so_far = False, NO_TIME
         log.v(5).info("Connecting", address=self.address.text)
         while True:
             dialled = _now()

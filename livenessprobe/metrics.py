@@ -70,11 +70,12 @@ class Metrics:
             "livenessprobe_probe_timeout_seconds", "The probe timeout in force, to compare the last duration with."
         )
         self._responses = counter("livenessprobe_http_responses", "HTTP answers, by status code.", "code")
-        self.shared = counter(
-            "livenessprobe_shared_probes", "Health requests answered by a probe that another request had started."
-        )
+        self.shared = counter("livenessprobe_shared_probes", "Health requests that joined a probe in flight.")
         self.callers_gone = counter("livenessprobe_callers_gone", "Health requests whose caller hung up before the answer.")
         self.connections = counter("livenessprobe_driver_connections", "Connections dialled to the driver.")
+        self.log_records_dropped = gauge(
+            "livenessprobe_log_records_dropped", "Log records lost since the start because stderr was full."
+        )
         self.config_good = gauge(
             "livenessprobe_config_last_reload_successful",
             "Whether the settings file was good when last read (1) or passed over (0); 1 without a file.",

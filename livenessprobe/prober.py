@@ -16,18 +16,6 @@ log = get_logger(__file__)
 
 STILL_CONNECTING_SECONDS = 10.0
 NAME_BACKOFF_MAX = 1.0
-_NEVER_REACHED = frozenset(
-    {
-        Reason.SOCKET_MISSING,
-        Reason.NOT_A_SOCKET,
-        Reason.PERMISSION_DENIED,
-        Reason.STALE_MOUNT,
-        Reason.REFUSED,
-        Reason.UNRESOLVED,
-        Reason.UNREACHABLE,
-        Reason.CONNECTION_LOST,
-    }
-)
 
 
 @dataclass(eq=False, slots=True)
@@ -84,12 +72,10 @@ class Prober:
 
     async def _wait(self, caller: _Caller) -> ProbeResult:
         loop = asyncio.get_running_loop()
+        if self._flight is not None:
+            self._metrics.shared.inc()
         while True:
-            flight = self._flight
-            if flight is None:
-                flight = self._take_off()
-            else:
-                self._metrics.shared.inc()
+            flight = self._flight or self._take_off()
             result = await _until(caller.deadline, flight)
             if result is None:
                 return flight.attempt.so_far
@@ -131,9 +117,9 @@ class Prober:
         else:
             log.error(result.record, err=result.err)
         self._note_change(result)
-        if result.reason in _NEVER_REACHED:
+        if not attempt.connected or result.reason is Reason.CONNECTION_LOST:
             self._away = True
-        elif attempt.connected and (self._away or self._identity.peer != self._named_peer):
+        elif self._away or self._identity.peer != self._named_peer:
             self._away = False
             self._name_wanted.set()  # a driver that was away, or another socket, may have another name
 
@@ -205,9 +191,9 @@ async def _until(deadline: float, flight: _Flight) -> ProbeResult | None:
 
 def _ran_out_of_time(result: ProbeResult, attempt: Attempt, caller: _Caller) -> bool:
     """Whether the flight ended only because its time was up, while `caller` had more to give."""
-    if result.reason in _NEVER_REACHED and result.reason is not Reason.CONNECTION_LOST:
-        return caller.redial_until > attempt.redial_until
-    return result.reason is Reason.DEADLINE and caller.deadline > attempt.deadline
+    if result.reason is Reason.DEADLINE:
+        return caller.deadline > attempt.deadline
+    return not result.ready and not attempt.connected and caller.redial_until > attempt.redial_until
 
 
 async def _nap(event: asyncio.Event, seconds: float) -> None:

@@ -237,6 +237,30 @@ def test_a_caller_that_joins_a_hung_probe_late_has_its_own_timeout(driver: FakeD
         assert second.result().status == 500
 
 
+def test_a_late_caller_has_its_own_patience_with_a_driver_that_hangs_up(socket_path: str, sidecar: Start) -> None:
+    """DESIGN rows 5 and 6: the driver comes back when the first caller's time is up and the second's is not."""
+    process = sidecar("--probe-timeout=2s")
+    with socket.socket(socket.AF_UNIX) as rude:
+        rude.bind(socket_path)
+        rude.listen()
+        threading.Thread(target=_accept_and_close, args=(rude,), daemon=True).start()
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(process.get)
+            time.sleep(1.5)
+            second = pool.submit(process.get)
+            assert (first.result().status, first.result().reason) == (500, "protocol_error")
+            rude.shutdown(socket.SHUT_RDWR)
+            os.unlink(socket_path)
+            with FakeDriver(socket_path):
+                assert second.result().status == 200
+
+
+def _accept_and_close(listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            listener.accept()[0].close()
+
+
 def test_a_late_caller_gets_the_answer_of_a_driver_that_wakes_up(driver: FakeDriver, sidecar: Start) -> None:
     """The Probe that follows a hung one lasts as long as its most patient caller: several late callers do not shorten it."""
     process = sidecar("--probe-timeout=2s")
