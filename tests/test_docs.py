@@ -1,0 +1,232 @@
+"""What the documents say is what the code does."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from livenessprobe import __version__, flags, settings
+from livenessprobe.health import CALL_TIMED_OUT, Reason
+from livenessprobe.metrics import Metrics
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/metrics.md", "docs/reasons.md", "settings.toml")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def section(text: str, heading: str) -> str:
+    """What stands below `heading`, up to the next one of its rank or a higher one."""
+    rank = len(heading) - len(heading.lstrip("#"))
+    _, found, rest = text.partition(f"\n{heading}\n")
+    assert found, f"no heading {heading!r}"
+    return re.split(rf"^#{{1,{rank}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of all Markdown tables in `text`, heads and rules left out."""
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    rules = {number for number, line in enumerate(table) if re.fullmatch(r"[|\-: ]+", line)}
+    kept = [line for number, line in enumerate(table) if number not in rules and number + 1 not in rules]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in kept]
+
+
+# --- settings.toml
+
+
+def test_settings_file_has_every_key_once_and_no_other() -> None:
+    assert sorted(tomllib.loads(read("settings.toml"))) == sorted(settings.FILE_KEYS)
+
+
+def test_settings_file_gives_the_settings_that_are_there_without_it() -> None:
+    without = settings.load({}, {}, "linux", "")
+
+    loaded = settings.load({"config": str(ROOT / "settings.toml")}, {}, "linux", "")
+
+    assert (loaded.file_error, loaded.warnings) == ("", ())
+    assert loaded.settings == without.settings
+
+
+@pytest.mark.parametrize("key", settings.FILE_KEYS)
+def test_settings_file_writes_the_default_as_the_flag_table_does(key: str) -> None:
+    """Not only its type: `0s` for an empty `unreachable_grace` would be another setting."""
+    loaded = settings.load({"config": str(ROOT / "settings.toml")}, {}, "linux", "")
+
+    assert loaded.raw[key].source.startswith("file "), "the file was not read"
+    assert loaded.raw[key].text == settings.KEYS[key].default
+
+
+@pytest.mark.parametrize("key", settings.FILE_KEYS)
+def test_settings_file_names_flag_and_variable_above_each_key(key: str) -> None:
+    above = re.search(rf"((?:^#.*\n)+)^{key} = ", read("settings.toml"), re.MULTILINE)
+
+    assert above is not None, "no comment directly above it"
+    assert f"[--{settings.KEYS[key].name} | {settings.PREFIX}{key.upper()}]" in above[1]
+
+
+# --- flags
+
+
+@pytest.mark.parametrize(
+    ("group", "heading"),
+    [("upstream", "### Flags of the Go program"), ("old", "### Flags of older releases"), ("own", "### Our own flags")],
+)
+def test_readme_lists_each_flag_with_its_default(group: str, heading: str) -> None:
+    listed = [(name, default) for name, default, _ in rows(section(read("README.md"), heading))]
+
+    expected = [(f"`--{f.name}`", f"`{f.default}`" if f.default else "empty") for f in flags.FLAGS if f.group == group]
+    assert listed == expected
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_documents_name_no_flag_that_is_not_there(document: str) -> None:
+    # The driver in the manifest has a flag of its own.
+    text = re.sub(r'args: \["--endpoint=.*?"\]', "", read(document))
+
+    named = set(re.findall(r"(?<![\w-])--([a-z][a-z0-9_-]*)", text))
+
+    assert named <= set(flags.BY_NAME)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_documents_name_no_variable_that_is_not_there(document: str) -> None:
+    named = set(re.findall(rf"{settings.PREFIX}([A-Z_]+)\b", read(document)))
+
+    # The second is given as an example of what Kubernetes sets.
+    assert named <= {key.upper() for key in settings.KEYS} | {"SERVICE_HOST"}
+
+
+# --- metrics
+
+
+def exposed() -> tuple[dict[str, tuple[str, frozenset[str]]], set[str]]:
+    """Of everything /metrics can show: families with type and labels, and the names of all samples."""
+    metrics = Metrics()
+    metrics.operation("/csi.v1.Identity/Probe", "OK", 0.1)
+    metrics.responded(200)
+    text = metrics.expose().body.decode()
+    types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
+    labels: dict[str, set[str]] = {name: set() for name in types}
+    samples = set()
+    for sample, inside in re.findall(r"^(\w+)(?:\{(.*)\})? \S+$", text, re.MULTILINE):
+        family = sample if sample in types else re.sub(r"_(bucket|sum|count)$", "", sample)
+        labels[family] |= set(re.findall(r'(\w+)="', inside)) - {"le"}
+        samples.add(sample)
+    return {name: (kind, frozenset(labels[name])) for name, kind in types.items()}, samples | set(types)
+
+
+def test_metrics_page_lists_exactly_what_is_exposed() -> None:
+    listed = {
+        name.strip("`"): (kind, frozenset(re.findall(r"`(\w+)`", labels)))
+        for name, kind, labels, _unit, _meaning in rows(section(read("docs/metrics.md"), "## Families"))
+    }
+
+    families, _ = exposed()
+
+    assert listed == families
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_documents_name_no_metric_that_is_not_there(document: str) -> None:
+    """Queries included, which name samples rather than families."""
+    named = set(re.findall(r"\b(?:livenessprobe|csi_sidecar|process)_[a-z_]+", read(document)))
+
+    assert named <= exposed()[1]
+
+
+# --- reasons
+
+
+def test_reasons_page_has_a_section_for_each_reason_and_no_other() -> None:
+    headings = re.findall(r"^## (.*)$", read("docs/reasons.md"), re.MULTILINE)
+
+    assert headings == [f"`{reason.value}`" for reason in Reason]
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_each_reason_says_what_is_shown_what_to_do_and_what_go_said(reason: Reason) -> None:
+    text = section(read("docs/reasons.md"), f"## `{reason.value}`")
+
+    assert re.search(r"^    \S", text, re.MULTILINE), "no text as it is shown"
+    assert "\nWhat to do: " in text
+    assert "\nThe Go program said: " in text
+
+
+def strings_of_the_code() -> list[str]:
+    """All literal texts of the package; an f-string gives the parts between its fields."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "livenessprobe").glob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+def test_texts_on_the_reasons_page_are_those_of_the_code() -> None:
+    code = [*strings_of_the_code(), CALL_TIMED_OUT.body]
+    shown = re.findall(r"^    (\S.*)$", read("docs/reasons.md"), re.MULTILINE)
+    placeholders = re.compile(r"\b(?:PATH|KIND|ADDRESS|ERROR|CODE|MESSAGE)\b")
+
+    invented = [line for line in shown for part in placeholders.split(line) if not any(part in text for text in code)]
+
+    assert len(shown) > len(Reason)
+    assert invented == []
+
+
+def test_readme_says_how_many_reasons_there_are() -> None:
+    assert re.findall(r"one of (\d+) \[reasons\]", read("README.md")) == [str(len(Reason))]
+
+
+# --- the rest
+
+
+def test_readme_has_all_differences() -> None:
+    differences = rows(section(read("README.md"), "## Differences from the Go program"))
+
+    assert [int(number) for number, _, _ in differences] == list(range(1, 22))
+    assert all(theirs and ours for _, theirs, ours in differences)
+
+
+@pytest.mark.parametrize("target", ["run", "test"])
+def test_readme_commands_are_targets_of_the_makefile(target: str) -> None:
+    assert f"\n    make {target}\n" in section(read("README.md"), "## Quick start")
+    assert re.search(rf"^{target}:", read("Makefile"), re.MULTILINE)
+
+
+def test_contributing_names_the_targets_of_the_makefile() -> None:
+    named = set(re.findall(r"make ([a-z-]+)", read("CONTRIBUTING.md")))
+
+    assert named <= set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+
+
+def test_demo_keys_in_the_readme_are_those_of_the_demo() -> None:
+    from livenessprobe import demo
+
+    listed = [key.strip("`") for key, _ in rows(section(read("README.md"), "## Quick start"))]
+
+    assert sorted(listed) == sorted(re.findall(r"(?:^|  )(\w)  ", demo.HELP, re.MULTILINE))
+
+
+def test_version_is_that_of_the_documents() -> None:
+    newest = re.search(r"^## \[(\S+)\]", read("CHANGELOG.md"), re.MULTILINE)
+
+    assert newest is not None
+    assert newest[1] == __version__
+    assert f"livenessprobe:{__version__}" in read("README.md")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_inside_the_project_lead_somewhere(document: str) -> None:
+    text = read(document)
+    headings = {
+        re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith("#"):
+            assert link[1:] in headings
+        elif not link.startswith("https://"):
+            assert (ROOT / document).parent.joinpath(link).is_file(), link
