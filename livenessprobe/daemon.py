@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from livenessprobe import klog, signals
 from livenessprobe.app import create_app
+from livenessprobe.connection import Dialer
 from livenessprobe.identity import Identity
 from livenessprobe.klog import get_logger
 from livenessprobe.metrics import Metrics
@@ -37,8 +38,8 @@ async def run(loaded: Loaded, listeners: Listeners, threads: int) -> None:
         metrics.probe_timeout.set(settings.probe_timeout)
         metrics.log_records_dropped.set_function(klog.dropped)
         metrics.config_good.set(not loaded.file_error)
-        identity = Identity(settings.csi_address, metrics, settings.connection_reuse)
-        prober = Prober(identity, settings, metrics)
+        dialer = Dialer(settings.csi_address, settings.connection_reuse, metrics.connections.inc)
+        prober = Prober(Identity(dialer, metrics), settings, metrics)
         _announce(loaded)
         grace = max(settings.probe_timeout, 0.0)
         try:
@@ -62,7 +63,7 @@ async def run(loaded: Loaded, listeners: Listeners, threads: int) -> None:
                 naming.cancel()
                 hangups.cancel()
         finally:
-            await identity.close()
+            await dialer.close()
 
 
 def _announce(loaded: Loaded) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from livenessprobe.connection import NotConnected
 from livenessprobe.gotext import format_duration
 from livenessprobe.health import NO_TIME, ProbeResult, Reason
-from livenessprobe.identity import NAME_TIMEOUT, PROBE, Attempt, DriverError, Identity, NotConnected
+from livenessprobe.identity import NAME_TIMEOUT, PROBE, Attempt, DriverError, Identity
 from livenessprobe.klog import get_logger
 from livenessprobe.metrics import UNKNOWN_DRIVER, Metrics
 from livenessprobe.settings import Settings
@@ -119,7 +120,7 @@ class Prober:
         self._note_change(result)
         if not attempt.connected or result.reason is Reason.CONNECTION_LOST:
             self._away = True
-        elif self._away or self._identity.peer != self._named_peer:
+        elif self._away or self._identity.dialer.peer != self._named_peer:
             self._away = False
             self._name_wanted.set()  # a driver that was away, or another socket, may have another name
 
@@ -150,7 +151,7 @@ class Prober:
     async def _learn_name(self) -> None:
         loop = asyncio.get_running_loop()
         log_connection = get_logger(__file__, "connection")
-        log_connection.v(5).info("Connecting", address=self._identity.address.text)
+        log_connection.v(5).info("Connecting", address=self._identity.dialer.address.text)
         still_connecting = loop.time() + STILL_CONNECTING_SECONDS
         pause, announced = 0.1, False
         while True:
@@ -166,7 +167,7 @@ class Prober:
                     return
             except NotConnected:
                 if loop.time() >= still_connecting:
-                    log_connection.info("Still connecting", address=self._identity.address.text)
+                    log_connection.info("Still connecting", address=self._identity.dialer.address.text)
                     still_connecting = loop.time() + STILL_CONNECTING_SECONDS
             except DriverError as error:
                 log.error("Failed to get CSI driver name", err=str(error))

@@ -137,7 +137,7 @@ def test_an_unreachable_driver_costs_the_whole_timeout_by_default(sidecar: Start
     assert (answer.status, answer.reason) == (500, "socket_missing")
     assert answer.body == f"{socket_path} does not exist: the driver is not running, or its folder is not mounted here"
     assert 0.95 < answer.seconds < 1.5
-    assert '"Failed to establish connection to CSI driver" err="context deadline exceeded"' in process.log()
+    process.await_log('"Failed to establish connection to CSI driver" err="context deadline exceeded"')
     assert (
         process.metric(
             'csi_sidecar_operations_seconds_count{driver_name="unknown-driver",grpc_status_code="Unavailable",'
@@ -307,7 +307,7 @@ def test_a_caller_that_hangs_up_leaves_the_probe_to_the_others(driver: FakeDrive
             assert patient.result().status == 200
     assert driver.probes == 1
     eventually(lambda: process.metric("livenessprobe_callers_gone_total") == 1)
-    assert "The kubelet hung up before the probe timeout" in process.log()
+    process.await_log("The kubelet hung up before the probe timeout")
     assert "\nE" not in process.log()
 
 

@@ -1,0 +1,309 @@
+"""
+Connections to the driver: dial, call, keep for a moment, and say why it failed.
+
+The only room that knows gRPC.  A call has two phases, and telling them apart is what reasons rest on: first a connection
+(a fresh channel until it is READY), then the RPC on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import stat
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+# gRPC's core prints its own lines unless told so before it is loaded; its findings reach us as errors anyway.
+os.environ["GRPC_VERBOSITY"] = "NONE"
+
+import grpc
+import grpc.aio
+
+from livenessprobe import __version__
+from livenessprobe.endpoint import CSIAddress
+from livenessprobe.health import Reason
+
+_MILLISECONDS_MAX = (1 << 31) - 1
+_FOREVER = 10.0**8
+"""Seconds; gRPC's timeout header has eight digits."""
+
+# Go's spelling of the codes (google.golang.org/grpc/codes).
+_CODES = {
+    code: "Canceled" if code is grpc.StatusCode.CANCELLED else code.name.title().replace("_", "") for code in grpc.StatusCode
+} | {grpc.StatusCode.OK: "OK"}
+
+State = grpc.ChannelConnectivity
+SocketIdentity = tuple[int, int, int]
+
+
+class NotConnected(Exception):
+    """No connection; says why."""
+
+    def __init__(self, reason: Reason, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+        self.sentence = sentence
+
+
+class CallFailed(Exception):
+    """An RPC without a result: its code in Go's spelling, its message, and what kind of failure it is."""
+
+    def __init__(self, code: str, details: str, reason: Reason) -> None:
+        super().__init__(f"{code}: {details}")
+        self.code = code
+        self.details = details
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class Connection:
+    """One channel, and the socket file it was dialled through."""
+
+    channel: grpc.aio.Channel
+    socket: SocketIdentity | None
+    opened: float
+    closing: asyncio.TimerHandle | None = field(default=None)
+
+    async def call(self, method: str, request: bytes, timeout: float | None) -> bytes:
+        """The bytes of the answer; raises CallFailed.  The driver is told of `timeout`, if there is one."""
+        try:
+            answer: bytes = await self.channel.unary_unary(method)(request, timeout=timeout and min(timeout, _FOREVER))
+        except grpc.aio.AioRpcError as error:
+            details = _undecodable.original(error.details() or "")
+            code = error.code()
+            raise CallFailed(_CODES[code], details, _reason_of(code, details, self.channel.get_state())) from None
+        return answer
+
+
+class Dialer:
+    """Connects to one driver, and lends the same connection out again while it is young."""
+
+    def __init__(self, address: CSIAddress, reuse: float, dialled: Callable[[], object]) -> None:
+        self.address = address
+        self.peer: SocketIdentity | None = None
+        """The socket file last connected to, where the system tells them apart."""
+        self._reuse = reuse
+        self._dialled = dialled
+        self._kept: Connection | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def dial(self, deadline: float) -> Connection:
+        """A fresh connection; raises NotConnected, at `deadline` (the loop's time) at the latest."""
+        socket = self._look_at_socket()
+        self._dialled()
+        now = asyncio.get_running_loop().time()
+        channel = grpc.aio.insecure_channel(self.address.target, self._options(deadline - now))
+        try:
+            async with asyncio.timeout_at(deadline):
+                state = channel.get_state(try_to_connect=True)
+                while state not in (State.READY, State.TRANSIENT_FAILURE, State.SHUTDOWN):
+                    await channel.wait_for_state_change(state)
+                    state = channel.get_state()
+            if state is not State.READY:
+                raise await self._explain(Connection(channel, socket, now))
+        except TimeoutError:
+            await channel.close()
+            raise NotConnected(
+                Reason.DEADLINE,
+                f"the driver at {self.address.text} accepts connections but does not speak gRPC within the probe timeout: "
+                "it is hung, stopped or overloaded",
+            ) from None
+        except BaseException:
+            await channel.close()
+            raise
+        self.peer = socket
+        return Connection(channel, socket, now)
+
+    def _options(self, left: float) -> list[tuple[str, object]]:
+        # gRPC gives up connecting after 20 s whatever the deadline, unless its "minimum back-off" is longer.
+        patience = min(int(max(left, 0) * 1000) + 1000, _MILLISECONDS_MAX)
+        options: list[tuple[str, object]] = [
+            # A fresh channel would silently borrow the live connection of another one, and a probe would then succeed on a
+            # driver whose socket is gone (upstream issue 68).
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.enable_retries", 0),
+            ("grpc.service_config_disable_resolution", 1),
+            ("grpc.min_reconnect_backoff_ms", patience),
+            ("grpc.initial_reconnect_backoff_ms", patience),
+            ("grpc.max_reconnect_backoff_ms", patience),
+            ("grpc.max_metadata_size", 1 << 20),
+            ("grpc.absolute_max_metadata_size", 1 << 20),
+            ("grpc.primary_user_agent", f"livenessprobe/{__version__}"),
+        ]
+        if self.address.network != "tcp":
+            # gRPC would send the percent-encoded path, which servers in Rust, Node and C# refuse.
+            options.append(("grpc.default_authority", "localhost"))
+        return options
+
+    def _look_at_socket(self) -> SocketIdentity | None:
+        """
+        The identity of the socket file, None where there is none to tell.
+
+        Raises NotConnected for what a dial would not survive: it is cheaper to see, and has a better reason.
+        """
+        if self.address.network != "unix":
+            return None
+        path = self.address.name
+        try:
+            found = os.lstat(path) if sys.platform == "win32" else os.stat(path)
+        except OSError as error:
+            raise _not_connected(error.errno, path) from None
+        if sys.platform == "win32":
+            return None
+        if not stat.S_ISSOCK(found.st_mode):
+            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a file"
+            raise NotConnected(Reason.NOT_A_SOCKET, f"{path} is {kind}, not a socket: the driver listens elsewhere")
+        # The change time tells a new socket from an old one whose inode number it was given.
+        return (found.st_dev, found.st_ino, found.st_ctime_ns)
+
+    async def _explain(self, connection: Connection) -> NotConnected:
+        """Why the channel failed: the words are in the error of a call on it, which fails without dialling again."""
+        try:
+            await connection.call("/csi.v1.Identity/Probe", b"", 1)
+        except CallFailed as error:
+            return _explanation(self.address, error.details)
+        return NotConnected(Reason.UNREACHABLE, f"the connection to {self.address.text} failed and came back; asking again")
+
+    async def kept(self) -> Connection | None:
+        """The kept connection, if it is young and still leads to the same socket file."""
+        kept = self._take()
+        if kept is None:
+            return None
+        try:
+            same = self._look_at_socket() == kept.socket
+        except NotConnected:
+            same = False
+        if (
+            same
+            and asyncio.get_running_loop().time() - kept.opened < self._reuse
+            and kept.channel.get_state() is State.READY
+        ):
+            return kept
+        await self.drop(kept)
+        return None
+
+    def _take(self) -> Connection | None:
+        kept, self._kept = self._kept, None
+        if kept is not None and kept.closing is not None:
+            kept.closing.cancel()
+        return kept
+
+    def keep(self, connection: Connection) -> None:
+        """Leave `connection` for the next probe, until its time is up."""
+        loop = asyncio.get_running_loop()
+        connection.closing = loop.call_later(max(0, connection.opened + self._reuse - loop.time()), self._expire)
+        self._kept = connection
+
+    def _expire(self) -> None:
+        if (kept := self._take()) is not None:
+            closing = asyncio.get_running_loop().create_task(self.drop(kept), name="close connection")
+            self._closing.add(closing)  # the loop itself holds tasks only weakly
+            closing.add_done_callback(self._closing.discard)
+
+    async def drop(self, connection: Connection) -> None:
+        """Close `connection`."""
+        await connection.channel.close()
+
+    async def close(self) -> None:
+        """Close what is kept, and wait for what is closing."""
+        if (kept := self._take()) is not None:
+            await self.drop(kept)
+        await asyncio.gather(*self._closing)
+
+
+def _reason_of(code: grpc.StatusCode, details: str, state: grpc.ChannelConnectivity) -> Reason:
+    # "Stream removed (" is how grpcio begins when a stream ended without a status of the driver's.
+    removed = details.startswith("Stream removed (")
+    if code is grpc.StatusCode.UNAVAILABLE and (state is not State.READY or (removed and "RST_STREAM" not in details)):
+        return Reason.CONNECTION_LOST
+    if removed or details.startswith(("Received http2 header with status", "Compression bit set")):
+        return Reason.PROTOCOL_ERROR
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return Reason.UNIMPLEMENTED
+    return Reason.DEADLINE if code is grpc.StatusCode.DEADLINE_EXCEEDED else Reason.DRIVER_ERROR
+
+
+def _not_connected(number: int | None, path: str) -> NotConnected:
+    """What an errno of looking at or connecting to a socket file means."""
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        missing = f"{path} does not exist: the driver is not running, or its folder is not mounted here"
+        return NotConnected(Reason.SOCKET_MISSING, missing)
+    if number in (errno.EACCES, errno.EPERM):
+        return NotConnected(Reason.PERMISSION_DENIED, f"{path}: permission denied: run as the driver's user or as root")
+    return NotConnected(Reason.UNREACHABLE, f"{path}: {os.strerror(number or 0)}")
+
+
+def _explanation(address: CSIAddress, details: str) -> NotConnected:
+    """A reason for gRPC's words about a connection that failed."""
+    where = address.name
+    words = details.rpartition("error: ")[2]
+    if os.strerror(errno.ECONNREFUSED) in details:
+        if address.network == "unix" and _is_mount_point(where):
+            return NotConnected(
+                Reason.STALE_MOUNT,
+                f"{where} is itself a mount, and of a socket nobody listens on any more: mount the folder, not the file",
+            )
+        return NotConnected(Reason.REFUSED, f"nobody listens on {where}: the driver is down or starting")
+    for number in (errno.EACCES, errno.ENOENT):
+        if os.strerror(number) in details and address.network == "unix":
+            return _not_connected(number, where)
+    if os.strerror(errno.EPROTOTYPE) in details:
+        return NotConnected(Reason.NOT_A_SOCKET, f"{where} is a socket of another kind than a stream")
+    if "http1.x" in details:
+        return NotConnected(
+            Reason.PROTOCOL_ERROR, f"{where} answers in HTTP/1, not gRPC: this is not the driver's CSI socket"
+        )
+    if "HTTP/2" in details:
+        return NotConnected(Reason.PROTOCOL_ERROR, f"{where} does not speak gRPC: this is not the driver's CSI socket")
+    if os.strerror(errno.ECONNRESET) in details or "closed" in details.lower() or os.strerror(errno.EPIPE) in details:
+        return NotConnected(Reason.PROTOCOL_ERROR, f"{where} closes every connection without a word of gRPC")
+    if "resolving" in details or "lookup" in details:
+        return NotConnected(Reason.UNRESOLVED, f"{where}: the name cannot be resolved")
+    return NotConnected(Reason.UNREACHABLE, f"{where}: {words or details}")
+
+
+def _is_mount_point(path: str) -> bool:
+    """Whether the very file is a bind mount, as `docker run -v …/csi.sock:/csi/csi.sock` makes it (proc(5), mountinfo)."""
+    escaped = path.replace("\\", r"\134").replace(" ", r"\040").replace("\t", r"\011").replace("\n", r"\012")
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            return any(line.split(" ")[4] == escaped for line in file)
+    except (OSError, IndexError):
+        return False
+
+
+class _UndecodableMessages(logging.Filter):
+    """
+    The bytes of status messages that are no UTF-8.
+
+    grpcio hands such a message over as Latin-1 and logs the bytes; the log call is the only place where they still are,
+    and it happens right before the error is raised.  Without it we would show the Latin-1 reading.
+    """
+
+    LIMIT = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bytes: dict[str, bytes] = {}
+        logging.getLogger("grpc._cython.cygrpc").addFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Remember the bytes; the record itself is noise."""
+        if isinstance(record.args, tuple) and len(record.args) == 1 and isinstance(record.args[0], bytes):
+            if len(self._bytes) >= self.LIMIT:
+                self._bytes.clear()
+            self._bytes[record.args[0].decode("latin-1")] = record.args[0]
+            return False
+        return True
+
+    def original(self, details: str) -> str:
+        """`details` with undecodable bytes as surrogate escapes."""
+        raw = self._bytes.pop(details, None)
+        return details if raw is None else raw.decode(errors="surrogateescape")
+
+
+_undecodable = _UndecodableMessages()
