@@ -17,7 +17,7 @@ import h11
 import hypercorn.protocol
 from hypercorn.asyncio import serve as hypercorn_serve
 from hypercorn.config import Config, Sockets
-from hypercorn.events import RawData
+from hypercorn.events import Closed, RawData
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import ASGIFramework, H11SendableEvent
 
@@ -37,23 +37,27 @@ class _HTTP1Only(H11Protocol):
     async def _create_stream(self, request: h11.Request) -> None:
         headers = {name.lower(): value for name, value in request.headers}
         if request.http_version not in (b"1.0", b"1.1"):
-            await self._send_error_response(400 if request.method == b"PRI" else 505)
+            await self._refuse(400 if request.method == b"PRI" else 505)
             return
         size = len(request.method) + len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
         if size > HEADER_LIMIT:  # h11 looks only at what is incomplete; this came in one piece
-            await self._send_error_response(431)
+            await self._refuse(431)
             return
         if request.target.startswith(b"?"):
-            await self._send_error_response(400)
+            await self._refuse(400)
             return
         if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
-            await self._send_error_response(417)
+            await self._refuse(417)
             return
         self._version = request.http_version
         kept = [(name, value) for name, value in request.headers.raw_items() if name.lower() != b"upgrade"]
         await super()._create_stream(
             h11.Request(method=request.method, target=request.target, headers=kept, http_version=request.http_version)
         )
+
+    async def _refuse(self, status_code: int) -> None:
+        await self._send_error_response(status_code)
+        await self.send(Closed())
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         if isinstance(event, h11.InformationalResponse):

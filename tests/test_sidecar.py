@@ -608,9 +608,21 @@ def test_upgrades_are_ignored(driver: FakeDriver, sidecar: Start, upgrade: bytes
     assert answer.endswith(b"\r\n\r\nok")
 
 
-def test_http2_is_refused(driver: FakeDriver, sidecar: Start) -> None:
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"400 Bad Request"),
+        (b"GET /healthz HTTP/3.0\r\nHost: x\r\n\r\n", b"505 HTTP Version Not Supported"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nExpect: a miracle\r\n\r\n", b"417 Expectation Failed"),
+    ],
+)
+def test_what_is_not_plain_http1_is_refused_and_closed(
+    driver: FakeDriver, sidecar: Start, data: bytes, status: bytes
+) -> None:
     process = sidecar()
-    assert raw(process.port, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 1).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    started = time.monotonic()
+    assert raw(process.port, data, 10).startswith(b"HTTP/1.1 " + status + b"\r\n")
+    assert time.monotonic() - started < 5  # the server hung up
 
 
 def test_headers_over_16_kib_are_refused(driver: FakeDriver, sidecar: Start) -> None:
