@@ -1,0 +1,130 @@
+"""What was seen of one run; and how bytes are read as log records and HTTP answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_KLOG_HEADER = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ [^ :]+:\d+\] ")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request that the driver got."""
+
+    method: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DriverSeen:
+    connections: int
+    calls: tuple[Call, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    proto: str
+    status: int
+    reason: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StepSeen:
+    """One step: the answer to its request if it had one, and log and driver when it ended."""
+
+    raw: bytes = b""
+    refused: bool = False
+    seconds: float = 0.0
+    parallel: tuple[Response | None, ...] | None = None
+    log: tuple[str, ...] = ()
+    driver: DriverSeen | None = None
+
+    @property
+    def response(self) -> Response | None:
+        return parse_response(self.raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The whole run."""
+
+    places: Mapping[str, str]
+    """What {SOCK}, {HPORT} and so on were."""
+    exit_code: int | None
+    """None: was still running; negative: killed by that signal."""
+    stdout: str
+    stderr: str
+    elapsed: float = 0.0
+    http_up: bool | None = None
+    """None if the vector does not wait for it."""
+    steps: tuple[StepSeen, ...] = ()
+    driver: DriverSeen | None = None
+    log: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "log", parse_log(self.stderr))
+
+
+def parse_log(text: str) -> tuple[str, ...]:
+    """Records without what differs from run to run.
+
+    `E "msg" k="v"` for text (all lines of it, if a value has several), `J {…}` for JSON, `? line` for anything else.
+    """
+    records: list[str] = []
+    for line in text.split("\n"):
+        if header := _KLOG_HEADER.match(line):
+            records.append(f"{header[1]} {line[header.end() :]}")
+        elif line.startswith("{"):
+            records.append(_json_record(line))
+        elif records and records[-1][0] in "IWEF" and (line.startswith("\t") or line == " >"):
+            records[-1] += f"\n{line}"
+        elif line:
+            records.append(f"? {line}")
+    return tuple(records)
+
+
+def _json_record(line: str) -> str:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return f"? {line}"
+    for key in ("ts", "caller"):
+        record.pop(key, None)
+    return f"J {json.dumps(record, ensure_ascii=False)}"
+
+
+def parse_response(raw: bytes) -> Response | None:
+    """The first answer in `raw`; its body is all that follows the head, without chunk sizes."""
+    if not raw:
+        return None
+    head, _, body = raw.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    proto, status, reason = (*first.split(" ", 2), "", "")[:3]
+    headers = []
+    for line in lines:
+        name, _, value = line.partition(":")
+        headers.append((name, value.removeprefix(" ")))
+    if ("transfer-encoding", "chunked") in ((name.lower(), value) for name, value in headers):
+        body = _dechunk(body)
+    return Response(proto, int(status) if status.isdigit() else 0, reason, tuple(headers), body)
+
+
+def _dechunk(body: bytes) -> bytes:
+    """The content of a chunked body; the bytes as they are if it is not well-formed."""
+    content, rest = b"", body
+    while True:
+        size, _, rest = rest.partition(b"\r\n")
+        try:
+            length = int(size, 16)
+        except ValueError:
+            return body
+        if length == 0:
+            return content
+        content += rest[:length]
+        rest = rest[length + 2 :]
