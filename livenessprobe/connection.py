@@ -27,6 +27,8 @@ from livenessprobe.endpoint import CSIAddress
 from livenessprobe.health import Reason
 
 _MILLISECONDS_MAX = (1 << 31) - 1
+LOOK_SECONDS = 0.1
+"""How often a dial that is not answered looks whether the socket is still the same."""
 _FOREVER = 10.0**8
 """Seconds; gRPC's timeout header has eight digits."""
 
@@ -92,16 +94,13 @@ class Dialer:
 
     async def dial(self, deadline: float) -> Connection:
         """A fresh connection; raises NotConnected, at `deadline` (the loop's time) at the latest."""
-        socket = self._look_at_socket()
+        socket = self.look_at_socket()
         self._dialled()
         now = asyncio.get_running_loop().time()
         channel = grpc.aio.insecure_channel(self.address.target, self._options(deadline - now))
         try:
             async with asyncio.timeout_at(deadline):
-                state = channel.get_state(try_to_connect=True)
-                while state not in (State.READY, State.TRANSIENT_FAILURE, State.SHUTDOWN):
-                    await channel.wait_for_state_change(state)
-                    state = channel.get_state()
+                state = await self._decided(channel, socket)
             if state is not State.READY:
                 raise await self._explain(Connection(channel, socket, now))
         except TimeoutError:
@@ -116,6 +115,21 @@ class Dialer:
             raise
         self.peer = socket
         return Connection(channel, socket, now)
+
+    async def _decided(self, channel: grpc.aio.Channel, socket: SocketIdentity | None) -> grpc.ChannelConnectivity:
+        """The state in which connecting ends; raises NotConnected when another socket has taken the place of `socket`."""
+        state = channel.get_state(try_to_connect=True)
+        while state not in (State.READY, State.TRANSIENT_FAILURE, State.SHUTDOWN):
+            change = asyncio.ensure_future(channel.wait_for_state_change(state))
+            try:
+                while not change.done():
+                    await asyncio.wait({change}, timeout=LOOK_SECONDS)
+                    if not change.done() and self.look_at_socket() != socket:
+                        raise NotConnected(Reason.REFUSED, f"{self.address.name} was replaced while it was dialled")
+            finally:
+                change.cancel()
+            state = channel.get_state()
+        return state
 
     def _options(self, left: float) -> list[tuple[str, object]]:
         # gRPC gives up connecting after 20 s whatever the deadline, unless its "minimum back-off" is longer.
@@ -139,7 +153,7 @@ class Dialer:
             options.append(("grpc.default_authority", "localhost"))
         return options
 
-    def _look_at_socket(self) -> SocketIdentity | None:
+    def look_at_socket(self) -> SocketIdentity | None:
         """
         The identity of the socket file, None where there is none to tell.
 
@@ -174,7 +188,7 @@ class Dialer:
         if kept is None:
             return None
         try:
-            same = self._look_at_socket() == kept.socket
+            same = self.look_at_socket() == kept.socket
         except NotConnected:
             same = False
         if (
@@ -194,6 +208,8 @@ class Dialer:
 
     def keep(self, connection: Connection) -> None:
         """Leave `connection` for the next probe, until its time is up."""
+        if self._kept is not None:
+            self._expire()
         loop = asyncio.get_running_loop()
         connection.closing = loop.call_later(max(0, connection.opened + self._reuse - loop.time()), self._expire)
         self._kept = connection

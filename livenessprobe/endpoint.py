@@ -55,8 +55,7 @@ def parse_csi_address(text: str, platform: str) -> CSIAddress:
     """
     if text == "":
         raise AddressError(f"{_GO_RESOLVER}passthrough: received empty target in Build()")
-    if "\0" in text:
-        raise AddressError(f"{gotext.quote(text)}: an address cannot contain a NUL character")
+    _refuse_what_no_name_can_hold(text, text)
     windows = platform == "win32"
     scheme, _, rest = text.partition(":")
     if text.startswith("/"):
@@ -84,6 +83,16 @@ def parse_csi_address(text: str, platform: str) -> CSIAddress:
             )
         case _:
             return _bare(text, windows)
+
+
+def _refuse_what_no_name_can_hold(text: str, name: str) -> None:
+    """Refuse NUL, also where it was percent-encoded, and what stands for no bytes at all."""
+    try:
+        name.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        raise AddressError(f"{gotext.quote(text)} is not text: it holds half a character") from None
+    if "\0" in name:
+        raise AddressError(f"{gotext.quote(text)}: an address cannot contain a NUL character")
 
 
 def _unix_url(text: str, rest: str, windows: bool) -> CSIAddress:
@@ -129,6 +138,7 @@ def _native(path: str, windows: bool) -> str:
 
 
 def _unix(text: str, path: str, windows: bool) -> CSIAddress:
+    _refuse_what_no_name_can_hold(text, path)
     if path.strip("/") == "" or (windows and _DRIVE.sub("", path) == ""):
         raise AddressError(f"{gotext.quote(text)} names no socket; write the path of the driver's socket file")
     if path.endswith("/"):
@@ -151,7 +161,7 @@ def _abstract(text: str, name: str, windows: bool) -> CSIAddress:
         )
     if not name or len(_encode(name)) > SUN_PATH_MAX:
         raise AddressError(f"{gotext.quote(text)}: the name of an abstract socket has 1 to {SUN_PATH_MAX} bytes")
-    return CSIAddress(text, "abstract", name, f"unix-abstract:{quote(_encode(name), safe='/:')}")
+    return CSIAddress(text, "abstract", name, f"unix-abstract:{quote(_encode(name), safe='')}")
 
 
 def _encode(text: str) -> bytes:
@@ -228,33 +238,35 @@ def parse_listen_address(text: str) -> ListenAddress:
 
     Raises AddressError with the words of Go's net.Listen.  Ports are looked up only when listening.
     """
+    _refuse_what_no_name_can_hold(text, text)
     if text.startswith("unix:"):
         path = text.removeprefix("unix:").removeprefix("//")
         if not path.startswith("/") or path.endswith("/") or len(_encode(path)) > SUN_PATH_MAX:
             raise AddressError(f"listen unix {path}: a socket wants an absolute path of at most {SUN_PATH_MAX} bytes")
         return ListenAddress(text, path=path)
     host, colon, port = text.rpartition(":")
-    problem = ""
-    if text.startswith("["):
-        host, bracket, tail = text[1:].partition("]")
-        port = tail[1:]
-        if not bracket:
-            problem = "missing ']' in address"
-        elif tail == "":
-            problem = "missing port in address"
-        elif not tail.startswith(":"):
-            problem = "too many colons in address" if ":" in tail else "missing port in address"
-        elif ":" in port:
-            problem = "too many colons in address"
-    elif not colon:
+    if not colon:
         problem = "missing port in address"
-    elif ":" in host:
-        problem = "too many colons in address"
-    if not problem and ("[" in host + port or "]" in host + port):
-        problem = "unexpected '[' in address" if "[" in host + port else "unexpected ']' in address"
+    elif text.startswith("["):
+        problem = _bracket_problem(text)
+        host = host[1:-1]
+    else:
+        problem = "too many colons in address" if ":" in host else ""
+    if not problem:
+        problem = next((f"unexpected {bracket!r} in address" for bracket in "[]" if bracket in host + port), "")
     if problem:
         raise AddressError(f"listen tcp: address {text}: {problem}")
     return ListenAddress(text, host, port)
+
+
+def _bracket_problem(text: str) -> str:
+    """The cases of Go's net.SplitHostPort for `[host]:port`."""
+    _, bracket, tail = text.partition("]")
+    if not bracket:
+        return "missing ']' in address"
+    if tail.startswith(":") and ":" not in tail[1:]:
+        return ""
+    return "too many colons in address" if tail.startswith(":") else "missing port in address"
 
 
 def join_host_port(host: str, port: str) -> str:

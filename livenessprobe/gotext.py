@@ -27,10 +27,15 @@ def quote(text: str) -> str:
     return '"' + "".join(_quote_rune(c) for c in text) + '"'
 
 
-def _quote_rune(rune: str) -> str:
+def quote_ascii(text: str) -> str:
+    """`text` as Go's strconv.QuoteToASCII prints it."""
+    return '"' + "".join(_quote_rune(c, ascii_only=True) for c in text) + '"'
+
+
+def _quote_rune(rune: str, *, ascii_only: bool = False) -> str:
     if rune in _SHORT_ESCAPES:
         return _SHORT_ESCAPES[rune]
-    if rune.isprintable():
+    if rune.isprintable() and (rune.isascii() or not ascii_only):
         return rune
     code = ord(rune)
     if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8
@@ -77,7 +82,9 @@ def parse_duration(text: str) -> int:
 
 def _component(whole: str, fraction: str, unit: int) -> int:
     # Below a nanosecond Go cuts off; the fraction is computed in floating point there too.
-    fraction = fraction[:18]
+    whole, fraction = whole.lstrip("0"), fraction[:18]
+    if len(whole) > 19:  # beyond any limit, and Python refuses to convert thousands of digits
+        raise ValueError("parse error")
     return int(whole or 0) * unit + int(int(fraction or 0) * (unit / 10 ** len(fraction)))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from google.protobuf import wrappers_pb2  # noqa: F401  csi_pb2 needs its descriptor, also under lazy imports
 from google.protobuf.message import DecodeError, Message
 
-from livenessprobe.connection import CallFailed, Connection, Dialer, NotConnected
+from livenessprobe.connection import CallFailed, Connection, Dialer, NotConnected, SocketIdentity
 from livenessprobe.csi import csi_pb2
 from livenessprobe.health import CALL_TIMED_OUT, NO_TIME, NOT_READY, READY, ProbeResult, Reason, rpc_error, unreachable
 from livenessprobe.klog import get_logger
@@ -44,6 +44,8 @@ class Attempt:
     so_far: ProbeResult = NO_TIME
     connected: bool = False
     """Whether the driver was reached at all."""
+    socket: SocketIdentity | None = None
+    """The socket file it was reached through, where the system tells."""
 
 
 class Identity:
@@ -55,6 +57,13 @@ class Identity:
 
     # --- Probe
 
+    def still_leads_there(self, attempt: Attempt) -> bool:
+        """Whether the socket file that `attempt` has reached the driver through is still the one at the address."""
+        try:
+            return not attempt.connected or self.dialer.look_at_socket() == attempt.socket
+        except NotConnected:
+            return False
+
     async def probe(self, attempt: Attempt) -> ProbeResult:
         """
         Ask the driver whether it is ready, dialling until `attempt.redial_until`.
@@ -64,9 +73,9 @@ class Identity:
         kept = await self.dialer.kept()
         if kept is not None:
             result = await self._probe_on(kept, attempt)
-            if result.reason is not Reason.CONNECTION_LOST:
+            if result.reason not in (Reason.CONNECTION_LOST, Reason.PROTOCOL_ERROR):
                 return result
-            # It was gone before we used it, perhaps because the driver was restarted: that says nothing about now.
+            # It was gone or used up before we used it, perhaps as the driver was restarted: that says nothing about now.
             attempt.connected, attempt.so_far = False, NO_TIME
         log.v(5).info("Connecting", address=self.dialer.address.text)
         while True:
@@ -89,7 +98,7 @@ class Identity:
         return result
 
     async def _probe_on(self, connection: Connection, attempt: Attempt) -> ProbeResult:
-        attempt.connected = True
+        attempt.connected, attempt.socket = True, connection.socket
         attempt.so_far = CALL_TIMED_OUT
         main_log.v(5).info("Sending probe request to CSI driver", driver=self._metrics.driver_name)
         result = None

@@ -105,7 +105,10 @@ class Sink:
                 self._lines.clear()
                 self._idle = False
             for severity, line in lines:
-                self._write(severity, line)
+                try:
+                    self._write(severity, line)
+                except Exception:  # noqa: BLE001  whatever went wrong with one line, the next must still be written
+                    self.dropped += 1
 
     def _write(self, severity: str, line: str) -> None:
         options = self.options

@@ -52,7 +52,7 @@ class LogFiles:
         try:
             for target in targets:
                 self._append(target, data)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._broken_until = time.monotonic() + self.RETRY_SECONDS
             self._complain(f"cannot write log file: {error}; trying again in {self.RETRY_SECONDS:.0f}s")
 
@@ -68,7 +68,8 @@ class LogFiles:
 
     def _open(self, severity: str, *, append: bool) -> None:
         path = self._options.log_file or self._dated_path(severity)
-        flags = os.O_CREAT | os.O_WRONLY | (os.O_APPEND if append else os.O_TRUNC)
+        # A FIFO without a reader must be an error, not the end of all logging.
+        flags = os.O_CREAT | os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | (os.O_APPEND if append else os.O_TRUNC)
         descriptor = os.open(path, flags, 0o666)
         if (old := self._descriptors.pop(severity, None)) is not None:
             os.close(old)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from livenessprobe.gotext import quote
+from livenessprobe.gotext import quote, quote_ascii
 
 SEVERITIES = "IWEF"
 FOLD_AFTER = 10
@@ -83,7 +83,7 @@ def _header(record: Record, options: Options) -> str:
 
 def _text_pair(key: str, value: object) -> str:
     if isinstance(value, bytes):
-        value = value.decode(errors="surrogateescape")
+        return f" {key}={quote_ascii(value.decode(errors='surrogateescape'))}"
     if isinstance(value, str | BaseException):
         text = str(value)
         if "\n" in text:

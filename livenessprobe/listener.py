@@ -7,9 +7,11 @@ import os
 import socket
 import stat
 import sys
+from dataclasses import dataclass
 
 from livenessprobe.endpoint import ListenAddress, join_host_port
 
+_WILDCARD = "0.0.0.0"  # noqa: S104  the wildcard is what was asked for
 BACKLOG = 1024
 """Connections the kernel holds for us while we start or are throttled."""
 
@@ -18,22 +20,44 @@ class ListenError(Exception):
     """A listener that cannot be opened; the text names address and cause."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An address with names and ports looked up."""
+
+    family: socket.AddressFamily
+    sockaddr: tuple[str, int] | tuple[str, int, int, int]
+    dual_stack: bool
+    shown: str
+    """As Go shows it in errors."""
+
+
+def look_up(address: ListenAddress) -> Place | None:
+    """Where to listen, None for a unix socket; raises ListenError for unknown names and ports."""
+    if address.path:
+        return None
+    port = _port(address)
+    shown = join_host_port(address.host, str(port))
+    if address.dual_stack and socket.has_dualstack_ipv6():
+        return Place(socket.AF_INET6, ("::", port, 0, 0), dual_stack=True, shown=shown)
+    if address.host in ("", _WILDCARD):
+        return Place(socket.AF_INET, (_WILDCARD, port), dual_stack=False, shown=shown)
+    try:
+        found = socket.getaddrinfo(address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError, ValueError):
+        raise ListenError(f"listen tcp: lookup {address.host}: no such host") from None
+    # Of a name with addresses of both families Go takes the first of IPv4.
+    family, *_, sockaddr = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    return Place(family, sockaddr, dual_stack=False, shown=join_host_port(str(sockaddr[0]), str(port)))  # type: ignore[arg-type]
+
+
 def listen(address: ListenAddress) -> socket.socket:
     """
     A bound, listening, non-blocking socket.
 
     Raises ListenError.  A unix socket left over by a dead process is replaced; a living one's is not.
     """
-    if address.path:
-        return _listen_unix(address.path)
-    port = _port(address)
-    if address.dual_stack and socket.has_dualstack_ipv6():
-        return _bind(socket.AF_INET6, "::", port, address, v6_only=False)
-    host = address.host
-    if address.dual_stack:
-        host = "" if host != "::" else "::"
-    family, numeric = _resolve(host)
-    return _bind(family, numeric, port, address, v6_only=family == socket.AF_INET6)
+    place = look_up(address)
+    return _listen_unix(address.path) if place is None else _bind(place)
 
 
 def _port(address: ListenAddress) -> int:
@@ -47,40 +71,27 @@ def _port(address: ListenAddress) -> int:
         return int(digits)
     try:
         return socket.getservbyname(text.lower(), "tcp")
-    except (OSError, UnicodeError):
+    except (OSError, UnicodeError, ValueError):
         raise ListenError(f"listen tcp: lookup tcp/{text}: unknown port") from None
 
 
-def _resolve(host: str) -> tuple[socket.AddressFamily, str]:
-    """Family and numeric address; of a name with both, IPv4, as Go does."""
-    if host == "":
-        return socket.AF_INET, "0.0.0.0"  # noqa: S104  the wildcard is what was asked for
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError):
-        raise ListenError(f"listen tcp: lookup {host}: no such host") from None
-    family, *_, sockaddr = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    return family, str(sockaddr[0])
-
-
-def _bind(family: socket.AddressFamily, host: str, port: int, address: ListenAddress, *, v6_only: bool) -> socket.socket:
+def _bind(place: Place) -> socket.socket:
     # With the protocol left at 0 asyncio would not set TCP_NODELAY on what is accepted, and each answer on a kept
     # connection would wait 40 ms for the client's delayed ACK.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = socket.socket(place.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if sys.platform == "win32":
             # SO_REUSEADDR there would let any process take the port from under us.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         else:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(v6_only))
-        listener.bind((host, port))
+        if place.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not place.dual_stack)
+        listener.bind(place.sockaddr)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        shown = join_host_port(host if address.host not in ("", "0.0.0.0") else address.host, str(port))  # noqa: S104
-        raise ListenError(f"listen tcp {shown}: bind: {_go_errno(error)}") from None
+        raise ListenError(f"listen tcp {place.shown}: bind: {_go_errno(error)}") from None
     listener.setblocking(False)
     return listener
 

@@ -41,6 +41,8 @@ class Prober:
         self._identity = identity
         self._metrics = metrics
         self._flight: _Flight | None = None
+        """The one that new callers join."""
+        self._flights: set[asyncio.Task[ProbeResult]] = set()
         self._callers: set[_Caller] = set()
         self._reported: Reason | None = None
         self._unready_since = 0.0
@@ -70,13 +72,18 @@ class Prober:
             return await self._wait(caller)
         finally:
             self._callers.discard(caller)
+            if not self._callers:
+                self._abandon()
 
     async def _wait(self, caller: _Caller) -> ProbeResult:
         loop = asyncio.get_running_loop()
-        if self._flight is not None:
+        if self._flight is not None and self._identity.still_leads_there(self._flight.attempt):
             self._metrics.shared.inc()
         while True:
-            flight = self._flight or self._take_off()
+            flight = self._flight
+            # A flight on another socket than the one that is there now would speak for a driver that is gone.
+            if flight is None or not self._identity.still_leads_there(flight.attempt):
+                flight = self._take_off()
             result = await _until(caller.deadline, flight)
             if result is None:
                 return flight.attempt.so_far
@@ -91,8 +98,16 @@ class Prober:
             redial_until=max(caller.redial_until for caller in self._callers),
         )
         task = asyncio.get_running_loop().create_task(self._fly(attempt), name="probe")
+        self._flights.add(task)
+        task.add_done_callback(self._flights.discard)
         self._flight = _Flight(attempt, task)
         return self._flight
+
+    def _abandon(self) -> None:
+        """Nobody waits any more: end the Probe, as upstream does, so that it holds up nobody who comes next."""
+        for flight in self._flights:
+            flight.cancel()
+        self._flight = None
 
     async def _fly(self, attempt: Attempt) -> ProbeResult:
         loop = asyncio.get_running_loop()
@@ -104,7 +119,8 @@ class Prober:
                 Reason.INTERNAL, f"livenessprobe: internal error: {error!r}", "Health check failed", repr(error)
             )
         finally:
-            self._flight = None
+            if self._flight is not None and self._flight.task is asyncio.current_task():
+                self._flight = None
         self._note(result, attempt, loop.time() - attempt.started)
         return result
 

@@ -103,12 +103,14 @@ def load(
     platform: str = sys.platform,
     default_file: str = DEFAULT_FILE,
     read: Callable[[str], bytes] | None = None,
+    *,
+    check: Callable[[Settings], None] = lambda _: None,
 ) -> Loaded:
     """
     Merge `given` flags over `environ` over the file over defaults.
 
     A bad flag or variable raises SettingsError.  A bad file does so only with --config-strict; otherwise it is passed
-    over as a whole and the reason is in `file_error`.
+    over as a whole and the reason is in `file_error`.  `check` may find more fault with settings, by SettingsError.
     """
     warnings: list[str] = []
     from_flags = {flags.BY_NAME[name].key: Raw(text, f"flag --{name}") for name, text in given.items() if name != "version"}
@@ -119,19 +121,29 @@ def load(
     if not named:
         path = default_file if default_file and os.path.exists(default_file) else ""
     if not path:
-        return Loaded(_build(above, platform), above, tuple(warnings))
+        return Loaded(_checked(above, platform, check), above, tuple(warnings))
     try:
         from_file = _from_file(path, (read or read_file)(path))
         merged = merge(_defaults(), from_file, from_environment, from_flags)
-        return Loaded(_build(merged, platform), merged, tuple(warnings), path)
+        return Loaded(_checked(merged, platform, check), merged, tuple(warnings), path)
     except (SettingsError, OSError, ValueError) as error:
-        settings = _build(above, platform)  # a fault that is there without the file too is not the file's
+        settings = _checked(above, platform, check)  # a fault that is there without the file too is not the file's
         reason = _file_sentence(path, error)
         if strict:
             refusal = SettingsError("Settings file refused", reason, file=path)
             refusal.log = settings.log
             raise refusal from None
         return Loaded(settings, above, tuple(warnings), path, reason)
+
+
+def _checked(raw: Mapping[str, Raw], platform: str, check: Callable[[Settings], None]) -> Settings:
+    settings = _build(raw, platform)
+    try:
+        check(settings)
+    except SettingsError as error:
+        error.log = settings.log
+        raise
+    return settings
 
 
 # --- layers
@@ -246,6 +258,8 @@ _EXAMPLES = {
 
 def _typed(raw: Raw, flag: flags.Flag) -> object:
     try:
+        if "\0" in raw.text:
+            raise ValueError("it holds a NUL character")
         return flag.kind.check(raw.text)
     except ValueError as reason:
         hint = _EXAMPLES.get(flag.kind.placeholder, "")

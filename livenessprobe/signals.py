@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import faulthandler
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from types import FrameType
 
 
-@dataclass(frozen=True, slots=True)
 class Control:
     """Set by signals, waited for by the daemon."""
 
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
-    reload: asyncio.Event = field(default_factory=asyncio.Event)
+    def __init__(self) -> None:
+        import asyncio  # not at the top: `early` is called before anything that takes time
+
+        self.stop: asyncio.Event = asyncio.Event()
+        self.reload: asyncio.Event = asyncio.Event()
 
 
 def early() -> None:
@@ -45,6 +45,8 @@ def _exit(_number: int, _frame: FrameType | None) -> None:
 @contextlib.contextmanager
 def control() -> Iterator[Control]:
     """Turn signals into events of the running loop; the handlers of before are back afterwards."""
+    import asyncio
+
     events = Control()
     loop = asyncio.get_running_loop()
     if sys.platform == "win32":

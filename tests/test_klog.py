@@ -97,7 +97,7 @@ import os, threading
 reader, writer = os.pipe()
 sink = klog.Sink(os.fdopen(writer, "w"))
 record = klogfmt.Record("I", 0, "x" * 1000, (), None, ("f", 1))
-for _ in range(klog.QUEUE_LIMIT + 500):
+for _ in range(3 * klog.QUEUE_LIMIT):
     sink.put(record)
 log.info(str(sink.dropped > 0))
 """

@@ -18,6 +18,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.conformance.raw_driver import RawDriver
 from tests.support import ROOT, FakeDriver, Relay, Sidecar, driver_process, eventually, raw, request
 
 Start = Callable[..., Sidecar]
@@ -278,6 +279,65 @@ def test_a_late_caller_gets_the_answer_of_a_driver_that_wakes_up(driver: FakeDri
     assert (last.status, last.body) == (200, "ok")
 
 
+def test_a_probe_that_all_callers_have_left_holds_up_nobody(driver: FakeDriver, sidecar: Start) -> None:
+    """A driver that loses one Probe is healthy for the next caller, however long the timeout."""
+    process = sidecar("--probe-timeout=30s")
+    process.await_name()
+    driver.hang = True
+    with pytest.raises(TimeoutError):
+        process.get(timeout=1)
+    driver.hang = False
+
+    answer = process.get(timeout=5)
+
+    assert (answer.status, answer.body) == (200, "ok")
+    assert driver.probes == 2
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_caller_does_not_join_a_probe_of_a_socket_that_is_gone(
+    driver: FakeDriver, folder: Path, sidecar: Start, replaced: bool
+) -> None:
+    process = sidecar("--unreachable-grace=0s")
+    process.await_name()
+    driver.delay = 1.5
+    with ThreadPoolExecutor(1) as pool, FakeDriver(str(folder / "new.sock")) as new:
+        new.ready = False
+        before = pool.submit(process.get)
+        eventually(lambda: driver.in_flight == 1)
+        if replaced:
+            os.rename(folder / "new.sock", driver.path)
+        else:
+            os.unlink(driver.path)
+
+        after = process.get()
+
+        assert (after.status, after.reason) == (500, "not_ready" if replaced else "socket_missing")
+        assert before.result().status == 200
+
+
+def test_a_dial_that_hangs_on_a_replaced_socket_begins_anew(socket_path: str, folder: Path, sidecar: Start) -> None:
+    """A stopped driver still holds the old socket when the new one puts its own in place."""
+    process = sidecar("--probe-timeout=10s")
+    with socket.socket(socket.AF_UNIX) as stopped, ThreadPoolExecutor(1) as pool:
+        stopped.bind(socket_path)
+        stopped.listen()
+        answer = pool.submit(process.get)
+        with stopped.accept()[0], FakeDriver(str(folder / "new.sock")):
+            os.rename(folder / "new.sock", socket_path)
+            assert answer.result(5).status == 200
+
+
+def test_a_connection_the_driver_has_done_with_is_no_failure(socket_path: str, sidecar: Start) -> None:
+    """REFUSED_STREAM on a reused connection says that the call was not looked at."""
+    driver = RawDriver({"listen": f"unix:{socket_path}", "calls_per_connection": 1})
+    process = sidecar()
+    process.await_name()
+    assert {process.get().status for _ in range(20)} == {200}
+    assert len(driver.seen().calls) > 21  # some were refused
+    driver.stop()
+
+
 def test_a_timeout_above_20_s_is_kept_against_a_silent_server(socket_path: str, sidecar: Start) -> None:
     """DESIGN row 8: gRPC would give up connecting after 20 s."""
     with socket.socket(socket.AF_UNIX) as silent:
@@ -463,6 +523,24 @@ def test_an_idle_sidecar_stops_at_once_even_with_open_connections(
     assert "Traceback" not in process.log()
 
 
+@pytest.mark.parametrize("milliseconds", [60, 90, 120, 160, 200, 300])
+def test_sigterm_is_heard_during_the_start(socket_path: str, sidecar: Start, milliseconds: int) -> None:
+    """As soon as Python itself is up; what comes before is the interpreter's."""
+    process = sidecar(await_http=False)
+    eventually(lambda: int(_status(process.process.pid, "SigCgt"), 16) >> (signal.SIGTERM - 1) & 1)
+    time.sleep(milliseconds / 1000)
+    process.process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert process.log() == "" or "Traceback" not in process.log()
+
+
+def test_handlers_are_there_before_anything_heavy_is_imported() -> None:
+    code = "import sys; from livenessprobe import __main__, signals; print(sorted({'asyncio', 'json', 'tomllib', 'grpc'} & set(sys.modules)))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"
+    )
+
+
 def test_sighup_does_not_end_the_process(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar()
     process.await_name()
@@ -591,6 +669,59 @@ def test_old_log_files_are_written(driver: FakeDriver, folder: Path, sidecar: St
     assert lines[0].startswith("Log file created at: ")
     assert any('option connection-timeout=\\"3s\\" is deprecated' in line for line in lines)
     assert process.log() == ""
+
+
+def test_a_log_file_that_is_a_fifo_costs_neither_probes_nor_stderr(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+    os.mkfifo(folder / "fifo")
+    process = sidecar("--logtostderr=false", "--alsologtostderr", f"--log_file={folder}/fifo")
+    process.await_name()
+    assert "cannot write log file" in process.log()
+    assert process.get().status == 200
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'http_endpoint = "127.0.0.1:99999"',
+        'http_endpoint = "no.such.host.invalid:1"',
+        'http_endpoint = "127.0.0.1:no-such-port"',
+        'http_endpoint = "127.0.0.1:ht\\u0000tp"',
+        'http_endpoint = "unix:///tmp/a\\u0000b"',
+        'log_file = "/tmp/a\\u0000b"',
+        'metrics_address = "127.0.0.1:99999"',
+    ],
+)
+def test_no_line_of_a_file_stops_the_process(folder: Path, sidecar: Start, line: str) -> None:
+    (folder / "settings.toml").write_text(f"{line}\n")
+    process = sidecar(f"--health-port={_free()}", f"--config={folder}/settings.toml", await_http=False)
+    process.await_log("ServeMux listening")
+    assert "Settings file passed over" in process.log()
+    assert "Traceback" not in process.log()
+
+
+def test_version_to_a_full_disk_is_no_traceback() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "livenessprobe", "--version"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_request_bodies_are_not_kept(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar("--probe-timeout=10s")
+    process.await_name()
+    assert process.get().status == 200
+    driver.hang = True
+    before = _resident(process.process.pid)
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", process.port)))
+            client.sendall(b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 15900000\r\n\r\n" + b"x" * 15_000_000)
+        assert _resident(process.process.pid) - before < 30_000
+
+
+def _resident(pid: int) -> int:
+    return int(_status(pid, "VmRSS"))
 
 
 @pytest.mark.parametrize(

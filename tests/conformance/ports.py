@@ -1,7 +1,7 @@
 """Ports for processes that are yet to be started, without two tests getting the same one.
 
 A port is claimed by binding an abstract unix socket named after it. The kernel lets only one process do so, in whatever
-worker or session, and frees the name when that process ends, so there is no lock to be left behind.
+worker or run, and frees the name when that process ends, so there is no lock to be left behind.
 """
 
 from __future__ import annotations

@@ -53,6 +53,10 @@ GREETINGS = {
 UNKNOWN_METHOD: Behaviour = {"status": 12, "message": "unknown method"}
 
 
+REFUSED_STREAM = 7
+"""HTTP/2's error code for a call that was not looked at."""
+
+
 class RawDriver:
     """Listens from its construction until `stop`; may be started again."""
 
@@ -147,6 +151,7 @@ class _Connection:
         self._stopped = stopped
         self._writing = threading.Lock()
         self._encoder = hpack.Encoder()
+        self._answered = 0
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -203,6 +208,9 @@ class _Connection:
     def _request(self, stream: int, headers: tuple[tuple[str, str], ...], body: bytes) -> None:
         method = dict(headers)[":path"].rsplit("/", 1)[1]
         behaviour = self._called(Call(method, headers, body))
+        self._answered += 1
+        if self._answered > self._spec.get("calls_per_connection", self._answered):
+            behaviour = {"rst": REFUSED_STREAM}
         self._spawn(self._answer, stream, behaviour)
 
     def _answer(self, stream: int, behaviour: Behaviour) -> None:

@@ -1,0 +1,145 @@
+"""From the command line to an exit code."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TextIO, TypeVar
+
+from livenessprobe import UPSTREAM_VERSION, __version__, cpus, flags, klog, settings
+from livenessprobe.endpoint import ListenAddress
+from livenessprobe.gotext import quote
+from livenessprobe.klog import get_logger
+from livenessprobe.listener import ListenError, listen, look_up
+from livenessprobe.settings import Loaded, Settings, SettingsError
+
+Opened = TypeVar("Opened")
+
+log = get_logger(__file__)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit code: 0 stopped or help, 1 refused or failed, 2 a bad flag or variable, as the Go program's."""
+    _fill_standard_descriptors()
+    klog.capture_foreign()
+    try:
+        if arguments and arguments[0] == "demo":
+            from livenessprobe import demo
+
+            return demo.main(arguments[1:])
+        return run(arguments, os.environ)
+    finally:
+        klog.flush()
+
+
+def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """The sidecar itself."""
+    try:
+        line = flags.parse(arguments)
+    except flags.HelpRequested:
+        return _print(flags.usage(sys.argv[0]), sys.stderr)
+    except flags.FlagError as error:
+        _maxprocs_records(error.given, environ)
+        klog.flush()
+        _print(f"{error}\n{flags.usage(sys.argv[0])}", sys.stderr)
+        return 2
+    values = line.values()
+    if flags.BOOL.check(values.get("version", "false")):
+        return _print(f"livenessprobe {__version__} (Python), matches upstream {UPSTREAM_VERSION}", sys.stdout)
+    try:
+        loaded = settings.load(values, environ, check=_look_up)
+    except SettingsError as error:
+        klog.configure(error.log)
+        _maxprocs_records(line.given, environ)
+        log.error(error.message, err=error.err, **error.pairs)
+        return error.code
+    klog.configure(loaded.settings.log)
+    _maxprocs_records(line.given, environ)
+    try:
+        listeners = _open(loaded.settings, listen)
+    except SettingsError as error:
+        log.error(error.message, err=error.err, **error.pairs)
+        return error.code
+    _warn(loaded, line)
+    return _serve(loaded, listeners, environ)
+
+
+def _serve(loaded: Loaded, listeners: tuple[socket.socket, socket.socket | None], environ: Mapping[str, str]) -> int:
+    import asyncio
+
+    from livenessprobe import daemon
+
+    threads, _ = _maxprocs(environ) if loaded.settings.automaxprocs else (cpus.present(), "")
+    asyncio.run(daemon.run(loaded, daemon.Listeners(*listeners), threads))
+    return 0
+
+
+def _open(wanted: Settings, how: Callable[[ListenAddress], Opened]) -> tuple[Opened, Opened | None]:
+    """What `how` makes of the addresses to listen on; raises SettingsError in upstream's words."""
+    try:
+        http = how(wanted.http)
+    except ListenError as error:
+        raise SettingsError("Failed to start http server", str(error)) from None
+    if wanted.metrics is None:
+        return http, None
+    try:
+        return http, how(wanted.metrics)
+    except ListenError as error:
+        raise settings.metrics_listener_error(wanted.metrics.text, wanted.metrics_path, str(error)) from None
+
+
+def _look_up(wanted: Settings) -> None:
+    """Whether names and ports exist, before anything is opened: a settings file that fails this is a bad one."""
+    _open(wanted, look_up)
+
+
+def _warn(loaded: Loaded, line: flags.CommandLine) -> None:
+    """What is odd, but no reason not to run."""
+    if (timeout := loaded.raw["connection_timeout"]).source != "default":
+        log.warning(f"Warning: option connection-timeout={quote(timeout.text)} is deprecated and has no effect")
+    if loaded.raw["log_backtrace_at"].text:
+        log.warning("Flag -log_backtrace_at has no effect: there are no Go stack traces here")
+    if line.unread:
+        log.warning("Arguments after the first one that is no flag are not read", unread=" ".join(line.unread))
+    for warning in loaded.warnings:
+        log.warning("Unknown setting", detail=warning)
+    if loaded.file_error:
+        log.error("Settings file passed over; running on flags, environment and defaults", err=loaded.file_error)
+
+
+def _maxprocs(environ: Mapping[str, str]) -> tuple[int, str]:
+    return cpus.maxprocs(environ, cpus.quota(), cpus.present())
+
+
+def _maxprocs_records(given: Sequence[tuple[str, str]], environ: Mapping[str, str]) -> None:
+    """Upstream acts on --automaxprocs whenever it meets it, so each occurrence has its record."""
+    enabled = False
+    for name, text in given:
+        if name != "automaxprocs":
+            continue
+        if flags.AUTOMAXPROCS.check(text):
+            log.info(_maxprocs(environ)[1])
+            enabled = True
+        elif enabled:
+            log.info("maxprocs: No GOMAXPROCS change to reset")
+
+
+def _print(text: str, stream: TextIO | None) -> int:
+    """Write `text` as it is; 0, or 1 if nobody takes it."""
+    try:
+        if stream is not None:
+            klog.write_all(stream.fileno(), text.removesuffix("\n"))
+    except (OSError, ValueError):
+        return 1
+    return 0
+
+
+def _fill_standard_descriptors() -> None:
+    """Open /dev/null for those of 0, 1 and 2 that are closed, or a socket of ours could become "stderr"."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
