@@ -238,7 +238,10 @@ def parse_listen_address(text: str) -> ListenAddress:
 
     Raises AddressError with the words of Go's net.Listen.  Ports are looked up only when listening.
     """
-    _refuse_what_no_name_can_hold(text, text)
+    try:
+        _refuse_what_no_name_can_hold(text, text)
+    except AddressError as error:
+        raise AddressError(f"listen {error}") from None
     if text.startswith("unix:"):
         path = text.removeprefix("unix:").removeprefix("//")
         if not path.startswith("/") or path.endswith("/") or len(_encode(path)) > SUN_PATH_MAX:

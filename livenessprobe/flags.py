@@ -317,12 +317,13 @@ class CommandLine:
 
 def parse(arguments: Sequence[str]) -> CommandLine:
     """
-    Read `arguments` (without the program's name).
+    Read `arguments` (without the program's name; as the first argument that is passed over).
 
     Raises FlagError or HelpRequested for the first argument that calls for it.
     """
     given: list[tuple[str, str]] = []
-    position = 0
+    # Some images hold several programs and are told which by a first argument; their manifests keep it.
+    position = 1 if arguments[:1] in (["livenessprobe"], ("livenessprobe",)) else 0
     while position < len(arguments):
         argument = arguments[position]
         if argument in ("", "-") or not argument.startswith("-"):

@@ -6,6 +6,7 @@ Pure but for the time zone and the process number in the header.  Measured again
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -73,7 +74,8 @@ def _header(record: Record, options: Options) -> str:
     if options.skip_headers:
         return ""
     path, line = record.caller
-    name = "/".join(path.replace("\\", "/").rsplit("/", 2 if options.add_dir_header else 1)[1:])
+    path = path.replace("\\", "/")
+    name = "/".join(path.rsplit("/", 2 if options.add_dir_header else 1)[1:]) or path
     now = time.localtime(record.wall)
     return (
         f"{record.severity}{now.tm_mon:02d}{now.tm_mday:02d} {now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}."
@@ -104,6 +106,7 @@ _JSON_ESCAPES = str.maketrans(
     | {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
     | {chr(c): "\\ufffd" for c in range(0xD800, 0xE000)}
 )
+_NO_CHARACTERS = str.maketrans({chr(c): "\ufffd" for c in range(0xD800, 0xE000)})
 
 
 def _json_string(text: str) -> str:
@@ -129,45 +132,48 @@ def render_json(record: Record) -> str:
 
 def _json_value(value: object) -> str:
     if isinstance(value, bytes):
-        value = value.decode(errors="surrogateescape")
+        value = base64.b64encode(value).decode()
     if isinstance(value, str | BaseException):
         return _json_string(str(value))
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=str)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=str)
+    return text.translate(_NO_CHARACTERS)
 
 
 # --- verbosity
 
 
+_RUNE = r"(?:\\.|[^\\\]-])"
+_PATTERN = re.compile(
+    rf"(?P<many>\*)|(?P<one>\?)|\[(?P<not>\^|(?!\^))(?P<ranges>(?:{_RUNE}(?:-{_RUNE})?)+)\]|(?P<rune>\\.|[^\\\[])", re.DOTALL
+)
+_RANGE = re.compile(rf"({_RUNE})(?:-({_RUNE}))?", re.DOTALL)
+
+
 def compile_pattern(pattern: str) -> Callable[[str], bool]:
     """Go's filepath.Match for one `-vmodule` pattern; a malformed one matches nothing."""
-    if not re.search(r"[\\*?\[\]]", pattern):
-        return pattern.__eq__
-    out, rest = [], pattern
-    while rest:
-        if rest[0] == "*":
-            out.append("[^/]*")
-        elif rest[0] == "?":
-            out.append("[^/]")
-        elif rest[0] == "[":
-            closed = re.match(r"\[(\^?)((?:\\.|[^\]\\])+)\]", rest, re.DOTALL)
-            if closed is None:
-                return lambda _: False
-            out.append(f"[{closed[1]}" + re.sub(r"([\[&~|^])", r"\\\1", closed[2]) + "]")
-            rest = rest[closed.end() :]
-            continue
-        elif rest[0] == "\\":
-            if len(rest) < 2:
-                return lambda _: False
-            out.append(re.escape(rest[1]))
-            rest = rest[1:]
-        else:
-            out.append(re.escape(rest[0]))
-        rest = rest[1:]
-    try:
-        compiled = re.compile("".join(out), re.DOTALL)
-    except re.error:
-        return lambda _: False
+    out, position = [], 0
+    while position < len(pattern):
+        token = _PATTERN.match(pattern, position)
+        if token is None:
+            return lambda _: False
+        out.append(_translated(token))
+        position = token.end()
+    compiled = re.compile("".join(out), re.DOTALL)
     return lambda name: compiled.fullmatch(name) is not None
+
+
+def _translated(token: re.Match[str]) -> str:
+    if token["many"]:
+        return "[^/]*"
+    if token["one"]:
+        return "[^/]"
+    if token["rune"]:
+        return re.escape(token["rune"][-1])
+    ranges = [(low[-1], (high or low)[-1]) for low, high in _RANGE.findall(token["ranges"])]
+    inside = "".join(f"{re.escape(low)}-{re.escape(high)}" for low, high in ranges if low <= high)
+    if not inside:  # ranges that run backwards hold nothing
+        return "." if token["not"] else "(?!)"
+    return f"[{token['not']}{inside}]"
 
 
 # --- folding

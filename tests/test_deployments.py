@@ -1,0 +1,117 @@
+"""154 sidecars as people run them: swap only the image, and each dials, listens and waits as before."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from livenessprobe import flags
+from livenessprobe.settings import Settings, SettingsError, load
+
+CASES = {
+    case["id"]: case
+    for case in json.loads((Path(__file__).parent / "data" / "deployments.json").read_text(encoding="utf-8"))
+}
+"""Command and arguments as the kubelet hands them over, with the sidecar's environment and what the Go program does."""
+REFUSED = "D140"
+"""Go takes `--health-port=localhost:29613` as well, but cannot listen there."""
+PLACEHOLDERS = {"${LOG_LEVEL}": "2", "${LIVENESS_PROBE_PORT}": "10300"}
+"""Templates leave these; any value that fits stands in, and what holds one is not compared."""
+FOREIGN = {
+    "ADDRESS": "/elsewhere.sock",
+    "CSI_ADDRESS": "/elsewhere.sock",
+    "CSI_ENDPOINT": "unix:///elsewhere.sock",
+    "HEALTH_PORT": "1",
+    "HTTP_ENDPOINT": ":1",
+    "METRICS_ADDRESS": ":2",
+    "METRICS_PATH": "/elsewhere",
+    "PROBE_TIMEOUT": "1h",
+    "TIMEOUT": "1h",
+    "LOG_LEVEL": "9",
+    "V": "9",
+    "LOGGING_FORMAT": "json",
+}
+"""Names that manifests set for their own expansion; none of them is a setting."""
+
+
+def arguments(case: dict) -> list[str]:
+    given = [*case.get("command", [])[1:], *case["args"]]
+    for placeholder, text in PLACEHOLDERS.items():
+        given = [argument.replace(placeholder, text) for argument in given]
+    return given
+
+
+def settings(name: str, **environ: str) -> Settings:
+    case = CASES[name]
+    values = flags.parse(arguments(case)).values()
+    return load(values, {**case.get("env", {}), **environ}, "win32" if case["os"] == "windows" else "linux", "").settings
+
+
+@cache
+def effective(name: str) -> dict[str, object]:
+    """What a sidecar does, part by part, in the words of the table."""
+    found = settings(name)
+    assert found.metrics is None  # nobody has a listener of its own for them
+    return {
+        "dial": {"network": found.csi_address.network, "path": found.csi_address.name},
+        "host": found.http.host,
+        "port": found.http.port,
+        "dual_stack": found.http.dual_stack,
+        "metrics": found.metrics_path if found.metrics_on_http else None,
+        "probe_timeout_s": found.probe_timeout,
+        "v": found.log.v,
+    }
+
+
+def parts() -> list[object]:
+    rows = []
+    for name, case in CASES.items():
+        if name == REFUSED:
+            continue
+        expected = dict(case["expected"])
+        for part, value in {**expected.pop("listen"), **expected}.items():
+            marks = [pytest.mark.skip(reason="placeholder")] if "${" in str(value) else []
+            rows.append(pytest.param(name, part, value, id=f"{name}-{part}", marks=marks))
+    return rows
+
+
+@pytest.mark.parametrize(("name", "part", "value"), parts())
+def test_a_deployment_does_what_it_did(name: str, part: str, value: object) -> None:
+    assert effective(name)[part] == value
+
+
+def test_the_table_of_deployments_is_whole() -> None:
+    assert len(CASES) == 154
+    assert {len(case["expected"]) for case in CASES.values()} == {5}
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != REFUSED])
+def test_every_argument_is_read(name: str) -> None:
+    assert flags.parse(arguments(CASES[name])).unread == ()
+
+
+def test_a_port_that_is_an_address_is_refused_by_name() -> None:
+    """Go notices after the driver has answered, and exits with 0."""
+    with pytest.raises(SettingsError) as refused:
+        settings(REFUSED)
+
+    assert refused.value.code == 1
+    assert str(refused.value) == (
+        "Failed to start http server: listen tcp: address 0.0.0.0:localhost:29613: too many colons in address"
+    )
+
+
+@pytest.mark.parametrize("name", ["D077", "D078", "D085"])
+def test_the_connection_timeout_of_old_manifests_is_accepted(name: str) -> None:
+    """Go has refused it since v2.0: exit 2, for ever."""
+    assert flags.parse(arguments(CASES[name])).values()["connection-timeout"] == "3s"
+    assert settings(name).probe_timeout == 3.0
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != REFUSED])
+def test_variables_for_the_manifests_own_use_are_not_read(name: str) -> None:
+    """The flags were expanded from such variables; with quite other values in them nothing changes."""
+    assert settings(name, **FOREIGN) == settings(name)

@@ -1,0 +1,105 @@
+"""What a probe found, in upstream's words and as a reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from livenessprobe.health import (
+    CALL_TIMED_OUT,
+    DEADLINE,
+    NO_TIME,
+    NOT_READY,
+    READY,
+    ProbeResult,
+    Reason,
+    rpc_error,
+    unreachable,
+)
+
+
+def test_the_reasons_never_change() -> None:
+    """They are header values and metric labels that alerts are written for."""
+    assert [reason.value for reason in Reason] == [
+        "socket_missing",
+        "not_a_socket",
+        "permission_denied",
+        "stale_mount",
+        "refused",
+        "unresolved",
+        "unreachable",
+        "deadline",
+        "protocol_error",
+        "connection_lost",
+        "unimplemented",
+        "driver_error",
+        "not_ready",
+        "internal",
+    ]
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_a_reason_can_stand_in_a_header_and_a_label(reason: Reason) -> None:
+    assert reason.value.replace("_", "").isalpha()
+    assert reason.value.isascii()
+    assert reason.value.islower()
+
+
+def test_ready_is_what_upstream_says() -> None:
+    assert READY == ProbeResult(None, "ok", "Health check succeeded", None, "OK")
+    assert READY.ready
+
+
+def test_not_ready_is_ok_to_grpc() -> None:
+    """The call succeeded: upstream counts it as OK and logs no `err`."""
+    sentence = "driver responded but is not ready"
+
+    assert NOT_READY == ProbeResult(Reason.NOT_READY, sentence, "Driver responded but is not ready", None, "OK")
+    assert not NOT_READY.ready
+
+
+def test_a_timeout_of_zero_is_a_connection_that_was_not_made() -> None:
+    record = "Failed to establish connection to CSI driver"
+
+    assert NO_TIME == ProbeResult(
+        Reason.DEADLINE, "context deadline exceeded", record, "context deadline exceeded", "DeadlineExceeded"
+    )
+
+
+def test_a_driver_that_hangs_is_a_call_that_timed_out() -> None:
+    text = "rpc error: code = DeadlineExceeded desc = context deadline exceeded"
+
+    assert CALL_TIMED_OUT == ProbeResult(Reason.DEADLINE, text, "Health check failed", text, "DeadlineExceeded")
+
+
+@pytest.mark.parametrize(
+    ("code", "description", "text"),
+    [
+        ("Internal", "disk on fire", "rpc error: code = Internal desc = disk on fire"),
+        ("Unavailable", "", "rpc error: code = Unavailable desc = "),  # the blank is kept
+        ("Unknown", "l1\nl2", "rpc error: code = Unknown desc = l1\nl2"),
+        ("Internal", "bad\udcff", "rpc error: code = Internal desc = bad\udcff"),
+    ],
+)
+def test_a_failed_call_has_grpc_gos_words(code: str, description: str, text: str) -> None:
+    result = rpc_error(Reason.DRIVER_ERROR, code, description)
+
+    assert result == ProbeResult(Reason.DRIVER_ERROR, text, "Health check failed", text, code)
+    assert not result.ready
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [(Reason.SOCKET_MISSING, "Unavailable"), (Reason.REFUSED, "Unavailable"), (Reason.DEADLINE, "DeadlineExceeded")],
+)
+@pytest.mark.parametrize(("patience_spent", "err"), [(True, DEADLINE), (False, "no socket at /csi/csi.sock")])
+def test_an_unreachable_driver_has_a_sentence(reason: Reason, code: str, patience_spent: bool, err: str) -> None:
+    """The body says why; the record is upstream's where the whole timeout was spent, as upstream always does."""
+    sentence = "no socket at /csi/csi.sock"
+    record = "Failed to establish connection to CSI driver"
+
+    assert unreachable(reason, sentence, patience_spent=patience_spent) == ProbeResult(reason, sentence, record, err, code)
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_any_reason_means_not_ready(reason: Reason) -> None:
+    assert not ProbeResult(reason).ready

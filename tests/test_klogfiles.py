@@ -1,0 +1,315 @@
+"""klog's old log files: which file gets which record, headers, rotation, and what a full disk costs."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from livenessprobe import klogfiles
+from livenessprobe.klogfiles import LogFiles
+from livenessprobe.klogfmt import Options
+
+NAMES = ("INFO", "WARNING", "ERROR", "FATAL")
+HEADER = re.compile(
+    r"Log file created at: \d{4}/\d\d/\d\d \d\d:\d\d:\d\d\n"
+    r"Running on machine: [^.\n]+\n"
+    r"Binary: Built with Python \S+ for \S+/\S+\n"
+    r"Log line format: \[IWEF\]mmdd hh:mm:ss\.uuuuuu threadid file:line\] msg\n"
+)
+
+
+class Files:
+    """Log files as a process has them, with what they complain of."""
+
+    def __init__(self, **options: object) -> None:
+        self.complaints: list[str] = []
+        self._files = LogFiles(Options(logtostderr=False, **options), self.complaints.append)  # type: ignore[arg-type]
+
+    def write(self, *records: str) -> None:
+        """Each record is a severity and a line, as `E failed`."""
+        for record in records:
+            self._files.write(record[0], record)
+
+
+@pytest.fixture(autouse=True)
+def program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/livenessprobe"])
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """The time that log files see; `clock.now` moves it."""
+    clock = SimpleNamespace(now=1000.0, strftime=time.strftime)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(klogfiles, "time", clock)
+    yield clock
+
+
+def dated(folder: Path) -> dict[str, Path]:
+    """The files in a folder by their severity."""
+    return {path.name.split(".log.")[1].split(".")[0]: path for path in folder.iterdir() if not path.is_symlink()}
+
+
+def contents(folder: Path) -> dict[str, list[str]]:
+    return {severity: path.read_text().splitlines() for severity, path in dated(folder).items()}
+
+
+# --- -log_dir
+
+
+def test_a_record_goes_to_its_file_and_to_those_of_all_lower_severities(tmp_path: Path) -> None:
+    Files(log_dir=str(tmp_path), skip_log_headers=True).write("I one", "W two", "E three", "F four", "I five")
+
+    assert contents(tmp_path) == {
+        "INFO": ["I one", "W two", "E three", "F four", "I five"],
+        "WARNING": ["W two", "E three", "F four"],
+        "ERROR": ["E three", "F four"],
+        "FATAL": ["F four"],
+    }
+
+
+def test_with_one_output_a_record_goes_to_its_file_only(tmp_path: Path) -> None:
+    Files(log_dir=str(tmp_path), skip_log_headers=True, one_output=True).write(
+        "I one", "W two", "E three", "F four", "I five"
+    )
+
+    assert contents(tmp_path) == {
+        "INFO": ["I one", "I five"],
+        "WARNING": ["W two"],
+        "ERROR": ["E three"],
+        "FATAL": ["F four"],
+    }
+
+
+def test_no_file_is_opened_before_its_first_record(tmp_path: Path) -> None:
+    files = Files(log_dir=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+    files.write("I one")
+    assert list(dated(tmp_path)) == ["INFO"]
+
+
+def test_a_file_name_tells_program_host_user_severity_time_and_process(tmp_path: Path) -> None:
+    before = time.strftime("%Y%m%d-%H%M%S")
+    Files(log_dir=str(tmp_path)).write("I one")
+    after = time.strftime("%Y%m%d-%H%M%S")
+
+    host = re.escape(socket.gethostname().partition(".")[0])
+    name = dated(tmp_path)["INFO"].name
+    match = re.fullmatch(rf"livenessprobe\.{host}\.([\w.-]+)\.log\.INFO\.(\d{{8}}-\d{{6}})\.{os.getpid()}", name)
+    assert match is not None
+    assert before <= match[2] <= after
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symlinks need a privilege on Windows")
+def test_a_link_without_a_date_leads_to_the_newest_file(tmp_path: Path) -> None:
+    (tmp_path / "livenessprobe.ERROR").symlink_to("an-older-one")
+
+    Files(log_dir=str(tmp_path)).write("E one")
+
+    files = dated(tmp_path)
+    assert {path.name: os.readlink(path) for path in tmp_path.iterdir() if path.is_symlink()} == {
+        "livenessprobe.INFO": files["INFO"].name,
+        "livenessprobe.WARNING": files["WARNING"].name,
+        "livenessprobe.ERROR": files["ERROR"].name,
+    }
+
+
+def test_what_stands_where_the_link_should_be_is_left_alone(tmp_path: Path) -> None:
+    """The link is a convenience; a file of that name may be somebody's."""
+    (tmp_path / "livenessprobe.INFO").write_text("mine")
+    files = Files(log_dir=str(tmp_path), skip_log_headers=True)
+
+    files.write("I one")
+
+    assert (tmp_path / "livenessprobe.INFO").read_text() == "mine"
+    (log,) = (path for path in tmp_path.iterdir() if ".log." in path.name)
+    assert log.read_text() == "I one\n"
+    assert files.complaints == []
+
+
+def test_without_log_dir_files_are_in_the_folder_for_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    Files().write("I one")
+
+    assert list(dated(tmp_path)) == ["INFO"]
+
+
+# --- headers
+
+
+def test_every_file_begins_with_klogs_four_lines(tmp_path: Path) -> None:
+    Files(log_dir=str(tmp_path)).write("W one", "W two")
+
+    for path in dated(tmp_path).values():
+        text = path.read_text()
+        header = HEADER.match(text)
+        assert header is not None
+        assert text[header.end() :] == "W one\nW two\n"
+
+
+def test_skip_log_headers_leaves_the_records(tmp_path: Path) -> None:
+    Files(log_file=str(tmp_path / "log"), skip_log_headers=True).write("I one")
+
+    assert (tmp_path / "log").read_text() == "I one\n"
+
+
+# --- -log_file
+
+
+def test_a_log_file_gets_every_record_once(tmp_path: Path) -> None:
+    """-log_dir and -one_output have no say then."""
+    Files(log_file=str(tmp_path / "log"), log_dir=str(tmp_path / "none"), one_output=True, skip_log_headers=True).write(
+        "I one", "W two", "E three", "F four"
+    )
+
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+    assert (tmp_path / "log").read_text().splitlines() == ["I one", "W two", "E three", "F four"]
+
+
+def test_a_log_file_is_appended_to_at_the_start(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("of yesterday\n")
+
+    Files(log_file=str(log)).write("I one")
+
+    text = log.read_text()
+    assert text.startswith("of yesterday\nLog file created at: ")
+    assert HEADER.fullmatch(text.removeprefix("of yesterday\n").removesuffix("I one\n"))
+
+
+def test_two_processes_can_append_to_one_file(tmp_path: Path) -> None:
+    first = Files(log_file=str(tmp_path / "log"), skip_log_headers=True)
+    second = Files(log_file=str(tmp_path / "log"), skip_log_headers=True)
+
+    first.write("I one")
+    second.write("I two")
+    first.write("I three")
+
+    assert (tmp_path / "log").read_text() == "I one\nI two\nI three\n"
+
+
+def test_a_full_log_file_is_emptied(tmp_path: Path) -> None:
+    """-log_file_max_size is in MB; the record that would reach it begins the file anew, under a new header."""
+    log = tmp_path / "log"
+    line = "I " + "x" * (256 * 1024 - 3)  # with its newline a quarter of a megabyte
+    files = Files(log_file=str(log), log_file_max_size=1)
+
+    files.write(line, line, line)
+    assert 3 * 256 * 1024 < log.stat().st_size < 1024 * 1024
+
+    files.write(f"{line} last")
+    text = log.read_text()
+    header = HEADER.match(text)
+    assert header is not None
+    assert text[header.end() :] == f"{line} last\n"
+
+    files.write("I more")
+    assert log.read_text() == f"{text}I more\n"
+
+
+def test_what_was_in_the_file_at_the_start_counts(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("x" * (1024 * 1024 - 20))
+    files = Files(log_file=str(log), log_file_max_size=1, skip_log_headers=True)
+
+    files.write("I one", "I two is too much")
+
+    assert log.read_text() == "I two is too much\n"
+
+
+def test_a_log_file_of_size_0_is_unlimited(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("x" * (1024 * 1024 * 2))
+
+    Files(log_file=str(log), log_file_max_size=0, skip_log_headers=True).write("I one", "I two")
+
+    assert log.stat().st_size == 1024 * 1024 * 2 + len("I one\nI two\n")
+
+
+def test_the_size_is_for_a_log_file_and_not_for_a_folder(tmp_path: Path) -> None:
+    """klog's own limit of 1800 MB counts in folders."""
+    files = Files(log_dir=str(tmp_path), log_file_max_size=1, skip_log_headers=True)
+    line = "I " + "x" * (600 * 1024)
+
+    files.write(line, line, line)
+
+    assert contents(tmp_path) == {"INFO": [line, line, line]}
+
+
+# --- faults
+
+
+def test_a_folder_that_is_not_there_is_complained_of_once(tmp_path: Path, clock: SimpleNamespace) -> None:
+    files = Files(log_dir=str(tmp_path / "missing"))
+
+    files.write("I one", "E two")
+    clock.now += LogFiles.RETRY_SECONDS - 1
+    files.write("I three")
+
+    (complaint,) = files.complaints
+    assert complaint.startswith("cannot write log file: ")
+    assert str(tmp_path / "missing") in complaint
+    assert complaint.endswith("; trying again in 60s")
+
+
+def test_it_is_tried_again_after_a_minute(tmp_path: Path, clock: SimpleNamespace) -> None:
+    files = Files(log_dir=str(tmp_path / "late"), skip_log_headers=True)
+    files.write("E lost")
+    (tmp_path / "late").mkdir()
+
+    files.write("E lost too")
+    assert contents(tmp_path / "late") == {}
+
+    clock.now += LogFiles.RETRY_SECONDS
+    files.write("E kept")
+    assert contents(tmp_path / "late") == {name: ["E kept"] for name in ("INFO", "WARNING", "ERROR")}
+    assert len(files.complaints) == 1
+
+
+def test_a_fault_that_lasts_is_complained_of_every_minute(tmp_path: Path, clock: SimpleNamespace) -> None:
+    files = Files(log_file=str(tmp_path / "missing" / "log"))
+
+    for _ in range(180):
+        files.write("I one")
+        clock.now += 1.0
+
+    assert len(files.complaints) == 3
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a disk that is always full")
+def test_a_full_disk_is_complained_of_and_raises_nothing() -> None:
+    files = Files(log_file="/dev/full")
+
+    files.write("I one", "E two")
+
+    assert files.complaints == ["cannot write log file: [Errno 28] No space left on device; trying again in 60s"]
+
+
+def test_a_folder_in_place_of_the_file_raises_nothing(tmp_path: Path) -> None:
+    files = Files(log_file=str(tmp_path))
+
+    files.write("I one")
+
+    assert len(files.complaints) == 1
+
+
+def test_a_line_of_any_text_is_written(tmp_path: Path) -> None:
+    """Surrogates that no encoding has do not stop the log."""
+    files = Files(log_file=str(tmp_path / "log"), skip_log_headers=True)
+
+    files.write("I é 世界 \ud800", "I next")
+
+    assert (tmp_path / "log").read_bytes().decode() == "I é 世界 \\ud800\nI next\n"
+    assert files.complaints == []
