@@ -28,7 +28,6 @@ _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 def create_app(prober: Prober, metrics: Metrics, mux: Callable[[], Mux]) -> Quart:
     """The application of one listener; `mux` says what it serves at the time of a request."""
     app = Quart(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = 1  # bodies are never read; without this Quart keeps 16 MiB of each
     advice = _Advice(prober)
 
     # One hook instead of routes: upstream serves any method, and Go's mux has rules that Quart's router lacks.

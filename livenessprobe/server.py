@@ -19,7 +19,14 @@ from hypercorn.asyncio import serve as hypercorn_serve
 from hypercorn.config import Config, Sockets
 from hypercorn.events import Closed, RawData
 from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.typing import ASGIFramework, H11SendableEvent
+from hypercorn.typing import (
+    ASGIFramework,
+    ASGIReceiveCallable,
+    ASGIReceiveEvent,
+    ASGISendCallable,
+    H11SendableEvent,
+    Scope,
+)
 
 HEADER_LIMIT = 16 * 1024
 KEEP_ALIVE_SECONDS = 75.0
@@ -119,6 +126,21 @@ class _OurSockets(Config):
         return Sockets([], self._listeners, [])
 
 
+def _without_bodies(app: ASGIFramework) -> ASGIFramework:
+    """`app` behind a wall that lets no request body through: nobody reads them, and Quart would keep them all."""
+
+    async def walled(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        async def receive_empty() -> ASGIReceiveEvent:
+            event = await receive()
+            if event["type"] == "http.request":
+                event["body"] = b""
+            return event
+
+        await app(scope, receive_empty, send)
+
+    return walled
+
+
 async def serve(
     app: ASGIFramework, listener: socket.socket, stopping: Callable[[], Awaitable[object]], grace: float
 ) -> None:
@@ -128,7 +150,7 @@ async def serve(
         await stopping()
 
     config = _OurSockets([listener], grace)
-    serving = asyncio.create_task(hypercorn_serve(app, config, shutdown_trigger=stop), name="hypercorn")
+    serving = asyncio.create_task(hypercorn_serve(_without_bodies(app), config, shutdown_trigger=stop), name="hypercorn")
     stopped = asyncio.create_task(stop(), name="stopping")
     await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
     # Hypercorn's own limit does not cover everything it waits for (Server.wait_closed since Python 3.12.1).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import socket
@@ -109,6 +110,47 @@ def test_a_file_name_tells_program_host_user_severity_time_and_process(tmp_path:
     assert before <= match[2] <= after
 
 
+@pytest.mark.parametrize(
+    ("program", "host", "user", "beginning"),
+    [
+        ("/livenessprobe", "node1.example.com", "root", "livenessprobe.node1.root.log."),
+        ("livenessprobe", "node1", "DOMAIN\\a b", "livenessprobe.node1.DOMAIN_a_b.log."),
+        ("/bin/other", "node1", None, "other.node1.unknownuser.log."),  # a uid without an entry, as in most containers
+        ("", "node1", "root", "livenessprobe.node1.root.log."),
+    ],
+)
+def test_odd_names_of_host_and_user(
+    program: str, host: str, user: str | None, beginning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def getuser() -> str:
+        if user is None:
+            raise KeyError("getpwuid(): uid not found")
+        return user
+
+    monkeypatch.setattr(sys, "argv", [program])
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
+    monkeypatch.setattr(getpass, "getuser", getuser)
+
+    Files(log_dir=str(tmp_path)).write("I one")
+
+    path = dated(tmp_path)["INFO"]
+    assert path.name.startswith(beginning)
+    assert "\nRunning on machine: node1\n" in path.read_text()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_the_umask_decides_who_reads_the_log(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        Files(log_file=str(tmp_path / "log")).write("I one")
+        os.umask(0)
+        Files(log_file=str(tmp_path / "open")).write("I one")
+    finally:
+        os.umask(before)
+
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("log", "open")] == [0o640, 0o666]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="symlinks need a privilege on Windows")
 def test_a_link_without_a_date_leads_to_the_newest_file(tmp_path: Path) -> None:
     (tmp_path / "livenessprobe.ERROR").symlink_to("an-older-one")
@@ -168,11 +210,12 @@ def test_skip_log_headers_leaves_the_records(tmp_path: Path) -> None:
 # --- -log_file
 
 
-def test_a_log_file_gets_every_record_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("one_output", [False, True])
+def test_a_log_file_gets_every_record_once(one_output: bool, tmp_path: Path) -> None:
     """-log_dir and -one_output have no say then."""
-    Files(log_file=str(tmp_path / "log"), log_dir=str(tmp_path / "none"), one_output=True, skip_log_headers=True).write(
-        "I one", "W two", "E three", "F four"
-    )
+    Files(
+        log_file=str(tmp_path / "log"), log_dir=str(tmp_path / "none"), one_output=one_output, skip_log_headers=True
+    ).write("I one", "W two", "E three", "F four")
 
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
     assert (tmp_path / "log").read_text().splitlines() == ["I one", "W two", "E three", "F four"]
@@ -217,6 +260,30 @@ def test_a_full_log_file_is_emptied(tmp_path: Path) -> None:
 
     files.write("I more")
     assert log.read_text() == f"{text}I more\n"
+
+
+@pytest.mark.parametrize(("room", "kept"), [(5, False), (6, True)])
+def test_a_record_that_would_just_fill_the_file_begins_it_anew(room: int, kept: bool, tmp_path: Path) -> None:
+    """klog rotates at the limit, not beyond it."""
+    log = tmp_path / "log"
+    log.write_text("x" * (1024 * 1024 - room - len("I 1\n")))
+    files = Files(log_file=str(log), log_file_max_size=1, skip_log_headers=True)
+
+    files.write("I 1", "I 12")  # the first opens the file, the second has 5 bytes
+
+    assert log.read_text().endswith("I 1\nI 12\n") is kept
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="the system does not tell")
+def test_rotation_closes_the_file_it_leaves(tmp_path: Path) -> None:
+    files = Files(log_file=str(tmp_path / "log"), log_file_max_size=1)
+    line = "I " + "x" * (700 * 1024)
+    files.write(line)
+    before = len(os.listdir("/proc/self/fd"))
+
+    files.write(line, line, line)
+
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_what_was_in_the_file_at_the_start_counts(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import dataclasses
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from livenessprobe.flags import FLAGS
 from livenessprobe.klogfmt import (
     FOLD_AFTER,
     FOLD_SECONDS,
@@ -54,9 +56,9 @@ def error(message: str, err: object | None, *pairs: tuple[str, object]) -> Recor
             '"v":0,"m":{"a":1,"b":2},"mi":{"2":"<x>"},"empty":{}',
         ),
         (
-            info("slice", ("s", ["a", 'b"c', "d\ne"])),
-            '"slice" s=["a","b\\"c","d\\ne"]',
-            '"v":0,"s":["a","b\\"c","d\\ne"]',
+            info("slice", ("s", ["a", 'b"c', "d\ne", "é"])),
+            '"slice" s=["a","b\\"c","d\\ne","é"]',
+            '"v":0,"s":["a","b\\"c","d\\ne","é"]',
         ),
         (info("nil", ("n", None)), '"nil" n=null', '"v":0,"n":null'),
         (
@@ -222,8 +224,10 @@ def test_month_day_and_microseconds_keep_their_zeros(set_zone: Callable[[str], N
     set_zone("UTC")
 
     line = render_text(Record("I", 0, "m", (), None, CALLER, calendar.timegm((2026, 1, 2, 3, 4, 5)) + 2**-10))
+    late = render_text(Record("I", 0, "m", (), None, CALLER, calendar.timegm((2026, 1, 2, 3, 4, 6)) - 2**-10))
 
     assert line.startswith("I0102 03:04:05.000976 ")
+    assert late.startswith("I0102 03:04:05.999023 ")
 
 
 @pytest.mark.parametrize("pid", [1, 10951, 4194304])
@@ -260,6 +264,14 @@ def test_skip_headers_leaves_the_message() -> None:
     assert render_text(info("m", ("k", 1)), Options(skip_headers=True, add_dir_header=True)) == '"m" k=1'
 
 
+def test_options_not_given_are_the_defaults_of_the_flags() -> None:
+    defaults = {flag.key: flag.kind.check(flag.default) for flag in FLAGS if flag.group != "own"}
+
+    assert {field.name: getattr(Options(), field.name) for field in dataclasses.fields(Options)} == {
+        field.name: defaults[field.name] for field in dataclasses.fields(Options)
+    }
+
+
 # --- properties
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=()))
@@ -283,6 +295,7 @@ def test_a_json_record_is_one_line_of_utf8_that_parses(
 
 
 @given(ANY_TEXT)
+@example("\ud800\udbff\udc00\udfff\ud7ff\ue000")
 def test_json_gives_text_back_but_for_broken_bytes(text: str) -> None:
     """Each byte that was no UTF-8 becomes a U+FFFD."""
     parsed = json.loads(render_json(error(text, text)))
