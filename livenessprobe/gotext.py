@@ -81,11 +81,16 @@ def parse_duration(text: str) -> int:
 
 
 def _component(whole: str, fraction: str, unit: int) -> int:
-    # Below a nanosecond Go cuts off; the fraction is computed in floating point there too.
-    whole, fraction = whole.lstrip("0"), fraction[:18]
+    whole = whole.lstrip("0")
     if len(whole) > 19:  # beyond any limit, and Python refuses to convert thousands of digits
         raise ValueError("parse error")
-    return int(whole or 0) * unit + int(int(fraction or 0) * (unit / 10 ** len(fraction)))
+    # Go computes the fraction in floating point, from as many digits as fit 63 bits, and cuts off below a nanosecond.
+    value, scale = 0, 1.0
+    for digit in fraction:
+        if value > (_LIMIT - 1) // 10 or value * 10 + int(digit) > _LIMIT:
+            break
+        value, scale = value * 10 + int(digit), scale * 10
+    return int(whole or 0) * unit + int(value * (unit / scale))
 
 
 def format_duration(nanoseconds: int) -> str:

@@ -54,6 +54,12 @@ CONFLICT = ["--health-port=1", "--http-endpoint=:2"]
         (["oops", "-h"], (), ("oops", "-h")),
         ([" --v=1"], (), (" --v=1",)),
         (["--v=1", "--v=2"], (("v", "1"), ("v", "2")), ()),
+        # Images that hold several programs are told which by a first argument; it is passed over once.
+        (["livenessprobe"], (), ()),
+        (["livenessprobe", "--v=1"], (("v", "1"),), ()),
+        (["livenessprobe", "livenessprobe", "--v=1"], (), ("livenessprobe", "--v=1")),
+        (["--v=1", "livenessprobe", "--v=2"], (("v", "1"),), ("livenessprobe", "--v=2")),
+        (["other", "--v=1"], (), ("other", "--v=1")),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

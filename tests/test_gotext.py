@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livenessprobe.gotext import format_duration, format_float, parse_bool, parse_duration, parse_uint, quote
+from livenessprobe.gotext import format_duration, format_float, parse_bool, parse_duration, parse_uint, quote, quote_ascii
 
 DURATIONS = json.loads((Path(__file__).parent / "data" / "durations.json").read_text(encoding="utf-8"))
 """What the Go program's --probe-timeout took, refused and printed."""
@@ -60,6 +60,8 @@ def test_the_table_of_durations_has_both_sides() -> None:
         ("0.9999999999ns", 0),
         ("-0.9999999999ns", 0),
         ("1µs1μs1us", 3_000),
+        # Go takes a 19th digit where it fits into 63 bits (time.leadingFraction); without it a nanosecond would be lost.
+        ("2.90939700000000000000m", 174_563_820_000),
         ("0" * 4000 + "1s", 1_000_000_000),
         ("0" * 5000 + "1s", 1_000_000_000),
     ],
@@ -141,6 +143,20 @@ def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
 )
 def test_quote_escapes_what_go_escapes(text: str, quoted: str) -> None:
     assert quote(text) == quoted
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ('plain "q" \\', '"plain \\"q\\" \\\\"'),
+        ("\n\x00\x7f", r'"\n\x00\x7f"'),
+        ("é世😀", r'"\u00e9\u4e16\U0001f600"'),
+        (b"\xff".decode(errors="surrogateescape"), r'"\xff"'),
+    ],
+)
+def test_bytes_are_quoted_in_ascii(text: str, quoted: str) -> None:
+    """fmt's %+q."""
+    assert quote_ascii(text) == quoted
 
 
 @given(st.text())

@@ -372,6 +372,24 @@ def test_a_folder_in_place_of_the_file_raises_nothing(tmp_path: Path) -> None:
     assert len(files.complaints) == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no FIFOs")
+def test_a_fifo_that_nobody_reads_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log")
+    files = Files(log_file=str(tmp_path / "log"))
+
+    files.write("I one")
+
+    assert len(files.complaints) == 1
+
+
+def test_a_name_that_no_file_can_have_raises_nothing() -> None:
+    files = Files(log_file="/a\0b")
+
+    files.write("I one")
+
+    assert len(files.complaints) == 1
+
+
 def test_a_line_of_any_text_is_written(tmp_path: Path) -> None:
     """Surrogates that no encoding has do not stop the log."""
     files = Files(log_file=str(tmp_path / "log"), skip_log_headers=True)

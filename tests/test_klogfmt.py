@@ -375,6 +375,8 @@ def test_lines_of_a_value_cannot_pass_for_a_record(text: str) -> None:
         ("[a\\-c]", ["a", "-", "c"], ["b"]),
         ("[\\^a]", ["^", "a"], ["b"]),
         ("a]", ["a]"], ["a"]),
+        ("[c-a]", [], ["a", "b", "c", "-"]),
+        ("[^c-a]", ["a", "b", "-"], ["", "ab"]),
         # Malformed for Go: no name matches.
         ("[", [], ["[", ""]),
         ("[a", [], ["a", "[a"]),

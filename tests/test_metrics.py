@@ -138,6 +138,31 @@ def test_the_text_has_upstreams_and_our_families_and_no_others() -> None:
     assert len(ours) == len(families) - 2
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("livenessprobe_build_info", "gauge"),
+        ("livenessprobe_callers_gone_total", "counter"),
+        ("livenessprobe_config_last_reload_successful", "gauge"),
+        ("livenessprobe_driver_connections_total", "counter"),
+        ("livenessprobe_driver_up", "gauge"),
+        ("livenessprobe_http_responses_total", "counter"),
+        ("livenessprobe_last_probe_duration_seconds", "gauge"),
+        ("livenessprobe_last_success_timestamp_seconds", "gauge"),
+        ("livenessprobe_log_records_dropped", "gauge"),
+        ("livenessprobe_probe_failures_total", "counter"),
+        ("livenessprobe_probe_timeout_seconds", "gauge"),
+        ("livenessprobe_shared_probes_total", "counter"),
+    ],
+)
+def test_the_names_of_metrics_never_change(name: str, kind: str) -> None:
+    """Dashboards and alerts are written for them; each says what it is."""
+    heading, declaration = family(Metrics(START), name)[:2]
+
+    assert re.fullmatch(rf"# HELP {name} [A-Z][^\n]+\.", heading)
+    assert declaration == f"# TYPE {name} {kind}"
+
+
 def test_every_line_ends_and_none_is_empty() -> None:
     metrics = Metrics(START)
     metrics.operation("M", "OK", 1.0)
