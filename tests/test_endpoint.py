@@ -104,6 +104,7 @@ def test_unix_sockets_that_work_everywhere(text: str, path: str, target: str, pl
             "C:\\\\csi\\\\csi.sock",
             "unix:C:%5C%5Ccsi%5C%5Ccsi.sock",
         ),
+        ("unix:xC:/csi.sock", "unix:xC:/csi.sock", "xC:/csi.sock", "unix:xC:/csi.sock"),
         (".\\csi.sock", ".\\csi.sock", ".\\csi.sock", "unix:.%5Ccsi.sock"),
     ],
 )
@@ -118,6 +119,7 @@ def test_unix_sockets_on_windows(text: str, shown: str, path: str, target: str) 
         ("unix:///C:/csi/csi.sock", "/C:/csi/csi.sock"),
         ("unix:/C:/csi/csi.sock", "/C:/csi/csi.sock"),
         ("unix:C:/csi/csi.sock", "C:/csi/csi.sock"),
+        ("unix:C:\\", "C:\\"),
     ],
 )
 def test_a_drive_letter_is_an_ordinary_name_on_linux(text: str, path: str) -> None:
@@ -152,6 +154,7 @@ def test_abstract_sockets_on_linux(text: str, name: str, target: str) -> None:
         ("tcp://h:1", "h:1", "dns:///h:1"),
         ("TCP://h:1", "h:1", "dns:///h:1"),
         ("tcp:h:1", "h:1", "dns:///h:1"),
+        ("tcp://h:1/", "h:1", "dns:///h:1"),
         ("tcp://:1", "localhost:1", "dns:///localhost:1"),
         ("tcp://[::1]:1", "[::1]:1", "dns:///[::1]:1"),
         ("dns:///h:1", "h:1", "dns:///h:1"),
@@ -366,12 +369,19 @@ def test_any_text_is_an_address_or_an_address_error(text: str, platform: str) ->
     assert address.target.isprintable()
 
 
-@pytest.mark.parametrize("parse", [lambda text: parse_csi_address(text, "win32"), parse_listen_address])
-def test_text_that_has_no_bytes_is_refused(parse: Callable[[str], object]) -> None:
+@pytest.mark.parametrize(
+    ("parse", "sentence"),
+    [
+        (lambda text: parse_csi_address(text, "win32"), '"unix:/\\ud800" is not text: it holds half a character'),
+        (parse_listen_address, 'listen "unix:/\\ud800" is not text: it holds half a character'),
+    ],
+)
+def test_text_that_has_no_bytes_is_refused(parse: Callable[[str], object], sentence: str) -> None:
     """Windows hands over unpaired surrogates as they are."""
-
-    with pytest.raises(AddressError):
+    with pytest.raises(AddressError) as refused:
         parse("unix:/\ud800")
+
+    assert str(refused.value) == sentence
 
 
 @settings(max_examples=500)
