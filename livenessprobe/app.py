@@ -25,7 +25,11 @@ _CHUNKED_ABOVE = 2048
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 
 
-def create_app(prober: Prober, metrics: Metrics, mux: Callable[[], Mux]) -> Quart:
+App = Quart
+"""What `create_app` makes, for rooms that must not know of Quart."""
+
+
+def create_app(prober: Prober, metrics: Metrics, mux: Callable[[], Mux]) -> App:
     """The application of one listener; `mux` says what it serves at the time of a request."""
     app = Quart(__name__)
     advice = _Advice(prober)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
-import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TextIO, TypeVar
 
-from livenessprobe import UPSTREAM_VERSION, __version__, cpus, flags, klog, settings
+from livenessprobe import UPSTREAM_VERSION, __version__, cpus, effective, flags, klog, settings
 from livenessprobe.endpoint import ListenAddress
 from livenessprobe.gotext import quote
 from livenessprobe.klog import get_logger
 from livenessprobe.listener import ListenError, listen, look_up
-from livenessprobe.settings import Loaded, Settings, SettingsError
+from livenessprobe.settings import Loaded, Settings
+from livenessprobe.sources import DEFAULT_FILE, SettingsError
 
 Opened = TypeVar("Opened")
 
@@ -25,17 +27,29 @@ def main(arguments: Sequence[str]) -> int:
     _fill_standard_descriptors()
     klog.capture_foreign()
     try:
-        if arguments and arguments[0] == "demo":
-            from livenessprobe import demo
+        match list(arguments):
+            case ["demo", *rest]:
+                from livenessprobe import demo
 
-            return demo.main(arguments[1:])
-        return run(arguments, os.environ)
+                return demo.main(rest)
+            case ["config", *rest]:
+                return run(rest, os.environ, _print_settings)
+        return run(arguments, os.environ, _serve)
     finally:
         klog.flush()
 
 
-def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """The sidecar itself."""
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Settings, and what they were read from."""
+
+    loaded: Loaded
+    line: flags.CommandLine
+    environ: Mapping[str, str]
+
+
+def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_Start], int]) -> int:
+    """Read the settings and go on with `then`; an exit code."""
     try:
         line = flags.parse(arguments)
     except flags.HelpRequested:
@@ -57,23 +71,43 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         return error.code
     klog.configure(loaded.settings.log)
     _maxprocs_records(line.given, environ)
+    return then(_Start(loaded, line, environ))
+
+
+def _serve(start: _Start) -> int:
+    loaded = start.loaded
     try:
         listeners = _open(loaded.settings, listen)
     except SettingsError as error:
         log.error(error.message, err=error.err, **error.pairs)
         return error.code
-    _warn(loaded, line)
-    return _serve(loaded, listeners, environ)
-
-
-def _serve(loaded: Loaded, listeners: tuple[socket.socket, socket.socket | None], environ: Mapping[str, str]) -> int:
+    _warn(loaded, start.line)
     import asyncio
 
     from livenessprobe import daemon
 
-    threads, _ = _maxprocs(environ) if loaded.settings.automaxprocs else (cpus.present(), "")
-    asyncio.run(daemon.run(loaded, daemon.Listeners(*listeners), threads))
+    threads, _ = _maxprocs(start.environ) if loaded.settings.automaxprocs else (cpus.present(), "")
+    # The folder of the default file is a mount; what is mounted there may fill it later.
+    polled = bool(loaded.file) or os.path.isdir(os.path.dirname(DEFAULT_FILE))
+    file = daemon.SettingsFile(loaded.file or DEFAULT_FILE, polled, lambda content: _load_again(start, content))
+    asyncio.run(daemon.run(loaded, file, daemon.Listeners(*listeners), threads))
     return 0
+
+
+def _load_again(start: _Start, content: bytes) -> Loaded:
+    """The settings with new `content` of the file; names to listen on are looked up only if they are others."""
+    started = start.loaded.settings
+
+    def check(wanted: Settings) -> None:
+        if (wanted.http, wanted.metrics) != (started.http, started.metrics):
+            _look_up(wanted)
+
+    return settings.load(start.line.values(), start.environ, read=lambda _: content, check=check)
+
+
+def _print_settings(start: _Start) -> int:
+    _warn(start.loaded, start.line)
+    return _print(json.dumps(effective.document(start.loaded), indent=2), sys.stdout)
 
 
 def _open(wanted: Settings, how: Callable[[ListenAddress], Opened]) -> tuple[Opened, Opened | None]:

@@ -83,11 +83,12 @@ class Connection:
 class Dialer:
     """Connects to one driver, and lends the same connection out again while it is young."""
 
-    def __init__(self, address: CSIAddress, reuse: float, dialled: Callable[[], object]) -> None:
+    def __init__(self, address: CSIAddress, dialled: Callable[[], object]) -> None:
         self.address = address
         self.peer: SocketIdentity | None = None
         """The socket file last connected to, where the system tells them apart."""
-        self._reuse = reuse
+        self.reuse = 0.0
+        """How long a connection may serve probes, seconds; may be changed at any time."""
         self._dialled = dialled
         self._kept: Connection | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -191,11 +192,7 @@ class Dialer:
             same = self.look_at_socket() == kept.socket
         except NotConnected:
             same = False
-        if (
-            same
-            and asyncio.get_running_loop().time() - kept.opened < self._reuse
-            and kept.channel.get_state() is State.READY
-        ):
+        if same and asyncio.get_running_loop().time() - kept.opened < self.reuse and kept.channel.get_state() is State.READY:
             return kept
         await self.drop(kept)
         return None
@@ -211,7 +208,7 @@ class Dialer:
         if self._kept is not None:
             self._expire()
         loop = asyncio.get_running_loop()
-        connection.closing = loop.call_later(max(0, connection.opened + self._reuse - loop.time()), self._expire)
+        connection.closing = loop.call_later(max(0, connection.opened + self.reuse - loop.time()), self._expire)
         self._kept = connection
 
     def _expire(self) -> None:

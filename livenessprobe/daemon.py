@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from livenessprobe import klog, signals
-from livenessprobe.app import create_app
+from livenessprobe.app import App, create_app
 from livenessprobe.connection import Dialer
 from livenessprobe.identity import Identity
 from livenessprobe.klog import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.mux import Mux
 from livenessprobe.prober import Prober
+from livenessprobe.reload import Reloader
 from livenessprobe.server import serve
-from livenessprobe.settings import Loaded
+from livenessprobe.settings import Loaded, Settings
 
 log = get_logger(__file__)
 
@@ -29,41 +31,60 @@ class Listeners:
     metrics: socket.socket | None = None
 
 
-async def run(loaded: Loaded, listeners: Listeners, threads: int) -> None:
+@dataclass(frozen=True, slots=True)
+class SettingsFile:
+    """The file that may be or become the settings file, and how to read settings again with its new content."""
+
+    path: str
+    polled: bool
+    load: Callable[[bytes], Loaded]
+
+
+async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads: int) -> None:
     """Serve until SIGTERM or SIGINT.  `threads` bounds the default executor."""
-    settings = loaded.settings
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="executor"))
     with signals.control() as control:
         metrics = Metrics()
-        metrics.probe_timeout.set(settings.probe_timeout)
         metrics.log_records_dropped.set_function(klog.dropped)
-        metrics.config_good.set(not loaded.file_error)
-        dialer = Dialer(settings.csi_address, settings.connection_reuse, metrics.connections.inc)
-        prober = Prober(Identity(dialer, metrics), settings, metrics)
+        dialer = Dialer(loaded.settings.csi_address, metrics.connections.inc)
+        prober = Prober(Identity(dialer, metrics), loaded.settings, metrics)
+        reloader = Reloader(loaded, file.path, file.load, lambda settings: _adopt(prober, settings), metrics)
         _announce(loaded)
-        grace = max(settings.probe_timeout, 0.0)
         try:
             async with asyncio.TaskGroup() as group:
-                naming = group.create_task(prober.learn_names(), name="learn names")
-                hangups = group.create_task(_on_hangup(control), name="SIGHUP")
-
-                def mux() -> Mux:
-                    return Mux(healthz=True, metrics_path=prober.settings.metrics_path if settings.metrics_on_http else None)
-
-                def metrics_mux() -> Mux:
-                    return Mux(healthz=False, metrics_path=prober.settings.metrics_path)
-
-                servers = [
-                    group.create_task(serve(create_app(prober, metrics, mux), listeners.http, control.stop.wait, grace))
+                beside = [
+                    group.create_task(prober.learn_names(), name="learn names"),
+                    group.create_task(reloader.watch(control.reload, polled=file.polled), name="settings file"),
                 ]
-                if listeners.metrics is not None:
-                    app = create_app(prober, metrics, metrics_mux)
-                    servers.append(group.create_task(serve(app, listeners.metrics, control.stop.wait, grace)))
+                servers = [
+                    group.create_task(serve(app, listener, control.stop.wait, prober.longest_wait))
+                    for app, listener in _apps(prober, metrics, loaded.settings, listeners)
+                ]
                 await asyncio.wait(servers)
-                naming.cancel()
-                hangups.cancel()
+                for task in beside:
+                    task.cancel()
         finally:
             await dialer.close()
+
+
+def _adopt(prober: Prober, settings: Settings) -> None:
+    if settings.log != prober.settings.log:
+        klog.configure(settings.log)
+    prober.adopt(settings)
+
+
+def _apps(prober: Prober, metrics: Metrics, settings: Settings, listeners: Listeners) -> Iterator[tuple[App, socket.socket]]:
+    """What is served on each listener.  The metrics path may change while we run."""
+
+    def mux() -> Mux:
+        return Mux(healthz=True, metrics_path=prober.settings.metrics_path if settings.metrics_on_http else None)
+
+    def metrics_mux() -> Mux:
+        return Mux(healthz=False, metrics_path=prober.settings.metrics_path)
+
+    yield create_app(prober, metrics, mux), listeners.http
+    if listeners.metrics is not None:
+        yield create_app(prober, metrics, metrics_mux), listeners.metrics
 
 
 def _announce(loaded: Loaded) -> None:
@@ -71,10 +92,3 @@ def _announce(loaded: Loaded) -> None:
     log.info("ServeMux listening", address=settings.http.text)
     if settings.metrics is not None:
         log.info("Separate metrics ServeMux listening", address=settings.metrics.text)
-
-
-async def _on_hangup(control: signals.Control) -> None:
-    while True:
-        await control.reload.wait()
-        control.reload.clear()
-        log.info("SIGHUP received; settings are read at the start only")

@@ -128,8 +128,13 @@ def _backtrace(text: str) -> str:
     return text
 
 
+def _optional_duration(text: str) -> int | None:
+    return parse_duration(text) if text else None
+
+
 STRING = Kind("string", str)
 DURATION = Kind("duration", parse_duration)
+OPTIONAL_DURATION = Kind("duration", _optional_duration)
 BOOL = Kind("", _plain_bool, is_bool=True)
 AUTOMAXPROCS = Kind("", _automaxprocs, is_bool=True)
 VERBOSITY = Kind("value", _verbosity)
@@ -275,6 +280,13 @@ FLAGS: tuple[Flag, ...] = (
         "/etc/livenessprobe/settings.toml, if it is there.",
         "own",
     ),
+    Flag(
+        "config-poll-interval",
+        DURATION,
+        "5s",
+        "How often the settings file is looked at for changes. 0s: only on SIGHUP.",
+        "own",
+    ),
     Flag("config-strict", BOOL, "false", "Refuse to start with a bad settings file instead of going on without it.", "own"),
     Flag(
         "connection-reuse",
@@ -285,7 +297,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "unreachable-grace",
-        DURATION,
+        OPTIONAL_DURATION,
         "",
         "How long a probe keeps dialling a driver that cannot be reached. 0s: fail at once. Default: the probe timeout.",
         "own",
@@ -296,6 +308,14 @@ FLAGS: tuple[Flag, ...] = (
 )
 
 BY_NAME: Mapping[str, Flag] = {flag.name: flag for flag in FLAGS}
+
+LONGHORN: Mapping[str, str] = {"endpoint": "csi-address", "timeout": "probe-timeout"}
+"""Flags that Longhorn's image documents under names of its own, and the flags they stand for."""
+
+
+def find(name: str) -> Flag | None:
+    """The flag of that name, given in either spelling."""
+    return BY_NAME.get(LONGHORN.get(name, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +354,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         if not name or name.startswith("-"):
             raise FlagError(f"bad flag syntax: {argument}", tuple(given))
         position += 1
-        flag = BY_NAME.get(name)
+        flag = find(name)
         if flag is None:
             if name in ("h", "help"):
                 raise HelpRequested
@@ -350,15 +370,15 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         try:
             flag.kind.check(text)
         except ValueError as reason:
-            raise FlagError(_refusal(flag, text, reason), tuple(given)) from None
+            raise FlagError(_refusal(flag, name, text, reason), tuple(given)) from None
         given.append((name, text))
     return CommandLine(tuple(given))
 
 
-def _refusal(flag: Flag, text: str, reason: ValueError) -> str:
+def _refusal(flag: Flag, name: str, text: str, reason: ValueError) -> str:
     if flag.kind.is_bool:
-        return f"invalid boolean value {quote(text)} for -{flag.name}: {reason}"
-    return f"invalid value {quote(text)} for flag -{flag.name}: {reason}"
+        return f"invalid boolean value {quote(text)} for -{name}: {reason}"
+    return f"invalid value {quote(text)} for flag -{name}: {reason}"
 
 
 def usage(program: str) -> str:
@@ -373,7 +393,12 @@ def usage(program: str) -> str:
         "Flags that upstream does not have:",
         *_rows("own"),
         "",
-        "Commands (as first argument): demo runs an example driver to try this program on.",
+        "Names of Longhorn's image for the same:",
+        *(f"  -{name} {BY_NAME[flag].kind.placeholder}\n    \tThe same as -{flag}." for name, flag in LONGHORN.items()),
+        "",
+        "Commands (as first argument):",
+        "  config [flags]\n    \tPrint the settings in force as JSON, with the source of each, and exit.",
+        "  demo [flags]\n    \tRun beside an example driver, to try this program on.",
     ]
     return "\n".join(sections) + "\n"
 

@@ -42,6 +42,8 @@ class Sink:
         self.dropped = 0
         self._stderr = stderr
         self._files: LogFiles | None = None
+        self._retired: list[LogFiles] = []
+        """Files of earlier options; the thread that writes closes them, since it may be writing."""
         self._paint: Callable[[str, str], None] | None = None
         self._lines: deque[tuple[str, str]] = deque()
         self._folder = Folder()
@@ -53,6 +55,10 @@ class Sink:
         """Take `options` for all records to come."""
         with self._wake:
             self.options = options
+            if self._files is not None:
+                self._retired.append(self._files)
+                self._start()
+                self._wake.notify_all()
             self._files = None if options.logtostderr else LogFiles(options, self._complain)
             self._paint = _terminal_painter(self._stderr) if options.logging_format == "text" else None
 
@@ -91,7 +97,7 @@ class Sink:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not self._lines:
+                while not self._lines and not self._retired:
                     self._idle = True
                     self._wake.notify_all()
                     started = self._folder.next_due()
@@ -103,7 +109,10 @@ class Sink:
                         self._wake.wait(None if started is None else FOLD_SECONDS - (now - started))
                 lines = list(self._lines)
                 self._lines.clear()
+                retired, self._retired = self._retired, []
                 self._idle = False
+            for files in retired:
+                files.close()
             for severity, line in lines:
                 try:
                     self._write(severity, line)
@@ -111,13 +120,13 @@ class Sink:
                     self.dropped += 1
 
     def _write(self, severity: str, line: str) -> None:
-        options = self.options
-        if self._files is None:
+        options, files = self.options, self._files
+        if files is None:
             self._to_stderr(severity, line)
             return
         if options.alsologtostderr or SEVERITIES.index(severity) >= options.stderrthreshold:
             self._to_stderr(severity, line)
-        self._files.write(severity, line)
+        files.write(severity, line)
 
     def _to_stderr(self, severity: str, line: str) -> None:
         if self._stderr is None:

@@ -76,11 +76,22 @@ class Metrics:
         self.log_records_dropped = gauge(
             "livenessprobe_log_records_dropped", "Log records lost since the start because stderr was full."
         )
-        self.config_good = gauge(
+        self._config_good = gauge(
             "livenessprobe_config_last_reload_successful",
             "Whether the settings file was good when last read (1) or passed over (0); 1 without a file.",
         )
-        self.config_good.set(1)
+        self._config_good.set(1)
+        self._config_time = gauge(
+            "livenessprobe_config_last_reload_success_timestamp_seconds", "When settings were last read without fault."
+        )
+        self._config_hash = gauge(
+            "livenessprobe_config_hash", "A number for the content of the settings file in force; 0 without a file."
+        )
+        self._restart_needed = gauge(
+            "livenessprobe_config_restart_needed",
+            "Whether the settings file wants a value that a restart would bring.",
+            "key",
+        )
         gauge("livenessprobe_build_info", "Versions, as labels of a constant 1.", "version", "upstream", "python").labels(
             __version__, UPSTREAM_VERSION, platform.python_version()
         ).set(1)
@@ -103,6 +114,18 @@ class Metrics:
             self._last_success.set(time.time())
         else:
             self._failures.labels(reason.value).inc()
+
+    def configured(self, fingerprint: str, restart_keys: dict[str, bool]) -> None:
+        """Record settings without fault, by the hexadecimal fingerprint of their file, and what they want a restart for."""
+        self._config_good.set(1)
+        self._config_time.set(time.time())
+        self._config_hash.set(int(fingerprint[:12] or "0", 16))  # what a float holds exactly
+        for key, needed in restart_keys.items():
+            self._restart_needed.labels(key).set(needed)
+
+    def misconfigured(self) -> None:
+        """Record a settings file that was passed over."""
+        self._config_good.set(0)
 
     def responded(self, status: int) -> None:
         """Record one HTTP answer."""

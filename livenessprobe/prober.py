@@ -34,12 +34,12 @@ class _Flight:
 
 
 class Prober:
-    """Answers for the driver.  `settings` may be replaced at any time; a request keeps those it began with."""
+    """Answers for the driver."""
 
     def __init__(self, identity: Identity, settings: Settings, metrics: Metrics) -> None:
-        self.settings = settings
         self._identity = identity
         self._metrics = metrics
+        self.adopt(settings)
         self._flight: _Flight | None = None
         """The one that new callers join."""
         self._flights: set[asyncio.Task[ProbeResult]] = set()
@@ -50,6 +50,17 @@ class Prober:
         self._named_peer: object = None
         self._name_wanted = asyncio.Event()
         self._name_wanted.set()
+
+    def adopt(self, settings: Settings) -> None:
+        """Go by `settings` from now on.  A request in flight keeps those it began with."""
+        self.settings = settings
+        self._identity.dialer.reuse = settings.connection_reuse
+        self._metrics.probe_timeout.set(settings.probe_timeout)
+
+    def longest_wait(self) -> float:
+        """Seconds until every request has its answer, those that come now included."""
+        now = asyncio.get_running_loop().time()
+        return max(0.0, self.settings.probe_timeout, *(caller.deadline - now for caller in self._callers))
 
     # --- health
 

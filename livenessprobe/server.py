@@ -109,10 +109,9 @@ hypercorn.protocol.H11Protocol = _HTTP1Only  # type: ignore[attr-defined]  # the
 class _OurSockets(Config):
     """Hypercorn's settings with listeners that are open already."""
 
-    def __init__(self, listeners: list[socket.socket], grace: float) -> None:
+    def __init__(self, listeners: list[socket.socket]) -> None:
         super().__init__()
         self._listeners = listeners
-        self.graceful_timeout = grace
         self.include_server_header = False
         self.h11_max_incomplete_size = HEADER_LIMIT
         self.keep_alive_timeout = KEEP_ALIVE_SECONDS
@@ -142,19 +141,23 @@ def _without_bodies(app: ASGIFramework) -> ASGIFramework:
 
 
 async def serve(
-    app: ASGIFramework, listener: socket.socket, stopping: Callable[[], Awaitable[object]], grace: float
+    app: ASGIFramework,
+    listener: socket.socket,
+    stopping: Callable[[], Awaitable[object]],
+    grace: Callable[[], float],
 ) -> None:
-    """Serve `app` on `listener` until `stopping` returns; then finish open requests, for at most `grace` seconds."""
+    """Serve `app` on `listener` until `stopping` returns; then finish open requests, for at most `grace()` seconds."""
+    config = _OurSockets([listener])
 
     async def stop() -> None:
         await stopping()
+        config.graceful_timeout = grace()
 
-    config = _OurSockets([listener], grace)
     serving = asyncio.create_task(hypercorn_serve(_without_bodies(app), config, shutdown_trigger=stop), name="hypercorn")
     stopped = asyncio.create_task(stop(), name="stopping")
     await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
     # Hypercorn's own limit does not cover everything it waits for (Server.wait_closed since Python 3.12.1).
-    done, _ = await asyncio.wait({serving}, timeout=grace + 1)
+    done, _ = await asyncio.wait({serving}, timeout=grace() + 1)
     if done:
         serving.result()
     else:

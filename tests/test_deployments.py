@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from livenessprobe import flags
-from livenessprobe.settings import Settings, SettingsError, load
+from livenessprobe.settings import Settings, load
+from livenessprobe.sources import SettingsError
 
 CASES = {
     case["id"]: case

@@ -9,12 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from livenessprobe import __version__, flags, settings
+from livenessprobe import __version__, flags, settings, sources
 from livenessprobe.health import CALL_TIMED_OUT, Reason
 from livenessprobe.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/metrics.md", "docs/reasons.md", "settings.toml")
+DOCUMENTS = (
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "docs/configuration.md",
+    "docs/metrics.md",
+    "docs/reasons.md",
+    "settings.toml",
+)
 
 
 def read(name: str) -> str:
@@ -41,7 +49,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_settings_file_has_every_key_once_and_no_other() -> None:
-    assert sorted(tomllib.loads(read("settings.toml"))) == sorted(settings.FILE_KEYS)
+    assert sorted(tomllib.loads(read("settings.toml"))) == sorted(sources.FILE_KEYS)
 
 
 def test_settings_file_gives_the_settings_that_are_there_without_it() -> None:
@@ -53,21 +61,21 @@ def test_settings_file_gives_the_settings_that_are_there_without_it() -> None:
     assert loaded.settings == without.settings
 
 
-@pytest.mark.parametrize("key", settings.FILE_KEYS)
+@pytest.mark.parametrize("key", sources.FILE_KEYS)
 def test_settings_file_writes_the_default_as_the_flag_table_does(key: str) -> None:
     """Not only its type: `0s` for an empty `unreachable_grace` would be another setting."""
     loaded = settings.load({"config": str(ROOT / "settings.toml")}, {}, "linux", "")
 
     assert loaded.raw[key].source.startswith("file "), "the file was not read"
-    assert loaded.raw[key].text == settings.KEYS[key].default
+    assert loaded.raw[key].text == sources.KEYS[key].default
 
 
-@pytest.mark.parametrize("key", settings.FILE_KEYS)
+@pytest.mark.parametrize("key", sources.FILE_KEYS)
 def test_settings_file_names_flag_and_variable_above_each_key(key: str) -> None:
     above = re.search(rf"((?:^#.*\n)+)^{key} = ", read("settings.toml"), re.MULTILINE)
 
     assert above is not None, "no comment directly above it"
-    assert f"[--{settings.KEYS[key].name} | {settings.PREFIX}{key.upper()}]" in above[1]
+    assert f"[--{sources.KEYS[key].name} | {sources.PREFIX}{key.upper()}]" in above[1]
 
 
 # --- flags
@@ -91,15 +99,15 @@ def test_documents_name_no_flag_that_is_not_there(document: str) -> None:
 
     named = set(re.findall(r"(?<![\w-])--([a-z][a-z0-9_-]*)", text))
 
-    assert named <= set(flags.BY_NAME)
+    assert named <= {*flags.BY_NAME, *flags.LONGHORN}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_documents_name_no_variable_that_is_not_there(document: str) -> None:
-    named = set(re.findall(rf"{settings.PREFIX}([A-Z_]+)\b", read(document)))
+    named = set(re.findall(rf"{sources.PREFIX}([A-Z_]+)\b", read(document)))
 
-    # The second is given as an example of what Kubernetes sets.
-    assert named <= {key.upper() for key in settings.KEYS} | {"SERVICE_HOST"}
+    # The others are examples of what Kubernetes sets.
+    assert named <= {key.upper() for key in sources.KEYS} | {"SERVICE_HOST", "SERVICE_", "PORT"}
 
 
 # --- metrics
@@ -110,6 +118,7 @@ def exposed() -> tuple[dict[str, tuple[str, frozenset[str]]], set[str]]:
     metrics = Metrics()
     metrics.operation("/csi.v1.Identity/Probe", "OK", 0.1)
     metrics.responded(200)
+    metrics.configured("", {"csi_address": False})
     text = metrics.expose().body.decode()
     types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     labels: dict[str, set[str]] = {name: set() for name in types}

@@ -103,7 +103,8 @@ def test_an_emptied_vmodule_still_reads() -> None:
         (["-v5"], "flag provided but not defined: -v5"),
         (["-é"], "flag provided but not defined: -é"),
         (["--log-dir=/tmp"], "flag provided but not defined: -log-dir"),
-        (["--timeout=1s"], "flag provided but not defined: -timeout"),
+        (["--timeouts=1s"], "flag provided but not defined: -timeouts"),
+        (["--timeout=5"], 'invalid value "5" for flag -timeout: parse error'),
         (["- v"], "flag provided but not defined: - v"),
         (["--csi-address"], "flag needs an argument: -csi-address"),
         (["--probe-timeout"], "flag needs an argument: -probe-timeout"),
@@ -333,7 +334,7 @@ def test_the_usage_text_names_the_program_as_it_was_called() -> None:
 def test_the_usage_text_has_each_flag_once() -> None:
     rows = [line.split()[0] for line in flags.usage("x").splitlines() if line.startswith("  -")]
 
-    assert sorted(rows) == sorted(f"-{flag.name}" for flag in FLAGS)
+    assert sorted(rows) == sorted([*(f"-{flag.name}" for flag in FLAGS), *(f"-{name}" for name in flags.LONGHORN)])
 
 
 @pytest.mark.parametrize(

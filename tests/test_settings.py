@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from livenessprobe import flags, gotext
-from livenessprobe.settings import FILE_KEYS, KEYS, PREFIX, Loaded, Raw, SettingsError, load
+from livenessprobe.settings import Loaded, load
+from livenessprobe.sources import FILE_KEYS, KEYS, PREFIX, Raw, SettingsError
 
 VALID = {
     flags.STRING: st.sampled_from(["/a/b.sock", "/c"]),
+    flags.OPTIONAL_DURATION: st.just("") | st.integers(1, 10**12).map(gotext.format_duration),
     flags.DURATION: st.integers(1, 10**12).map(gotext.format_duration),
     flags.BOOL: st.sampled_from(["true", "false", "T", "0"]),
     flags.AUTOMAXPROCS: st.sampled_from(["true", "false", "1"]),
@@ -26,6 +28,7 @@ VALID = {
 }
 # Strings that not every value fits.
 SPECIAL = {
+    "config_poll_interval": st.just("0s") | st.integers(10**8, 10**12).map(gotext.format_duration),
     "http_endpoint": st.just(""),
     "metrics_address": st.sampled_from(["", ":1"]),
     "health_port": st.sampled_from(["1", "9808"]),
@@ -56,7 +59,7 @@ def test_a_value_reads_the_same_in_all_three_places(key: str, data: st.DataObjec
 
     assert by_flag.settings == by_variable.settings == by_file.settings
     assert by_file.file_error == ""
-    assert by_file.raw[key] == Raw(text, f"file x, key {key}")
+    assert by_file.raw[key] == Raw(text, f"file x, line 1, key {key}")
 
 
 def test_flag_wins_over_variable_over_file_over_default(folder: Path) -> None:
@@ -69,7 +72,7 @@ def test_flag_wins_over_variable_over_file_over_default(folder: Path) -> None:
     assert (loaded.settings.probe_timeout, loaded.settings.log.v, loaded.settings.metrics_path) == (5.0, 6, "/seven")
     assert loaded.raw["probe_timeout"].source == "flag --probe-timeout"
     assert loaded.raw["v"].source == "variable LIVENESSPROBE_V"
-    assert loaded.raw["metrics_path"].source == f"file {file}, key metrics_path"
+    assert loaded.raw["metrics_path"].source == f"file {file}, line 3, key metrics_path"
     assert loaded.raw["csi_address"].source == "default"
 
 
@@ -94,7 +97,12 @@ def test_the_grace_is_the_probe_timeout_unless_given() -> None:
         ({"connection-reuse": "-1s"}, {}, 2, 'flag --connection-reuse = "-1s": it must be 0s or more'),
         ({"unreachable-grace": "-1s"}, {}, 2, 'flag --unreachable-grace = "-1s": it must be 0s or more'),
         ({"http-endpoint": ":1"}, {"HEALTH_PORT": "2"}, 1, "Only one of `--health-port` and `--http-endpoint`"),
-        ({"http-endpoint": ":1", "metrics-path": "metrics"}, {}, 1, '--metrics-path "metrics" must begin with a slash'),
+        (
+            {"http-endpoint": ":1", "metrics-path": "metrics"},
+            {},
+            1,
+            'flag --metrics-path = "metrics": it must begin with a slash',
+        ),
         ({"http-endpoint": ":1", "metrics-path": "/a b"}, {}, 1, "must not contain blanks"),
         ({"http-endpoint": ":1", "metrics-path": "/healthz"}, {}, 1, "where health is served"),
         ({"metrics-address": "abc"}, {}, 1, "listen tcp: address abc: missing port in address"),
@@ -120,9 +128,9 @@ def test_a_variable_that_a_flag_overrides_is_not_validated() -> None:
     [
         (b'probe_timeot = "5s"', "line 1: probe_timeot is not a setting; did you mean probe_timeout?"),
         (b'\n\nprobe-timeout = "5s"', "line 3: probe-timeout is not a setting; did you mean probe_timeout?"),
-        (b"probe_timeout = 5", 'key probe_timeout = "5": parse error; write a duration such as 1m30s'),
-        (b"v = 1.5", "line 1: v is a TOML float; write it as a string, such as '0'"),
-        (b"[v]\nx = 1", "v is a TOML dict"),
+        (b"probe_timeout = 5", 'line 1: probe_timeout is the number 5; write a duration as text, such as "1m30s"'),
+        (b"v = 1.5", "line 1: v is the number 1.5; write a whole number, such as 5"),
+        (b"[v]\nx = 1", "line 1: v is a table; write a whole number"),
         (b'config = "other"', "config is not a setting"),
         (b"v = 1\nv = 2", "is not TOML: "),
         (b"v = ", "is not TOML: "),

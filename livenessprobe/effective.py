@@ -1,0 +1,80 @@
+"""The settings in force, as people and programs read them: one JSON object, and what differs between two.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from livenessprobe import flags, gotext
+from livenessprobe.endpoint import CSIAddress, ListenAddress
+from livenessprobe.settings import RESTART_KEYS, Loaded
+from livenessprobe.sources import KEYS
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A setting that is about to be another one; values as `shown` spells them."""
+
+    key: str
+    old: object
+    new: object
+    source: str
+    live: bool
+    """Whether a running process can follow."""
+
+
+def changes(running: Loaded, wanted: Loaded) -> tuple[Change, ...]:
+    """What `wanted` would change, in the order of the keys.  `60s` for `1m` is no change."""
+    old, new = values(running), values(wanted)
+    return tuple(
+        Change(key, old[key], new[key], wanted.raw[key].source, key not in RESTART_KEYS)
+        for key in KEYS
+        if old[key] != new[key]
+    )
+
+
+def values(loaded: Loaded) -> dict[str, object]:
+    """Each key with its value in force: booleans and numbers as such, durations in Go's form, vmodule as a list."""
+    shown = {key: _shown(flag.kind, loaded.raw[key].text) for key, flag in KEYS.items()}
+    if loaded.settings.unreachable_grace == loaded.settings.probe_timeout:
+        shown["unreachable_grace"] = shown["probe_timeout"]  # left empty, or longer than it can be
+    return shown
+
+
+def _shown(kind: flags.Kind, text: str) -> object:
+    match kind.check(text):
+        case int(nanoseconds) if kind in (flags.DURATION, flags.OPTIONAL_DURATION):
+            return gotext.format_duration(nanoseconds)
+        case tuple(pairs):
+            return [f"{pattern}={level}" for pattern, level in pairs]
+        case typed:
+            return text if kind is flags.QUANTITY else typed
+
+
+def document(loaded: Loaded) -> dict[str, object]:
+    """What `livenessprobe config` prints."""
+    settings = loaded.settings
+    shown = values(loaded)
+    return {
+        "settings": {key: {"value": shown[key], "source": loaded.raw[key].source} for key in KEYS},
+        "target": settings.csi_address.target,
+        "dial": _dial(settings.csi_address),
+        "listen": list(_listen(loaded)),
+    }
+
+
+def _dial(address: CSIAddress) -> dict[str, str]:
+    if address.network == "tcp":
+        return {"network": "tcp", "address": address.name}
+    return {"network": "unix", "path": f"@{address.name}" if address.network == "abstract" else address.name}
+
+
+def _listen(loaded: Loaded) -> Iterable[dict[str, object]]:
+    settings = loaded.settings
+    yield _listener(settings.http, ["healthz", "metrics"] if settings.metrics_on_http else ["healthz"])
+    if settings.metrics is not None:
+        yield _listener(settings.metrics, ["metrics"])
+
+
+def _listener(address: ListenAddress, serves: list[str]) -> dict[str, object]:
+    return {"address": address.path or address.text, "serves": serves, "dual_stack": address.dual_stack}

@@ -1,0 +1,143 @@
+"""
+The settings file while the process runs: looked at from time to time and on SIGHUP, taken over whole or not at all.
+
+It is watched by content, since that works for the symlink swaps of ConfigMaps, for plain edits and for mounts on Windows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from livenessprobe.effective import Change, changes
+from livenessprobe.klog import get_logger
+from livenessprobe.metrics import Metrics
+from livenessprobe.settings import RESTART_KEYS, Loaded, Settings, keep_restart_keys
+from livenessprobe.sources import SettingsError, fault_of_file, fingerprint, read_file
+
+log = get_logger(__file__)
+
+SETTLE_SECONDS = 0.2
+"""What is read twice alike, so far apart, is taken for written to the end."""
+SETTLE_LOOKS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is at the path: content, a fault, or nothing."""
+
+    content: bytes | None
+    fault: str
+    fingerprint: str
+
+
+class Reloader:
+    """Keeps `running` up to date with the file at `path`."""
+
+    def __init__(
+        self,
+        running: Loaded,
+        path: str,
+        load: Callable[[bytes], Loaded],
+        apply: Callable[[Settings], None],
+        metrics: Metrics,
+    ) -> None:
+        self._running = running
+        self._path = path
+        self._load = load
+        self._apply = apply
+        self._metrics = metrics
+        self._seen = running.fingerprint or running.file_error
+        self._expected = bool(running.file)
+        """Whether it is a fault if there is no file."""
+        metrics.configured("" if running.file_error else running.fingerprint, dict.fromkeys(RESTART_KEYS, False))
+        if running.file_error:
+            metrics.misconfigured()
+
+    async def watch(self, hangup: asyncio.Event, *, polled: bool) -> None:
+        """Look every poll interval, if `polled`, and whenever `hangup` is set; runs until cancelled."""
+        while True:
+            interval = self._running.settings.config_poll_interval if polled else 0.0
+            told = await _set_within(hangup, interval or None)
+            try:
+                await self._look(told=told)
+            except Exception as error:  # noqa: BLE001  whatever it is, the settings in force are still good
+                self._refuse(f"fault of the sidecar's own: {error!r}")
+
+    async def _look(self, *, told: bool) -> None:
+        look = await asyncio.to_thread(self._read)
+        if look.fingerprint != self._seen:
+            look = await self._settled(look)
+        if look.fingerprint == self._seen and not told:
+            return
+        self._seen = look.fingerprint
+        if look.fault:
+            self._refuse(look.fault)
+        elif look.content is None:
+            log.info("SIGHUP received, and there is no settings file", file=self._path)
+        else:
+            await self._consider(look.content)
+
+    def _read(self) -> _Look:
+        try:
+            content = read_file(self._path)
+        except (OSError, ValueError) as error:
+            if isinstance(error, FileNotFoundError) and not self._expected:
+                return _Look(None, "", "")
+            fault = fault_of_file(self._path, error)
+            return _Look(None, fault, fault)
+        return _Look(content, "", fingerprint(content))
+
+    async def _settled(self, look: _Look) -> _Look:
+        """What is there once nobody writes any more; one who never stops is not waited for."""
+        for _ in range(SETTLE_LOOKS):
+            await asyncio.sleep(SETTLE_SECONDS)
+            before, look = look, await asyncio.to_thread(self._read)
+            if look.fingerprint == before.fingerprint:
+                break
+        return look
+
+    async def _consider(self, content: bytes) -> None:
+        self._expected = True
+        try:
+            wanted = await asyncio.to_thread(self._load, content)
+            if wanted.file_error:
+                self._refuse(wanted.file_error)
+            else:
+                self._take(wanted, keep_restart_keys(self._running, wanted))
+        except SettingsError as error:
+            self._refuse(error.err or str(error))
+
+    def _refuse(self, fault: str) -> None:
+        self._metrics.misconfigured()
+        log.error("Settings file passed over; the settings in force stay", err=fault)
+
+    def _take(self, wanted: Loaded, running: Loaded) -> None:
+        found = changes(self._running, wanted)
+        self._running = running
+        self._apply(running.settings)
+        pending = {change.key for change in found if not change.live}
+        self._metrics.configured(wanted.fingerprint, {key: key in pending for key in RESTART_KEYS})
+        if not found:
+            log.info("Settings file read again; nothing changed", file=self._path)
+        for change in found:
+            _tell(change)
+
+
+def _tell(change: Change) -> None:
+    if change.live:
+        log.info("Setting changed", key=change.key, old=change.old, new=change.new, source=change.source)
+    else:
+        log.warning("Setting needs a restart", key=change.key, running=change.old, wanted=change.new, source=change.source)
+
+
+async def _set_within(event: asyncio.Event, seconds: float | None) -> bool:
+    """Whether `event` was set; it is cleared."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    event.clear()
+    return True
