@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 CSI_ADDRESS ?=
 ARGS ?=
 
-.PHONY: help run test check unit conformance newest proto clean
+.PHONY: help run test check unit conformance newest bench proto clean
 
 help:
 	@echo "make run          the sidecar with an example driver; CSI_ADDRESS=/path/to/csi.sock for yours; ARGS='--flags'"
@@ -14,6 +14,7 @@ help:
 	@echo "make unit         unit tests and tests of the whole process"
 	@echo "make conformance  the recorded behaviour of the Go program"
 	@echo "make newest       the tests on the newest Python found"
+	@echo "make bench        what the configuration costs at the start"
 	@echo "make proto        regenerate livenessprobe/csi from proto/"
 
 # The stamp knows what was installed: a changed pyproject.toml installs again.
@@ -57,6 +58,9 @@ conformance: $(VENV)/.test
 # The tests again, on the newest interpreter at hand if that is another one.
 newest:
 	@PYTHON=$(PYTHON) sh tests/newest.sh
+
+bench: $(VENV)/.run
+	$(BIN)/python bench/configuration.py
 
 PROTOC = $(BIN)/python -m grpc_tools.protoc -Iproto livenessprobe/csi/csi.proto
 
