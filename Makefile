@@ -62,7 +62,7 @@ newest:
 bench: $(VENV)/.run
 	$(BIN)/python bench/configuration.py
 
-PROTOC = $(BIN)/python -m grpc_tools.protoc -Iproto livenessprobe/csi/csi.proto
+PROTOC = $(BIN)/python -m grpc_tools.protoc -Iproto livenessprobe/csi/csi.proto livenessprobe/csi/grpc_health.proto
 
 proto: $(VENV)/.test
 	$(PROTOC) --python_out=. --pyi_out=.

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from quart import Quart, Request, Response, request
 
 from livenessprobe.gotext import format_duration
-from livenessprobe.health import ProbeResult, Reason
+from livenessprobe.health import ProbeResult, Reason, Standing
+from livenessprobe.healthz import as_json, parts, text, wants_json
 from livenessprobe.klog import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.mux import Handler, Mux
+from livenessprobe.patience import KUBELET, Patience
 from livenessprobe.prober import Prober
 
 log = get_logger(__file__)
@@ -32,13 +34,13 @@ App = Quart
 def create_app(prober: Prober, metrics: Metrics, mux: Callable[[], Mux]) -> App:
     """The application of one listener; `mux` says what it serves at the time of a request."""
     app = Quart(__name__)
-    advice = _Advice(prober)
+    callers = _Callers(prober, metrics)
 
     # One hook instead of routes: upstream serves any method, and Go's mux has rules that Quart's router lacks.
     @app.before_request
     async def serve() -> Response:
         try:
-            response = await _answer(request, prober, metrics, mux(), advice)
+            response = await _answer(request, metrics, mux(), callers)
         except Exception as error:  # noqa: BLE001  whatever it is, the caller is told, and so is the log
             log.error("Request failed inside the sidecar", err=repr(error))
             response = _health_response(ProbeResult(Reason.INTERNAL, f"livenessprobe: internal error: {error!r}"))
@@ -48,12 +50,14 @@ def create_app(prober: Prober, metrics: Metrics, mux: Callable[[], Mux]) -> App:
     return app
 
 
-async def _answer(request: Request, prober: Prober, metrics: Metrics, mux: Mux, advice: _Advice) -> Response:
+async def _answer(request: Request, metrics: Metrics, mux: Mux, callers: _Callers) -> Response:
     raw_path = bytes(request.scope["raw_path"]).decode("latin-1")
     route = mux.route(request.method, raw_path)
     match route.handler:
         case Handler.HEALTHZ:
-            return await _healthz(request, prober, metrics, advice)
+            return _health_response(_reported(await callers.check(request)))
+        case Handler.LIVEZ | Handler.READYZ | Handler.STARTUPZ:
+            return _split_response(request, route.handler, await callers.check(request))
         case Handler.METRICS:
             exposition = metrics.expose(request.headers.get("Accept", ""), request.headers.get("Accept-Encoding", ""))
             return _response(exposition.body, 200, exposition.headers, chunked=True)
@@ -67,15 +71,22 @@ async def _answer(request: Request, prober: Prober, metrics: Metrics, mux: Mux, 
             return _response(b"404 page not found\n", 404, {"Content-Type": _TEXT, "X-Content-Type-Options": "nosniff"})
 
 
-async def _healthz(request: Request, prober: Prober, metrics: Metrics, advice: _Advice) -> Response:
-    started = time.monotonic()
-    try:
-        result = await prober.check()
-    except asyncio.CancelledError:
-        metrics.callers_gone.inc()
-        advice.caller_gone(request.headers.get("User-Agent", ""), time.monotonic() - started)
-        raise
-    return _health_response(result)
+def _reported(standing: Standing) -> ProbeResult:
+    assert standing.ready.report is not None  # noqa: S101  there has been a probe
+    return standing.ready.report
+
+
+def _split_response(request: Request, handler: Handler, standing: Standing) -> Response:
+    found = parts(handler, standing)
+    if wants_json(request.headers.get("Accept", "")):
+        content, kind = as_json(handler, found), "application/json"
+    else:
+        content, kind = text(handler, found, verbose="verbose" in request.args), _TEXT
+    headers = {"Content-Type": kind, "X-Content-Type-Options": "nosniff"}
+    failed = [part.result.reason for part in found if not part.good]
+    if failed and failed[0] is not None:
+        headers[REASON_HEADER] = failed[0].value
+    return _response(content.encode(errors="surrogateescape"), 500 if failed else 200, headers)
 
 
 def _health_response(result: ProbeResult) -> Response:
@@ -108,18 +119,39 @@ def _response(body: bytes, status: int, headers: dict[str, str], *, chunked: boo
     return response
 
 
-class _Advice:
-    """One record for a kubelet that hangs up before the probe timeout: most manifests have that mistake."""
+class _Callers:
+    """Those who ask for health: how long they wait, and what a kubelet that hangs up too soon is told."""
 
-    def __init__(self, prober: Prober) -> None:
+    def __init__(self, prober: Prober, metrics: Metrics) -> None:
         self._prober = prober
-        self._given = False
+        self._metrics = metrics
+        self._patience = Patience()
+        self._advised = False
+        metrics.kubelet_patience.set_function(lambda: self._patience.shortest(time.monotonic()))
 
-    def caller_gone(self, user_agent: str, seconds: float) -> None:
+    async def check(self, request: Request) -> Standing:
+        """What is reported, in time for this caller if it is known to hang up."""
+        caller = (request.remote_addr or "", request.headers.get("User-Agent", ""))
+        started = time.monotonic()
+        early = self._prober.settings.answer_before_hangup
+        try:
+            standing = await self._prober.check(self._patience.of(caller, started) if early else None)
+        except asyncio.CancelledError:
+            now = time.monotonic()
+            self._metrics.callers_gone.inc()
+            self._patience.hung_up(caller, now - started, now)
+            self._advise(caller[1], now - started)
+            raise
+        now = time.monotonic()
+        self._patience.answered(caller, now - started, now)
+        return standing
+
+    def _advise(self, user_agent: str, seconds: float) -> None:
+        """One record for a kubelet that hangs up before the probe timeout: most manifests have that mistake."""
         timeout = self._prober.settings.probe_timeout
-        if self._given or not user_agent.startswith("kube-probe/") or seconds > timeout + 1:
+        if self._advised or not user_agent.startswith(KUBELET) or seconds > timeout + 1:
             return
-        self._given = True
+        self._advised = True
         log.warning(
             "The kubelet hung up before the probe timeout, so it never sees the reason of a failure",
             waited=format_duration(round(seconds * 10) * 100_000_000),

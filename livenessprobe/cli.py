@@ -23,7 +23,11 @@ log = get_logger(__file__)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code: 0 stopped or help, 1 refused or failed, 2 a bad flag or variable, as the Go program's."""
+    """
+    The exit code.
+
+    0 stopped or help, 1 refused or failed, 2 a bad flag or variable, as the Go program's; 3 by --exit-on-failure.
+    """
     _fill_standard_descriptors()
     klog.capture_foreign()
     try:
@@ -90,8 +94,7 @@ def _serve(start: _Start) -> int:
     # The folder of the default file is a mount; what is mounted there may fill it later.
     polled = bool(loaded.file) or os.path.isdir(os.path.dirname(DEFAULT_FILE))
     file = daemon.SettingsFile(loaded.file or DEFAULT_FILE, polled, lambda content: _load_again(start, content))
-    asyncio.run(daemon.run(loaded, file, daemon.Listeners(*listeners), threads))
-    return 0
+    return asyncio.run(daemon.run(loaded, file, daemon.Listeners(*listeners), threads))
 
 
 def _load_again(start: _Start, content: bytes) -> Loaded:

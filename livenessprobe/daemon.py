@@ -15,12 +15,16 @@ from livenessprobe.identity import Identity
 from livenessprobe.klog import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.mux import Mux
+from livenessprobe.outlets import Outlets
 from livenessprobe.prober import Prober
 from livenessprobe.reload import Reloader
 from livenessprobe.server import serve
 from livenessprobe.settings import Loaded, Settings
 
 log = get_logger(__file__)
+
+FAILED = 3
+"""The exit code of --exit-on-failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +44,24 @@ class SettingsFile:
     load: Callable[[bytes], Loaded]
 
 
-async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads: int) -> None:
-    """Serve until SIGTERM or SIGINT.  `threads` bounds the default executor."""
+async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads: int) -> int:
+    """Serve until SIGTERM or SIGINT: 0, or until --exit-on-failure ends it: 3.  `threads` bounds the default executor."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="executor"))
     with signals.control() as control:
         metrics = Metrics()
         metrics.log_records_dropped.set_function(klog.dropped)
         dialer = Dialer(loaded.settings.csi_address, metrics.connections.inc)
-        prober = Prober(Identity(dialer, metrics), loaded.settings, metrics)
+        outlets = Outlets()
+        prober = Prober(Identity(dialer, metrics), loaded.settings, metrics, outlets.noted.set)
+        outlets.begin(loaded.settings.health_file)
         reloader = Reloader(loaded, file.path, file.load, lambda settings: _adopt(prober, settings), metrics)
         _announce(loaded)
         try:
             async with asyncio.TaskGroup() as group:
                 beside = [
-                    group.create_task(prober.learn_names(), name="learn names"),
+                    group.create_task(prober.names.run(), name="learn names"),
+                    group.create_task(prober.run(), name="probe by itself"),
+                    group.create_task(outlets.run(prober, metrics, control.stop), name="health file"),
                     group.create_task(reloader.watch(control.reload, polled=file.polled), name="settings file"),
                 ]
                 servers = [
@@ -64,7 +72,9 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
                 for task in beside:
                     task.cancel()
         finally:
+            outlets.end()
             await dialer.close()
+        return FAILED if outlets.failed else 0
 
 
 def _adopt(prober: Prober, settings: Settings) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from livenessprobe.gotext import parse_bool, parse_duration, parse_uint, quote
+from livenessprobe.method import PROBE
 
 Group = Literal["upstream", "old", "own"]
 
@@ -111,6 +112,13 @@ def _quantity(text: str) -> bool:
     return match[2].strip("0.") != ""
 
 
+def _count(text: str) -> int:
+    count = parse_uint(text, 31)
+    if count < 1:
+        raise ValueError("it must be 1 or more")
+    return count
+
+
 SEVERITIES = ("INFO", "WARNING", "ERROR", "FATAL")
 
 
@@ -143,6 +151,7 @@ QUANTITY = Kind("value", _quantity)
 THRESHOLD = Kind("value", _threshold)
 BACKTRACE = Kind("value", _backtrace)
 SIZE = Kind("uint", _size)
+COUNT = Kind("count", _count)
 
 _BUFFER_SIZE = (
     "the info messages can be buffered for a while to increase performance. The default value of zero bytes disables "
@@ -273,6 +282,13 @@ FLAGS: tuple[Flag, ...] = (
         "old",
     ),
     Flag(
+        "answer-before-hangup",
+        BOOL,
+        "false",
+        "Answer a kubelet that has hung up three times before the probe timeout a moment before it does so again.",
+        "own",
+    ),
+    Flag(
         "config",
         STRING,
         "",
@@ -296,6 +312,47 @@ FLAGS: tuple[Flag, ...] = (
         "own",
     ),
     Flag(
+        "exit-on-failure",
+        BOOL,
+        "false",
+        "Exit with code 3 once as many probes in a row as --failure-threshold says have failed. This restarts the sidecar, "
+        "not the driver.",
+        "own",
+    ),
+    Flag("failure-threshold", COUNT, "1", "How many failures in a row it takes to report the driver as unhealthy.", "own"),
+    Flag(
+        "health-file",
+        STRING,
+        "",
+        "A `file` that is there while the driver is healthy, for exec probes. Default: none.",
+        "own",
+    ),
+    Flag("health-service", STRING, "", "The service to ask for with --probe-path=/grpc.health.v1.Health/Check.", "own"),
+    Flag(
+        "interval",
+        DURATION,
+        "0s",
+        "Probe by itself, so often, and answer /healthz with the last result. 0s: probe when /healthz is asked.",
+        "own",
+    ),
+    Flag(
+        "probe-path",
+        STRING,
+        PROBE,
+        "The gRPC `method` that is asked. Others than CSI's Probe and gRPC's health check are healthy if they succeed.",
+        "own",
+    ),
+    Flag(
+        "success-threshold", COUNT, "1", "How many successes in a row it takes to report the driver as healthy again.", "own"
+    ),
+    Flag(
+        "termination-log",
+        STRING,
+        "/dev/termination-log",
+        "The `file` that --exit-on-failure writes its reason to, for the kubelet to show.",
+        "own",
+    ),
+    Flag(
         "unreachable-grace",
         OPTIONAL_DURATION,
         "",
@@ -309,7 +366,7 @@ FLAGS: tuple[Flag, ...] = (
 
 BY_NAME: Mapping[str, Flag] = {flag.name: flag for flag in FLAGS}
 
-LONGHORN: Mapping[str, str] = {"endpoint": "csi-address", "timeout": "probe-timeout"}
+LONGHORN: Mapping[str, str] = {"endpoint": "csi-address", "timeout": "probe-timeout", "retries": "failure-threshold"}
 """Flags that Longhorn's image documents under names of its own, and the flags they stand for."""
 
 
@@ -335,9 +392,11 @@ class CommandLine:
         return texts
 
 
-def parse(arguments: Sequence[str]) -> CommandLine:
+def parse(arguments: Sequence[str], more: Sequence[Flag] = ()) -> CommandLine:
     """
     Read `arguments` (without the program's name; as the first argument that is passed over).
+
+    `more` are flags of a command.
 
     Raises FlagError or HelpRequested for the first argument that calls for it.
     """
@@ -354,7 +413,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         if not name or name.startswith("-"):
             raise FlagError(f"bad flag syntax: {argument}", tuple(given))
         position += 1
-        flag = find(name)
+        flag = next((flag for flag in more if flag.name == name), None) or find(name)
         if flag is None:
             if name in ("h", "help"):
                 raise HelpRequested
@@ -381,10 +440,11 @@ def _refusal(flag: Flag, name: str, text: str, reason: ValueError) -> str:
     return f"invalid value {quote(text)} for flag -{name}: {reason}"
 
 
-def usage(program: str) -> str:
+def usage(program: str, more: Sequence[Flag] = ()) -> str:
     """The text of `--help`: upstream's flags exactly as upstream prints them, then what only this program has."""
     sections = [
         f"Usage of {program}:",
+        *map(_row, more),
         *_rows("upstream"),
         "",
         "Flags of older upstream releases, still accepted:",
@@ -397,6 +457,7 @@ def usage(program: str) -> str:
         *(f"  -{name} {BY_NAME[flag].kind.placeholder}\n    \tThe same as -{flag}." for name, flag in LONGHORN.items()),
         "",
         "Commands (as first argument):",
+        "  check [flags]\n    \tProbe once, and exit with 0 (healthy), 2 (not connected), 3 (call failed) or 4 (not ready).",
         "  config [flags]\n    \tPrint the settings in force as JSON, with the source of each, and exit.",
         "  demo [flags]\n    \tRun beside an example driver, to try this program on.",
     ]

@@ -1,8 +1,14 @@
-"""What a probe found, said twice: in upstream's words and as a reason a person can act on.  Pure."""
+"""
+What a probe found, said twice: in upstream's words and as a reason a person can act on; and what a run of probes adds up to.
+
+Pure.  The rule is that of the kubelet's prober worker: a result is reported once it has been seen as often in a row as its
+threshold says; until then the earlier report stands.  The first result is reported at once, having nothing earlier to
+stand on.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -48,7 +54,13 @@ class ProbeResult:
         """Whether /healthz answers 200."""
         return self.reason is None
 
+    @property
+    def alive(self) -> bool:
+        """Whether the driver answered the call at all, in whatever way."""
+        return self.reason in _ANSWERS
 
+
+_ANSWERS = (None, Reason.NOT_READY, Reason.DRIVER_ERROR, Reason.UNIMPLEMENTED)
 READY = ProbeResult()
 NOT_READY = ProbeResult(Reason.NOT_READY, "driver responded but is not ready", record="Driver responded but is not ready")
 DEADLINE = "context deadline exceeded"
@@ -76,3 +88,71 @@ def unreachable(reason: Reason, sentence: str, *, patience_spent: bool) -> Probe
 
 
 CALL_TIMED_OUT = rpc_error(Reason.DEADLINE, "DeadlineExceeded", DEADLINE)
+
+
+# --- a run of probes
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """How many results of a kind in a row it takes to report that kind; 1 or more each."""
+
+    failure: int = 1
+    success: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """One question about the driver, and the answer that stands."""
+
+    good: bool | None = None
+    """The last result; None before the first."""
+    run: int = 0
+    """How many results like the last one came in a row."""
+    report: ProbeResult | None = None
+    """What is reported: the newest result of the kind that stands."""
+    stands: bool | None = None
+    """Whether that is a good one."""
+
+    def after(self, result: ProbeResult, thresholds: Thresholds, *, good: bool) -> Health:
+        """The health once `result`, which is `good` or not, is known."""
+        run = self.run + 1 if self.good == good else 1
+        needed = thresholds.success if good else thresholds.failure
+        if self.stands is None or self.stands == good or run >= needed:
+            return Health(good, run, result, good)
+        return Health(good, run, self.report, self.stands)
+
+    @property
+    def failures(self) -> int:
+        """How many failures came in a row, up to the last result."""
+        return 0 if self.good or self.good is None else self.run
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """All that is reported of the driver."""
+
+    ready: Health = field(default_factory=Health)
+    """For /healthz and /readyz."""
+    alive: Health = field(default_factory=Health)
+    """For /livez."""
+    started: bool = False
+    """For /startupz: whether this driver has been ready once."""
+    result: ProbeResult | None = None
+    """The last result itself."""
+    at: float = 0.0
+    """When it came."""
+
+    def after(self, result: ProbeResult, thresholds: Thresholds, at: float, *, new_driver: bool = False) -> Standing:
+        """What is reported once `result` has come; `new_driver` if it is not the driver of before."""
+        return Standing(
+            ready=self.ready.after(result, thresholds, good=result.ready),
+            alive=self.alive.after(result, thresholds, good=result.alive),
+            started=result.ready or (self.started and not new_driver),
+            result=result,
+            at=at,
+        )
+
+    def is_fresh(self, now: float, lasts: float) -> bool:
+        """Whether there is a result that is not older than it `lasts`."""
+        return self.result is not None and now - self.at <= lasts

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from google.protobuf import wrappers_pb2  # noqa: F401  csi_pb2 needs its descriptor, also under lazy imports
 from google.protobuf.message import DecodeError, Message
@@ -15,12 +16,11 @@ from livenessprobe.connection import CallFailed, Connection, Dialer, NotConnecte
 from livenessprobe.csi import csi_pb2
 from livenessprobe.health import CALL_TIMED_OUT, NO_TIME, NOT_READY, READY, ProbeResult, Reason, rpc_error, unreachable
 from livenessprobe.klog import get_logger
-from livenessprobe.metrics import Metrics
+from livenessprobe.method import HEALTH_CHECK, PROBE
 
 log = get_logger(__file__, "connection")
 main_log = get_logger(__file__, "main")
 
-PROBE = "/csi.v1.Identity/Probe"
 GET_PLUGIN_INFO = "/csi.v1.Identity/GetPluginInfo"
 REDIAL_SECONDS = 0.08
 """Pause between attempts to reach a driver."""
@@ -41,6 +41,9 @@ class Attempt:
     started: float
     deadline: float
     redial_until: float
+    method: str = PROBE
+    service: str = ""
+    """What gRPC's health check is asked about."""
     so_far: ProbeResult = NO_TIME
     connected: bool = False
     """Whether the driver was reached at all."""
@@ -48,10 +51,19 @@ class Attempt:
     """The socket file it was reached through, where the system tells."""
 
 
+class Calls(Protocol):
+    """Who is told of calls, and knows the driver's name."""
+
+    driver_name: str
+
+    def operation(self, method: str, code: str, seconds: float) -> None:
+        """One call to the driver has ended."""
+
+
 class Identity:
     """Asks one driver.  Not for concurrent `probe` calls; `driver_name` has connections of its own."""
 
-    def __init__(self, dialer: Dialer, metrics: Metrics) -> None:
+    def __init__(self, dialer: Dialer, metrics: Calls) -> None:
         self.dialer = dialer
         self._metrics = metrics
 
@@ -112,27 +124,23 @@ class Identity:
         return result
 
     async def _ask_ready(self, connection: Connection, attempt: Attempt) -> ProbeResult:
-        log.v(5).info("GRPC call", method=PROBE, request="{}")
+        question = _question(attempt.method, attempt.service)
+        log.v(5).info("GRPC call", method=attempt.method, request=question.shown)
         left = max(attempt.deadline - _now(), 0.001)
-        response = csi_pb2.ProbeResponse()
         try:
             # The deadline goes to the driver too; the timer here is for a library that would not keep it.
             async with asyncio.timeout(left + 0.5):
-                answer = await connection.call(PROBE, csi_pb2.ProbeRequest().SerializeToString(), left)
-            response.ParseFromString(answer)
+                result, shown = question.read(await connection.call(attempt.method, question.request, left))
         except CallFailed as error:
             # At the deadline the words are ours; a driver's own DeadlineExceeded comes earlier and keeps its message.
             timed_out = error.code == "DeadlineExceeded" and _now() >= attempt.deadline - 0.001
-            result = CALL_TIMED_OUT if timed_out else rpc_error(error.reason, error.code, error.details)
+            reason = Reason.DRIVER_ERROR if error.reason is Reason.DEADLINE else error.reason
+            result, shown = CALL_TIMED_OUT if timed_out else rpc_error(reason, error.code, error.details), "{}"
         except TimeoutError:
-            result = CALL_TIMED_OUT
+            result, shown = CALL_TIMED_OUT, "{}"
         except DecodeError:
-            result = UNPARSABLE
-        else:
-            self._log_response(_compact_json(response), None)
-            # "If not present, the caller SHALL assume that the plugin is in a ready state" (CSI spec, ProbeResponse).
-            return READY if not response.HasField("ready") or response.ready.value else NOT_READY
-        self._log_response("{}", result.err)
+            result, shown = UNPARSABLE, "{}"
+        self._log_response(shown, result.err)
         return result
 
     def _log_response(self, response: str, err: str | None) -> None:
@@ -174,6 +182,43 @@ class Identity:
             raise DriverError("driver name is empty")
         name: str = response.name
         return name
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A request, and what its answer says: a result, and the answer as the log shows it."""
+
+    request: bytes
+    shown: str
+    read: Callable[[bytes], tuple[ProbeResult, str]]
+    """Raises DecodeError."""
+
+
+def _question(method: str, service: str) -> _Question:
+    if method == PROBE:
+        return _Question(csi_pb2.ProbeRequest().SerializeToString(), "{}", _read_probe)
+    if method == HEALTH_CHECK:
+        from livenessprobe.csi import grpc_health_pb2
+
+        request = grpc_health_pb2.HealthCheckRequest(service=service)
+        return _Question(request.SerializeToString(), _compact_json(request), _read_health_check)
+    return _Question(b"", "{}", lambda _: (READY, "{}"))
+
+
+def _read_probe(answer: bytes) -> tuple[ProbeResult, str]:
+    response = csi_pb2.ProbeResponse.FromString(answer)
+    # "If not present, the caller SHALL assume that the plugin is in a ready state" (CSI spec, ProbeResponse).
+    ready = not response.HasField("ready") or response.ready.value
+    return (READY if ready else NOT_READY), _compact_json(response)
+
+
+def _read_health_check(answer: bytes) -> tuple[ProbeResult, str]:
+    """Only SERVING is healthy (grpc/doc/health-checking.md)."""
+    from livenessprobe.csi import grpc_health_pb2
+
+    response = grpc_health_pb2.HealthCheckResponse.FromString(answer)
+    serving = response.status == grpc_health_pb2.HealthCheckResponse.SERVING
+    return (READY if serving else NOT_READY), _compact_json(response)
 
 
 UNPARSABLE = rpc_error(

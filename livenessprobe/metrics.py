@@ -57,6 +57,16 @@ class Metrics:
             "livenessprobe_driver_up", "Whether the last probe found the driver ready (1) or not (0); NaN before the first."
         )
         self.driver_up.set(float("nan"))
+        self._healthy = gauge(
+            "livenessprobe_healthy", "What is reported of the driver: healthy (1) or not (0); NaN before the first probe."
+        )
+        self._healthy.set(float("nan"))
+        self._was_healthy: bool | None = None
+        self._changes = counter(
+            "livenessprobe_health_changes", "How often what is reported of the driver has changed, by what it became.", "to"
+        )
+        for to in ("healthy", "unhealthy"):
+            self._changes.labels(to)
         self._failures = counter(
             "livenessprobe_probe_failures", "Probes that found the driver not ready, by reason.", "reason"
         )
@@ -72,6 +82,10 @@ class Metrics:
         self._responses = counter("livenessprobe_http_responses", "HTTP answers, by status code.", "code")
         self.shared = counter("livenessprobe_shared_probes", "Health requests that joined a probe in flight.")
         self.callers_gone = counter("livenessprobe_callers_gone", "Health requests whose caller hung up before the answer.")
+        self.kubelet_patience = gauge(
+            "livenessprobe_kubelet_patience_seconds",
+            "How long a kubelet waits that hangs up before the probe timeout, as far as it was seen to; 0 without one.",
+        )
         self.connections = counter("livenessprobe_driver_connections", "Connections dialled to the driver.")
         self.log_records_dropped = gauge(
             "livenessprobe_log_records_dropped", "Log records lost since the start because stderr was full."
@@ -114,6 +128,13 @@ class Metrics:
             self._last_success.set(time.time())
         else:
             self._failures.labels(reason.value).inc()
+
+    def reported(self, healthy: bool) -> None:
+        """Record what is reported of the driver, thresholds applied."""
+        if self._was_healthy is not None and self._was_healthy != healthy:
+            self._changes.labels("healthy" if healthy else "unhealthy").inc()
+        self._was_healthy = healthy
+        self._healthy.set(healthy)
 
     def configured(self, fingerprint: str, restart_keys: dict[str, bool]) -> None:
         """Record settings without fault, by the hexadecimal fingerprint of their file, and what they want a restart for."""

@@ -13,6 +13,9 @@ class Handler(Enum):
     """What answers a request."""
 
     HEALTHZ = auto()
+    LIVEZ = auto()
+    READYZ = auto()
+    STARTUPZ = auto()
     METRICS = auto()
     NOT_FOUND = auto()
     REDIRECT = auto()
@@ -55,7 +58,13 @@ class Mux:
                 return Route(Handler.METRICS)
             if f"{path}/" == self.metrics_path:
                 return Route(Handler.REDIRECT, self.metrics_path)
+        # Ours come last: whoever has metrics on one of these paths keeps them.
+        if self.healthz and path in _OURS:
+            return Route(_OURS[path])
         return Route(Handler.NOT_FOUND)
+
+
+_OURS = {"/livez": Handler.LIVEZ, "/readyz": Handler.READYZ, "/startupz": Handler.STARTUPZ}
 
 
 def _clean(path: str) -> str:

@@ -1,22 +1,22 @@
-"""When to ask the driver and what to answer: one Probe in flight for all callers, and the driver's name learnt beside."""
+"""When to ask the driver and what to answer: one Probe in flight for all callers, and probes by themselves if wanted."""
 
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from livenessprobe.connection import NotConnected
 from livenessprobe.gotext import format_duration
-from livenessprobe.health import NO_TIME, ProbeResult, Reason
-from livenessprobe.identity import NAME_TIMEOUT, PROBE, Attempt, DriverError, Identity
+from livenessprobe.health import NO_TIME, ProbeResult, Reason, Standing
+from livenessprobe.identity import Attempt, Identity
 from livenessprobe.klog import get_logger
-from livenessprobe.metrics import UNKNOWN_DRIVER, Metrics
+from livenessprobe.metrics import Metrics
+from livenessprobe.names import NameLearner
+from livenessprobe.schedule import Schedule, report_lasts
 from livenessprobe.settings import Settings
 
 log = get_logger(__file__)
-
-STILL_CONNECTING_SECONDS = 10.0
-NAME_BACKOFF_MAX = 1.0
 
 
 @dataclass(eq=False, slots=True)
@@ -30,54 +30,65 @@ class _Caller:
 @dataclass(slots=True)
 class _Flight:
     attempt: Attempt
-    task: asyncio.Task[ProbeResult]
+    task: asyncio.Task[tuple[ProbeResult, Standing]]
+    """Ends in what was found, and in what is reported from then on."""
 
 
 class Prober:
-    """Answers for the driver."""
+    """
+    Answers for the driver.
 
-    def __init__(self, identity: Identity, settings: Settings, metrics: Metrics) -> None:
+    `noted` is called after each probe and each change of settings; what is reported is in `standing` then.
+    """
+
+    def __init__(self, identity: Identity, settings: Settings, metrics: Metrics, noted: Callable[[], object]) -> None:
+        self.names = NameLearner(identity, settings, metrics, noted)
+        self.standing = Standing()
         self._identity = identity
         self._metrics = metrics
-        self.adopt(settings)
+        self._noted = noted
+        self._adopted = asyncio.Event()
         self._flight: _Flight | None = None
         """The one that new callers join."""
-        self._flights: set[asyncio.Task[ProbeResult]] = set()
+        self._flights: set[asyncio.Task[tuple[ProbeResult, Standing]]] = set()
         self._callers: set[_Caller] = set()
-        self._reported: Reason | None = None
+        self._told: Reason | None = None
         self._unready_since = 0.0
         self._away = False
-        self._named_peer: object = None
-        self._name_wanted = asyncio.Event()
-        self._name_wanted.set()
+        self._peer: object = None
+        self.adopt(settings)
 
     def adopt(self, settings: Settings) -> None:
-        """Go by `settings` from now on.  A request in flight keeps those it began with."""
-        self.settings = settings
+        """Go by `settings` from now on.  A request in flight keeps those it began with; counts of results are kept."""
+        self.settings = self.names.settings = settings
         self._identity.dialer.reuse = settings.connection_reuse
         self._metrics.probe_timeout.set(settings.probe_timeout)
+        self._adopted.set()
+        self._noted()
 
     def longest_wait(self) -> float:
         """Seconds until every request has its answer, those that come now included."""
         now = asyncio.get_running_loop().time()
         return max(0.0, self.settings.probe_timeout, *(caller.deadline - now for caller in self._callers))
 
-    # --- health
+    # --- answers
 
-    async def check(self) -> ProbeResult:
+    async def check(self, patience: float | None = None) -> Standing:
         """
-        What the driver says now, within the probe timeout counted from this call.
+        What is reported of the driver now.
 
-        Joins a Probe in flight.  If that one runs out of time before this caller does, the next one is joined or begun with
-        what is left.
+        With an interval set that is what the last probe left, unless it is too old.  Else a probe is made within the probe
+        timeout (or `patience` seconds, if that is less) counted from this call.  It joins one in flight; if that runs out
+        of time before this caller does, the next one is joined or begun with what is left.
         """
-        timeout, grace = self.settings.probe_timeout, self.settings.unreachable_grace
-        if timeout <= 0:
-            self._metrics.probed(NO_TIME.reason, 0)
-            log.error(NO_TIME.record, err=NO_TIME.err)
-            return NO_TIME
+        settings = self.settings
         now = asyncio.get_running_loop().time()
-        caller = _Caller(now + timeout, now + grace)
+        if settings.interval and self.standing.is_fresh(now, report_lasts(settings.interval, settings.probe_timeout)):
+            return self.standing
+        timeout = settings.probe_timeout if patience is None else min(settings.probe_timeout, patience)
+        if timeout <= 0:
+            return self._note(NO_TIME, Attempt(now, now, now), 0.0)
+        caller = _Caller(now + timeout, now + settings.unreachable_grace)
         self._callers.add(caller)
         try:
             return await self._wait(caller)
@@ -86,7 +97,7 @@ class Prober:
             if not self._callers:
                 self._abandon()
 
-    async def _wait(self, caller: _Caller) -> ProbeResult:
+    async def _wait(self, caller: _Caller) -> Standing:
         loop = asyncio.get_running_loop()
         if self._flight is not None and self._identity.still_leads_there(self._flight.attempt):
             self._metrics.shared.inc()
@@ -95,11 +106,12 @@ class Prober:
             # A flight on another socket than the one that is there now would speak for a driver that is gone.
             if flight is None or not self._identity.still_leads_there(flight.attempt):
                 flight = self._take_off()
-            result = await _until(caller.deadline, flight)
-            if result is None:
-                return flight.attempt.so_far
+            landed = await _until(caller.deadline, flight)
+            if landed is None:
+                return self.standing.after(flight.attempt.so_far, self.settings.thresholds, loop.time())
+            result, standing = landed
             if loop.time() >= caller.deadline or not _ran_out_of_time(result, flight.attempt, caller):
-                return result
+                return standing
 
     def _take_off(self) -> _Flight:
         """Begin a Probe that lasts as long as the most patient caller: a short one would fail a slow, healthy driver."""
@@ -107,6 +119,8 @@ class Prober:
             started=asyncio.get_running_loop().time(),
             deadline=max(caller.deadline for caller in self._callers),
             redial_until=max(caller.redial_until for caller in self._callers),
+            method=self.settings.probe_path,
+            service=self.settings.health_service,
         )
         task = asyncio.get_running_loop().create_task(self._fly(attempt), name="probe")
         self._flights.add(task)
@@ -120,7 +134,7 @@ class Prober:
             flight.cancel()
         self._flight = None
 
-    async def _fly(self, attempt: Attempt) -> ProbeResult:
+    async def _fly(self, attempt: Attempt) -> tuple[ProbeResult, Standing]:
         loop = asyncio.get_running_loop()
         try:
             result = NO_TIME if loop.time() >= attempt.deadline else await self._identity.probe(attempt)
@@ -132,85 +146,93 @@ class Prober:
         finally:
             if self._flight is not None and self._flight.task is asyncio.current_task():
                 self._flight = None
-        self._note(result, attempt, loop.time() - attempt.started)
-        return result
+        return result, self._note(result, attempt, loop.time() - attempt.started)
 
-    def _note(self, result: ProbeResult, attempt: Attempt, seconds: float) -> None:
-        """Metrics, upstream's record, and one record of our own when health changes."""
+    # --- what a result means
+
+    def _note(self, result: ProbeResult, attempt: Attempt, seconds: float) -> Standing:
+        """Metrics, upstream's record, what is reported from now on, and one record of our own when that changes."""
         if result is not NO_TIME:
-            self._metrics.operation(PROBE, result.code, seconds)
+            self._metrics.operation(attempt.method, result.code, seconds)
         self._metrics.probed(result.reason, seconds)
         if result.reason is None:
             log.v(5).info(result.record)
         else:
             log.error(result.record, err=result.err)
-        self._note_change(result)
+        new_driver = attempt.connected and attempt.socket != self._peer
+        if attempt.connected:
+            self._peer = attempt.socket
+        now = asyncio.get_running_loop().time()
+        self.standing = self.standing.after(result, self.settings.thresholds, now, new_driver=new_driver)
+        self._tell_change(now)
         if not attempt.connected or result.reason is Reason.CONNECTION_LOST:
             self._away = True
-        elif self._away or self._identity.dialer.peer != self._named_peer:
+        elif self._away:
             self._away = False
-            self._name_wanted.set()  # a driver that was away, or another socket, may have another name
+            self.names.driver_is_back()
+        else:
+            self.names.driver_answered()
+        self._noted()
+        return self.standing
 
-    def _note_change(self, result: ProbeResult) -> None:
-        if result.reason is self._reported:
+    def _tell_change(self, now: float) -> None:
+        report = self.standing.ready.report
+        assert report is not None  # noqa: S101  a result has come
+        self._metrics.reported(report.reason is None)
+        if report.reason is self._told:
             return
-        now = asyncio.get_running_loop().time()
-        if result.reason is None:
+        if report.reason is None:
             lasted = format_duration(int((now - self._unready_since) * 1000) * 1_000_000)
             log.info("CSI driver is healthy again", driver=self._metrics.driver_name, unhealthyFor=lasted)
         else:
-            if self._reported is None:
+            if self._told is None:
                 self._unready_since = now
             log.warning(
-                "CSI driver is unhealthy", driver=self._metrics.driver_name, reason=result.reason.value, detail=result.body
+                "CSI driver is unhealthy", driver=self._metrics.driver_name, reason=report.reason.value, detail=report.body
             )
-        self._reported = result.reason
+        self._told = report.reason
 
-    # --- the driver's name
+    # --- probes by themselves
 
-    async def learn_names(self) -> None:
-        """Ask for the driver's name, at the start and whenever it may have changed; runs until cancelled."""
-        while True:
-            await self._name_wanted.wait()
-            self._name_wanted.clear()
-            await self._learn_name()
-
-    async def _learn_name(self) -> None:
+    async def run(self) -> None:
+        """Probe on schedule while an interval is set; runs until cancelled."""
         loop = asyncio.get_running_loop()
-        log_connection = get_logger(__file__, "connection")
-        log_connection.v(5).info("Connecting", address=self._identity.dialer.address.text)
-        still_connecting = loop.time() + STILL_CONNECTING_SECONDS
-        pause, announced = 0.1, False
         while True:
-            patience = max(self.settings.probe_timeout, NAME_TIMEOUT)
-            try:
-                async with self._identity.dialled(patience) as connection:
-                    if not announced:
-                        log.info("Calling CSI driver to discover driver name")
-                        announced = True
-                    name = await self._identity.driver_name(connection, patience)
-                    self._named_peer = connection.socket
-                    self._named(name)
-                    return
-            except NotConnected:
-                if loop.time() >= still_connecting:
-                    log_connection.info("Still connecting", address=self._identity.dialer.address.text)
-                    still_connecting = loop.time() + STILL_CONNECTING_SECONDS
-            except DriverError as error:
-                log.error("Failed to get CSI driver name", err=str(error))
-            # A probe that reaches the driver ends the pause.
-            await _nap(self._name_wanted, pause)
-            pause = min(pause * 2, NAME_BACKOFF_MAX)
+            self._adopted.clear()
+            interval = self.settings.interval
+            if not interval:
+                await self._adopted.wait()
+                continue
+            schedule = Schedule(loop.time(), interval, random.random())  # noqa: S311  to spread pods, not to hide anything
+            while self.settings.interval == interval:
+                await self._probe()
+                await self._sleep_until(schedule.next_after(loop.time()), interval)
 
-    def _named(self, name: str) -> None:
-        if name != self._metrics.driver_name or self._metrics.driver_name == UNKNOWN_DRIVER:
-            log.info("CSI driver name", driver=name)
-            self._metrics.driver_name = name
-        self._name_wanted.clear()
+    async def _probe(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self.settings.probe_timeout <= 0:
+            self._note(NO_TIME, Attempt(now, now, now), 0.0)
+            return
+        caller = _Caller(now + self.settings.probe_timeout, now + self.settings.unreachable_grace)
+        self._callers.add(caller)
+        try:
+            await self._wait(caller)
+        finally:
+            self._callers.discard(caller)
+
+    async def _sleep_until(self, moment: float, interval: float) -> None:
+        """Until `moment`, or until another interval than `interval` is set."""
+        try:
+            async with asyncio.timeout_at(moment):
+                while self.settings.interval == interval:
+                    self._adopted.clear()
+                    await self._adopted.wait()
+        except TimeoutError:
+            pass
 
 
-async def _until(deadline: float, flight: _Flight) -> ProbeResult | None:
-    """The flight's result; None if it goes on after `deadline`.  The flight goes on whatever becomes of this caller."""
+async def _until(deadline: float, flight: _Flight) -> tuple[ProbeResult, Standing] | None:
+    """What the flight ends in; None if it goes on after `deadline`.  It goes on whatever becomes of this caller."""
     if flight.attempt.deadline <= deadline:
         return await asyncio.shield(flight.task)
     done, _ = await asyncio.wait({flight.task}, timeout=max(0, deadline - asyncio.get_running_loop().time()))
@@ -222,12 +244,3 @@ def _ran_out_of_time(result: ProbeResult, attempt: Attempt, caller: _Caller) -> 
     if result.reason is Reason.DEADLINE:
         return caller.deadline > attempt.deadline
     return not result.ready and not attempt.connected and caller.redial_until > attempt.redial_until
-
-
-async def _nap(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return
-    event.clear()

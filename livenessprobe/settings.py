@@ -16,7 +16,9 @@ from livenessprobe.endpoint import (
     parse_csi_address,
     parse_listen_address,
 )
+from livenessprobe.health import Thresholds
 from livenessprobe.klogfmt import Options
+from livenessprobe.method import parse_method
 from livenessprobe.sources import (
     DEFAULT_FILE,
     KEYS,
@@ -30,6 +32,7 @@ from livenessprobe.sources import (
     from_file,
     from_flags,
     invalid,
+    longhorn_is_meant,
     merge,
     read_file,
     refusal,
@@ -37,8 +40,8 @@ from livenessprobe.sources import (
 
 RESTART_KEYS = ("csi_address", "http_endpoint", "health_port", "metrics_address", "automaxprocs")
 """What a running process cannot change; `config` and `config_strict` cannot stand in a file at all."""
-POLL_INTERVAL_MIN = 100_000_000
-"""Nanoseconds; looking at a file more often than every 100ms helps nobody."""
+INTERVAL_MIN = 100_000_000
+"""Nanoseconds; looking at a file or a driver more often than every 100ms helps nobody."""
 _WILDCARD = "0.0.0.0"  # noqa: S104  upstream listens on all addresses, and says so in these words
 METRICS_LISTENER_MESSAGE = "Failed to start prometheus metrics endpoint on specified address and path"
 
@@ -62,6 +65,15 @@ class Settings:
     automaxprocs: bool
     config_poll_interval: float
     """0: never."""
+    interval: float
+    """0: no probes but those that requests ask for."""
+    thresholds: Thresholds
+    probe_path: str
+    health_service: str
+    health_file: str
+    exit_on_failure: bool
+    termination_log: str
+    answer_before_hangup: bool
     log: Options
 
 
@@ -89,6 +101,7 @@ def load(
     read: Callable[[str], bytes] = read_file,
     *,
     check: Callable[[Settings], None] = lambda _: None,
+    merge: Callable[..., dict[str, Raw]] = merge,
 ) -> Loaded:
     """
     Merge `given` flags over `environ` over the file over defaults.
@@ -98,13 +111,14 @@ def load(
     """
     by_flag = from_flags(given)
     by_variable, warnings = from_environment(environ, by_flag)
-    above = merge(defaults(), by_variable, by_flag)
+    lowest = defaults(longhorn=longhorn_is_meant(given, environ))
+    above = merge(lowest, by_variable, by_flag)
     strict = _typed(above["config_strict"], KEYS["config_strict"])
     path, named = above["config"].text or default_file, bool(above["config"].text)
     content, fault = _content(path, read, named=named)
     if content is not None:
         try:
-            merged = merge(defaults(), from_file(path, content), by_variable, by_flag)
+            merged = merge(lowest, from_file(path, content), by_variable, by_flag)
             return Loaded(_checked(merged, platform, check), merged, warnings, path, "", fingerprint(content))
         except (SettingsError, ValueError) as error:
             fault = fault_of_file(path, error)
@@ -200,13 +214,14 @@ def _build(raw: Layer, platform: str) -> Settings:
     try:
         _check_logging(values)
         _check_conflicts(values)
-        _check_not_negative(values, "connection_reuse", "unreachable_grace", "config_poll_interval")
-        _check_poll_interval(values)
+        _check_not_negative(values, "connection_reuse", "unreachable_grace", "config_poll_interval", "interval")
+        _check_intervals(values, "config_poll_interval", "interval")
         csi_address = _csi_address(values.raw["csi_address"], platform)
         http, metrics = _listeners(values)
         timeout = values.seconds("probe_timeout")
         grace = timeout if values.typed["unreachable_grace"] is None else values.seconds("unreachable_grace")
         metrics_on_http = values.text("http_endpoint") != ""
+        probe_path = _probe_path(values.raw["probe_path"])
         if metrics_on_http or metrics is not None:
             _check_metrics_path(values.raw["metrics_path"], shared_with_healthz=metrics is None)
     except SettingsError as error:
@@ -223,6 +238,14 @@ def _build(raw: Layer, platform: str) -> Settings:
         connection_reuse=values.seconds("connection_reuse"),
         automaxprocs=values.flag("automaxprocs"),
         config_poll_interval=values.seconds("config_poll_interval"),
+        interval=values.seconds("interval"),
+        thresholds=Thresholds(values.number("failure_threshold"), values.number("success_threshold")),
+        probe_path=probe_path,
+        health_service=values.text("health_service"),
+        health_file=values.text("health_file"),
+        exit_on_failure=values.flag("exit_on_failure"),
+        termination_log=values.text("termination_log"),
+        answer_before_hangup=values.flag("answer_before_hangup"),
         log=log,
     )
 
@@ -291,9 +314,17 @@ def _check_not_negative(values: _Values, *keys: str) -> None:
             raise invalid(values.raw[key], "it must be 0s or more", code=2)
 
 
-def _check_poll_interval(values: _Values) -> None:
-    if 0 < values.number("config_poll_interval") < POLL_INTERVAL_MIN:
-        raise invalid(values.raw["config_poll_interval"], "it must be 100ms or more, or 0s for never", code=2)
+def _check_intervals(values: _Values, *keys: str) -> None:
+    for key in keys:
+        if 0 < values.number(key) < INTERVAL_MIN:
+            raise invalid(values.raw[key], "it must be 100ms or more, or 0s for never", code=2)
+
+
+def _probe_path(raw: Raw) -> str:
+    try:
+        return parse_method(raw.text)
+    except ValueError as error:
+        raise invalid(raw, str(error)) from None
 
 
 def _csi_address(raw: Raw, platform: str) -> CSIAddress:

@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -29,10 +28,21 @@ FILE_KEYS = tuple(key for key in KEYS if key not in _NOT_IN_FILES)
 
 LONGHORN_VARIABLES: Mapping[str, str] = {
     "CSI_ENDPOINT": "csi_address",
+    "LIVENESS_PROBE_INTERVAL": "interval",
     "LIVENESS_PROBE_TIMEOUT": "probe_timeout",
+    "LIVENESS_PROBE_PATH": "probe_path",
+    "LIVENESS_PROBE_RETRIES": "failure_threshold",
 }
 """Variables that Longhorn's image documents, and the settings they stand for."""
 _LONGHORN_PREFIX = "LIVENESS_PROBE_"
+LONGHORN_DEFAULTS: Mapping[str, str] = {
+    "csi_address": "unix:///csi/csi.sock",
+    "interval": "10s",
+    "probe_timeout": "3s",
+    "failure_threshold": "3",
+    "health_file": "/tmp/health",  # noqa: S108  as documented there
+}
+"""What Longhorn's image documents as its defaults."""
 
 
 class SettingsError(Exception):
@@ -82,9 +92,29 @@ def merge(*layers: Layer) -> dict[str, Raw]:
     return {key: dynaconf[key.upper()] for key in KEYS}
 
 
-def defaults() -> Layer:
-    """The lowest layer."""
-    return {key: Raw(flag.default, "default") for key, flag in KEYS.items()}
+def overlay(*layers: Layer) -> dict[str, Raw]:
+    """What `merge` returns, without the library: for a process too short-lived to pay for loading it."""
+    return {key: raw for layer in layers for key, raw in layer.items() if key in KEYS}
+
+
+def defaults(*, longhorn: bool = False) -> Layer:
+    """The lowest layer; with what Longhorn's image documents, if that is meant."""
+    layer = {key: Raw(flag.default, "default") for key, flag in KEYS.items()}
+    if longhorn:
+        layer |= {key: Raw(text, "default of Longhorn's image") for key, text in LONGHORN_DEFAULTS.items()}
+    return layer
+
+
+def longhorn_is_meant(given: Mapping[str, str], environ: Mapping[str, str]) -> bool:
+    """
+    Whether flags or variables are those that only Longhorn's image has.
+
+    CSI_ENDPOINT says nothing: many manifests set it for their own expansion.
+    """
+    names = LONGHORN_VARIABLES.keys() - {"CSI_ENDPOINT"}
+    return not flags.LONGHORN.keys().isdisjoint(given) or any(
+        name in environ and not _is_service_link(name, environ[name]) for name in names
+    )
 
 
 def from_flags(given: Mapping[str, str]) -> Layer:
@@ -192,6 +222,8 @@ def fingerprint(content: bytes) -> str:
 
 def from_file(path: str, content: bytes) -> Layer:
     """The layer of a TOML file; raises ValueError with a sentence."""
+    import tomllib
+
     if content.startswith(b"\xef\xbb\xbf"):
         raise ValueError("begins with a byte order mark; save it as UTF-8 without one")
     if not content.strip():
@@ -239,6 +271,8 @@ def _line(text: str, key: str) -> int:
 
 
 def _is_toml(text: str) -> bool:
+    import tomllib
+
     try:
         tomllib.loads(text)
     except (RecursionError, ValueError):
@@ -253,9 +287,10 @@ _EXPECTED: Mapping[flags.Kind, str] = {
     flags.AUTOMAXPROCS: "true or false",
     flags.VERBOSITY: "a whole number, such as 5",
     flags.SIZE: "a whole number, such as 1800",
+    flags.COUNT: "a whole number, such as 3",
     flags.VMODULE: 'a list such as ["prober=5"]',
 }
-_NUMBERS = (flags.VERBOSITY, flags.SIZE, flags.THRESHOLD, flags.QUANTITY)
+_NUMBERS = (flags.VERBOSITY, flags.SIZE, flags.COUNT, flags.THRESHOLD, flags.QUANTITY)
 
 
 def _as_text(key: str, value: object, where: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from livenessprobe import __version__, flags, settings, sources
+from livenessprobe import __version__, check, flags, settings, sources
 from livenessprobe.health import CALL_TIMED_OUT, Reason
 from livenessprobe.metrics import Metrics
 
@@ -20,6 +20,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "docs/configuration.md",
     "docs/metrics.md",
+    "docs/probing.md",
     "docs/reasons.md",
     "settings.toml",
 )
@@ -99,7 +100,7 @@ def test_documents_name_no_flag_that_is_not_there(document: str) -> None:
 
     named = set(re.findall(r"(?<![\w-])--([a-z][a-z0-9_-]*)", text))
 
-    assert named <= {*flags.BY_NAME, *flags.LONGHORN}
+    assert named <= {*flags.BY_NAME, *flags.LONGHORN, *(flag.name for flag in check.FLAGS)}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -36,7 +36,20 @@ def test_spellings_of_healthz(raw_path: str) -> None:
 
 @pytest.mark.parametrize(
     "raw_path",
-    ["/", "/healthz/", "/Healthz", "/HEALTHZ", "/healthz/x", "/healthzx", "/health", "/nope", "/metrics", "/readyz", "/*"]
+    [
+        "/",
+        "/healthz/",
+        "/Healthz",
+        "/HEALTHZ",
+        "/healthz/x",
+        "/healthzx",
+        "/health",
+        "/nope",
+        "/metrics",
+        "/statusz",
+        "/livez/",
+        "/*",
+    ]
     + ["/%C3%A9", "/%FF", "/%00", "http://other", "http://other/", "/http:healthz", "/healthz%20"],
 )
 def test_every_other_path_is_not_found(raw_path: str) -> None:

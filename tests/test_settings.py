@@ -21,6 +21,7 @@ VALID = {
     flags.AUTOMAXPROCS: st.sampled_from(["true", "false", "1"]),
     flags.VERBOSITY: st.integers(0, 2**31 - 1).map(str),
     flags.VMODULE: st.sampled_from(["", "main=3", "a=1,b=2"]),
+    flags.COUNT: st.integers(1, 2**31 - 1).map(str),
     flags.THRESHOLD: st.sampled_from(["INFO", "error", "2"]),
     flags.SIZE: st.integers(0, 2**64 - 1).map(str),
     flags.QUANTITY: st.just("0"),
@@ -28,6 +29,8 @@ VALID = {
 }
 # Strings that not every value fits.
 SPECIAL = {
+    "interval": st.just("0s") | st.integers(10**8, 10**12).map(gotext.format_duration),
+    "probe_path": st.sampled_from(["/csi.v1.Identity/Probe", "/grpc.health.v1.Health/Check", "/a.B/C"]),
     "config_poll_interval": st.just("0s") | st.integers(10**8, 10**12).map(gotext.format_duration),
     "http_endpoint": st.just(""),
     "metrics_address": st.sampled_from(["", ":1"]),

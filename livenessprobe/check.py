@@ -1,0 +1,220 @@
+"""
+`livenessprobe check`: one probe from a process of its own, for exec probes and for people.
+
+An exec probe pays for its start every few seconds, so this room and those it uses import only what asking takes: no web
+server, no metrics, no Dynaconf; gRPC only where the driver itself is asked, HTTP only where a sidecar is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from livenessprobe import flags, healthfile, klog, settings
+from livenessprobe.health import ProbeResult, Reason
+from livenessprobe.settings import Loaded
+from livenessprobe.sources import SettingsError, overlay
+
+HEALTHY, USAGE, NOT_CONNECTED, CALL_FAILED, NOT_READY = range(5)
+"""Exit codes, as far as they overlap those of grpc-health-probe."""
+
+PAUSE = 0.2
+"""Seconds between the probes of --wait."""
+
+FLAGS = (
+    flags.Flag("output", flags.STRING, "text", "`text`: one line. json: one object."),
+    flags.Flag(
+        "url", flags.STRING, "", "Ask the sidecar at this `address` instead of the driver: http://… or unix:///path."
+    ),
+    flags.Flag("wait", flags.DURATION, "0s", "Ask again and again for so long until the driver is healthy."),
+)
+_NOT_CONNECTED_REASONS = frozenset(
+    {
+        Reason.SOCKET_MISSING,
+        Reason.NOT_A_SOCKET,
+        Reason.PERMISSION_DENIED,
+        Reason.STALE_MOUNT,
+        Reason.REFUSED,
+        Reason.UNRESOLVED,
+        Reason.UNREACHABLE,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What is printed, and what the process exits with."""
+
+    code: int
+    reason: str
+    """A word, `healthy` if all is well."""
+    message: str
+
+    def render(self, output: str, asked: str, seconds: float) -> str:
+        """As text or as JSON."""
+        if output == "json":
+            healthy = self.code == HEALTHY
+            fields = {"healthy": healthy, "exit_code": self.code, "reason": None if healthy else self.reason}
+            return json.dumps(fields | {"message": self.message, "asked": asked, "seconds": round(seconds, 3)})
+        return f"{self.reason}: {self.message}"
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Ask, print one line, and return the exit code."""
+    try:
+        line = flags.parse(arguments, FLAGS)
+        values = line.values()
+        own = {flag.name: values.pop(flag.name, flag.default) for flag in FLAGS}
+        if line.unread:
+            raise flags.FlagError(f"{line.unread[0]!r} is no flag; flags begin with a dash")
+        loaded = settings.load(values, environ, merge=overlay)
+        ask, asked = _who_is_asked(own["url"], "health-file" in values, loaded)
+        if own["output"] not in ("text", "json"):
+            raise flags.FlagError(f"--output={own['output']}: write text or json")
+    except flags.HelpRequested:
+        _say(flags.usage(f"{sys.argv[0]} check", FLAGS))
+        return HEALTHY
+    except (flags.FlagError, SettingsError) as error:
+        klog.write_all(2, f"livenessprobe check: {error}")
+        return USAGE
+    started = time.monotonic()
+    outcome = _insist(ask, loaded.settings.probe_timeout, flags.DURATION.check(own["wait"]))
+    _say(outcome.render(own["output"], asked, time.monotonic() - started))
+    return outcome.code
+
+
+def _say(text: str) -> None:
+    try:
+        klog.write_all(1, text.removesuffix("\n"))
+    except OSError:
+        pass  # nobody listens; the exit code says it all
+
+
+Ask = Callable[[float], Outcome]
+"""Takes the seconds there are for it."""
+
+
+def _who_is_asked(url: str, file: bool, loaded: Loaded) -> tuple[Ask, str]:
+    found = loaded.settings
+    if url:
+        return _sidecar(url), url
+    if file:
+        return lambda _: _read_health_file(found.health_file), found.health_file
+    # Waiting for a driver is what --wait is for; a grace that somebody asked for is kept.
+    grace = found.unreachable_grace if loaded.raw["unreachable_grace"].text else 0.0
+    return lambda timeout: _ask_driver(found, timeout, min(grace, timeout)), found.csi_address.text
+
+
+def _insist(ask: Ask, timeout: float, wait: object) -> Outcome:
+    """The first healthy outcome, or the last one there was time for."""
+    assert isinstance(wait, int)  # noqa: S101  the flag table says so
+    end = time.monotonic() + wait / 1e9
+    outcome = ask(timeout)
+    while outcome.code != HEALTHY and (left := end - time.monotonic()) > 0:
+        time.sleep(min(PAUSE, left))
+        outcome = ask(max(min(timeout, end - time.monotonic()), 0.1))
+    return outcome
+
+
+def _ask_driver(found: settings.Settings, timeout: float, grace: float) -> Outcome:
+    import asyncio
+
+    from livenessprobe.connection import Dialer
+    from livenessprobe.identity import Attempt, Identity
+
+    async def ask() -> Outcome:
+        now = asyncio.get_running_loop().time()
+        attempt = Attempt(now, now + timeout, now + grace, found.probe_path, found.health_service)
+        dialer = Dialer(found.csi_address, lambda: None)
+        try:
+            result = await Identity(dialer, _Nobody()).probe(attempt)
+        finally:
+            await dialer.close()
+        if result.reason is None:
+            return Outcome(HEALTHY, "healthy", result.body)
+        code = NOT_READY if result.reason is Reason.NOT_READY else CALL_FAILED if attempt.connected else NOT_CONNECTED
+        return _failed(code, result)
+
+    return asyncio.run(ask())
+
+
+class _Nobody:
+    """Is told of calls, and forgets them."""
+
+    driver_name = ""
+
+    def operation(self, method: str, code: str, seconds: float) -> None:
+        """Forget it."""
+
+
+def _failed(code: int, result: ProbeResult) -> Outcome:
+    assert result.reason is not None  # noqa: S101  it has failed
+    return Outcome(code, result.reason.value, " ".join(result.body.split()))
+
+
+def _read_health_file(path: str) -> Outcome:
+    try:
+        return Outcome(HEALTHY, "healthy", f"{healthfile.read(path)} by {path}")
+    except healthfile.HealthFileError as error:
+        return Outcome(NOT_READY, Reason.NOT_READY.value, str(error))
+
+
+def _sidecar(url: str) -> Ask:
+    """Ask the sidecar at `url`; raises FlagError for what is none."""
+    parts = urlsplit(url)
+    if sys.platform != "win32" and parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
+        return lambda timeout: _ask_sidecar("localhost", 0, parts.path, "/healthz", timeout)
+    try:
+        port = parts.port or 80
+    except ValueError:
+        port = 0
+    if parts.scheme != "http" or not parts.hostname or not port:
+        raise flags.FlagError(f"--url={url}: write http://host:port/healthz or unix:///path/to/socket")
+    path = (parts.path or "/healthz") + (f"?{parts.query}" if parts.query else "")
+    return lambda timeout: _ask_sidecar(parts.hostname or "", port, "", path, timeout)
+
+
+def _ask_sidecar(host: str, port: int, socket_path: str, path: str, timeout: float) -> Outcome:
+    from http.client import HTTPConnection, HTTPException
+
+    # The sidecar's own probe may take the probe timeout.
+    connection = HTTPConnection(host, port or None, timeout=max(timeout, 0) + 1)
+    try:
+        if sys.platform != "win32" and socket_path:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(connection.timeout)
+            connection.sock.connect(socket_path)
+        else:
+            connection.connect()
+    except OSError as error:
+        return Outcome(NOT_CONNECTED, Reason.UNREACHABLE.value, f"no sidecar answers: {error.strerror or error}")
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        body = response.read(65_536).decode(errors="replace")
+        reason = response.getheader("X-Livenessprobe-Reason", "")
+    except (OSError, HTTPException, ValueError) as error:
+        return Outcome(CALL_FAILED, Reason.CONNECTION_LOST.value, f"the sidecar gave no answer: {error!r}")
+    finally:
+        connection.close()
+    if response.status == 200:
+        return Outcome(HEALTHY, "healthy", " ".join(body.split()))
+    known = next((each for each in Reason if each.value == reason), None)
+    if known is None:
+        return Outcome(CALL_FAILED, Reason.PROTOCOL_ERROR.value, f"status {response.status}: {' '.join(body.split())[:500]}")
+    code = NOT_READY if known is Reason.NOT_READY else NOT_CONNECTED if known in _NOT_CONNECTED_REASONS else CALL_FAILED
+    return Outcome(code, known.value, " ".join(body.split()))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """`main` on this process's environment; the log is written out before the end."""
+    try:
+        return main(arguments, os.environ)
+    finally:
+        klog.flush()

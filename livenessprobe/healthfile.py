@@ -1,0 +1,94 @@
+"""
+The health file: there while the driver is healthy, for exec probes that cannot ask a port.
+
+It says who was found healthy, when, and until when that counts, by the clock of the machine's uptime: it is the same in
+all containers of a node and nobody sets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import time
+from datetime import UTC, datetime
+
+REQUEST_MODE_LASTS = 60.0
+"""Seconds a file counts where probes are made only when somebody asks."""
+
+
+class HealthFileError(Exception):
+    """The file cannot be written or removed, or does not say that the driver is healthy; a sentence."""
+
+
+def write(path: str, driver: str, lasts: float, age: float = 0.0) -> None:
+    """
+    Say that `driver` was healthy `age` seconds ago, which counts for `lasts` seconds from then.
+
+    Atomically, since somebody may be reading.
+    """
+    _refuse_what_is_no_file(path)
+    found = time.time() - age
+    content = {
+        "driver": driver,
+        "time": _rfc3339(found),
+        "expires": _rfc3339(found + lasts),
+        "uptime": round(time.monotonic() - age, 3),
+        "lasts": lasts,
+    }
+    temporary = f"{path}.new"
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        # Exclusively: in a folder that others write to, the name could be a link to somewhere else.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(json.dumps(content) + "\n")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        # What stands there would go on saying that all is well.
+        with contextlib.suppress(HealthFileError):
+            remove(path)
+        raise HealthFileError(f"health file {path} cannot be written: {error.strerror or error}") from None
+
+
+def remove(path: str) -> None:
+    """Say that the driver is not healthy, or that nobody knows."""
+    _refuse_what_is_no_file(path)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise HealthFileError(f"health file {path} cannot be removed: {error.strerror or error}") from None
+
+
+def read(path: str) -> str:
+    """The name of the driver that the file says is healthy; raises HealthFileError if it does not say so, or no longer."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.loads(file.read(65_536))
+        age, lasts = time.monotonic() - content["uptime"], content["lasts"]
+        driver, said = str(content["driver"]), str(content["time"])
+    except FileNotFoundError:
+        raise HealthFileError(f"{path} does not exist: the driver is not healthy, or nobody has asked it yet") from None
+    except OSError as error:
+        raise HealthFileError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError):
+        raise HealthFileError(f"{path} is no health file of livenessprobe's") from None
+    if not 0 <= age <= lasts:  # from before a restart of the machine it would lie in the future
+        raise HealthFileError(f"{path} is of {said} and has expired: livenessprobe does not renew it, so it may be dead")
+    return driver
+
+
+def _refuse_what_is_no_file(path: str) -> None:
+    """A typing error must not cost a driver its socket."""
+    with contextlib.suppress(OSError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise HealthFileError(f"{path} is there and is no plain file; choose another path for the health file")
+
+
+def _rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

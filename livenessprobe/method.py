@@ -1,0 +1,39 @@
+"""Which gRPC method may be asked as a probe, and what kind of answer it gives.  Pure."""
+
+from __future__ import annotations
+
+import re
+
+PROBE = "/csi.v1.Identity/Probe"
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+
+# csi.proto v1.12: what only reads.  A probe is sent every few seconds, with an empty request; all else is refused.
+_READS = frozenset(
+    {
+        "ControllerGetCapabilities",
+        "ControllerGetVolume",
+        "GetCapacity",
+        "GetMetadataAllocated",
+        "GetMetadataDelta",
+        "GetSnapshot",
+        "GetVolumeGroupSnapshot",
+        "GroupControllerGetCapabilities",
+        "ListSnapshots",
+        "ListVolumes",
+        "NodeGetCapabilities",
+        "NodeGetInfo",
+        "NodeGetVolumeStats",
+        "ValidateVolumeCapabilities",
+    }
+)
+
+
+def parse_method(text: str) -> str:
+    """A method as gRPC names it, `/package.Service/Method`; ValueError for what is none, or may change a volume."""
+    match = re.fullmatch(r"/([A-Za-z_][\w.]*)/([A-Za-z_]\w*)", text, re.ASCII)
+    if match is None:
+        raise ValueError(f"it is no gRPC method; write one such as {PROBE}")
+    service, name = match.groups()
+    if re.match(r"csi\.", service) and not service.endswith(".Identity") and name not in _READS:
+        raise ValueError(f"{name} may change a volume, and a probe is sent again and again; choose one that only reads")
+    return text
