@@ -14,7 +14,7 @@ help:
 	@echo "make unit         unit tests and tests of the whole process"
 	@echo "make conformance  the recorded behaviour of the Go program"
 	@echo "make newest       the tests on the newest Python found"
-	@echo "make bench        what the configuration costs at the start"
+	@echo "make bench        what starting costs: the configuration, the sidecar, a check"
 	@echo "make proto        regenerate livenessprobe/csi from proto/"
 
 # The stamp knows what was installed: a changed pyproject.toml installs again.
@@ -61,6 +61,7 @@ newest:
 
 bench: $(VENV)/.run
 	$(BIN)/python bench/configuration.py
+	$(BIN)/python bench/start.py
 
 PROTOC = $(BIN)/python -m grpc_tools.protoc -Iproto livenessprobe/csi/csi.proto livenessprobe/csi/grpc_health.proto
 
