@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from livenessprobe.mux import Mux
 from livenessprobe.outlets import Outlets
 from livenessprobe.prober import Prober
 from livenessprobe.reload import Reloader
-from livenessprobe.server import serve
+from livenessprobe.server import Limits, serve
 from livenessprobe.settings import Loaded, Settings
 
 log = get_logger(__file__)
@@ -56,6 +57,11 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
         outlets.begin(loaded.settings.health_file)
         reloader = Reloader(loaded, file.path, file.load, lambda settings: _adopt(prober, settings), metrics)
         _announce(loaded)
+        # Connections leave cycles behind.  What is loaded by now stays for good, and left out of account it no longer puts
+        # off collecting them: under 2000 connections a second memory grows by 9 MiB then, by 20 without.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(1000, 5, 2)
         try:
             async with asyncio.TaskGroup() as group:
                 beside = [
@@ -64,8 +70,14 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
                     group.create_task(outlets.run(prober, metrics, control.stop), name="health file"),
                     group.create_task(reloader.watch(control.reload, polled=file.polled), name="settings file"),
                 ]
+
+                def limits() -> Limits:
+                    settings = prober.settings
+                    return Limits(settings.http_max_connections, settings.http_max_header_bytes, settings.http_idle_timeout)
+
+                closed = metrics.connections_closed.inc
                 servers = [
-                    group.create_task(serve(app, listener, control.stop.wait, prober.longest_wait))
+                    group.create_task(serve(app, listener, control.stop.wait, prober.longest_wait, limits, closed))
                     for app, listener in _apps(prober, metrics, loaded.settings, listeners)
                 ]
                 await asyncio.wait(servers)

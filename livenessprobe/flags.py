@@ -329,6 +329,21 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("health-service", STRING, "", "The service to ask for with --probe-path=/grpc.health.v1.Health/Check.", "own"),
     Flag(
+        "http-idle-timeout",
+        DURATION,
+        "75s",
+        "How long an HTTP connection may be open without a complete request.",
+        "own",
+    ),
+    Flag(
+        "http-max-connections",
+        COUNT,
+        "100",
+        "How many HTTP connections may be open on a listener. Beyond it the one longest without a complete request is closed.",
+        "own",
+    ),
+    Flag("http-max-header-bytes", COUNT, "16384", "How long the line and the headers of an HTTP request may be.", "own"),
+    Flag(
         "interval",
         DURATION,
         "0s",

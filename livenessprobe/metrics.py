@@ -82,6 +82,9 @@ class Metrics:
         self._responses = counter("livenessprobe_http_responses", "HTTP answers, by status code.", "code")
         self.shared = counter("livenessprobe_shared_probes", "Health requests that joined a probe in flight.")
         self.callers_gone = counter("livenessprobe_callers_gone", "Health requests whose caller hung up before the answer.")
+        self.connections_closed = counter(
+            "livenessprobe_http_connections_closed", "HTTP connections closed to make room for others."
+        )
         self.kubelet_patience = gauge(
             "livenessprobe_kubelet_patience_seconds",
             "How long a kubelet waits that hangs up before the probe timeout, as far as it was seen to; 0 without one.",

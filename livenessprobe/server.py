@@ -8,16 +8,21 @@ pinned; a test fails if the seam no longer takes effect.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import select
 import socket
+import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 import h11
 import hypercorn.protocol
 from hypercorn.asyncio import serve as hypercorn_serve
 from hypercorn.config import Config, Sockets
-from hypercorn.events import Closed, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import (
     ASGIFramework,
@@ -28,15 +33,120 @@ from hypercorn.typing import (
     Scope,
 )
 
-HEADER_LIMIT = 16 * 1024
-KEEP_ALIVE_SECONDS = 75.0
-"""How long an idle or incomplete connection may stay; Prometheus and the kubelet come more often or close."""
+from livenessprobe.listener import BACKLOG
+
+ACCEPT_AT_A_TIME = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may take."""
+
+    connections: int
+    """Open at a time, those whose request is being answered not counted out."""
+    header_bytes: int
+    """Of a request's line and headers together."""
+    idle_seconds: float
+    """How long a connection may be open without a complete request."""
+
+
+class Connections:
+    """All that are open on one listener, those longest without a complete request first."""
+
+    def __init__(self, limits: Callable[[], Limits], closed: Callable[[], object]) -> None:
+        self._limits = limits
+        self._closed = closed
+        self._waiting: dict[_HTTP1Only, None] = {}
+        """Without a complete request.  A dict keeps the order; whoever completes one goes to its end afterwards."""
+        self._answering: set[_HTTP1Only] = set()
+
+    def opened(self, connection: _HTTP1Only) -> None:
+        """Make room for `connection`: what was asked completely keeps its answer, so only others are closed."""
+        excess = len(self._waiting) + len(self._answering) + 1 - self._limits().connections
+        if excess > 0:
+            # Of many that come at once some may have sent a request that has not been read yet.
+            victims = (each for each in list(self._waiting) if not each.has_sent())
+            for victim in itertools.islice(victims, excess):
+                del self._waiting[victim]
+                self._closed()
+                victim.abort()
+        self._waiting[connection] = None
+
+    def asked(self, connection: _HTTP1Only) -> None:
+        """It has sent a complete request."""
+        if self._waiting.pop(connection, self) is None:
+            self._answering.add(connection)
+
+    def answered(self, connection: _HTTP1Only) -> None:
+        """It has its answer, and may send another request."""
+        if connection in self._answering:
+            self._answering.remove(connection)
+            self._waiting[connection] = None
+
+    def gone(self, connection: _HTTP1Only) -> None:
+        """It is closed."""
+        self._waiting.pop(connection, None)
+        self._answering.discard(connection)
 
 
 class _HTTP1Only(H11Protocol):
     """Ignores `Upgrade`, refuses what is not HTTP/1, and writes status lines and refusals as Go's net/http does."""
 
     _version = b"1.1"
+    config: _OurSockets
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        server = self.send.__self__  # type: ignore[attr-defined]  # the seam again: Hypercorn's TCPServer
+        self._transport: asyncio.Transport = server.writer.transport
+        self._reader: asyncio.StreamReader = server.reader
+        connections = self.config.connections
+        connections.opened(self)
+        self._task = asyncio.current_task()  # Hypercorn's for this connection
+        assert self._task is not None  # noqa: S101  it is called from within it
+        self._task.add_done_callback(lambda _: connections.gone(self))
+
+        self._forward, self.send = self.send, self._send_unless_gone
+        self._gone = False
+
+    # Hypercorn goes on waiting for a request of a client that has gone, and keeps its socket for as long as an idle
+    # connection may last: if it went before it had sent a whole request, and if it went while it was answered.
+
+    async def handle(self, event: Event) -> None:
+        """What the client did."""
+        if isinstance(event, Closed):
+            self._gone = True
+            if asyncio.current_task() is self._task:  # that is, nothing more can be read
+                await self._forward(Updated(idle=False))
+        await super().handle(event)
+
+    async def _send_unless_gone(self, event: Event) -> None:
+        if not (self._gone and isinstance(event, Updated) and event.idle):
+            await self._forward(event)
+
+    def abort(self) -> None:
+        """Close at once, whatever is unsent: a client that does not read would keep an orderly close waiting for ever."""
+        self._transport.abort()
+
+    def has_sent(self) -> bool:
+        """Whether there is a request that is about to be asked, or something that nobody has looked at yet."""
+        if self.connection.their_state in (h11.SEND_BODY, h11.DONE):
+            return True
+        if self._reader._buffer:  # type: ignore[attr-defined]  # noqa: SLF001  nothing public tells without taking it out
+            return True
+        found = self._transport.get_extra_info("socket")
+        try:
+            if sys.platform == "win32":
+                return bool(select.select([found], [], [], 0)[0])
+            poll = select.poll()  # select itself knows descriptors up to 1023 only
+            poll.register(found, select.POLLIN)
+            return bool(poll.poll(0))
+        except (OSError, ValueError):
+            return False  # closed
+
+    async def _maybe_recycle(self) -> None:
+        self.config.connections.answered(self)
+        await super()._maybe_recycle()
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Hypercorn's hook for going over to HTTP/2; we never do."""
@@ -47,7 +157,7 @@ class _HTTP1Only(H11Protocol):
             await self._refuse(400 if request.method == b"PRI" else 505)
             return
         size = len(request.method) + len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
-        if size > HEADER_LIMIT:  # h11 looks only at what is incomplete; this came in one piece
+        if size > self.config.limits().header_bytes:  # h11 looks only at what is incomplete; this came in one piece
             await self._refuse(431)
             return
         if request.target.startswith(b"?"):
@@ -57,6 +167,7 @@ class _HTTP1Only(H11Protocol):
             await self._refuse(417)
             return
         self._version = request.http_version
+        self.config.connections.asked(self)
         kept = [(name, value) for name, value in request.headers.raw_items() if name.lower() != b"upgrade"]
         await super()._create_stream(
             h11.Request(method=request.method, target=request.target, headers=kept, http_version=request.http_version)
@@ -107,22 +218,36 @@ hypercorn.protocol.H11Protocol = _HTTP1Only  # type: ignore[attr-defined]  # the
 
 
 class _OurSockets(Config):
-    """Hypercorn's settings with listeners that are open already."""
+    """Hypercorn's settings with a listener that is open already.  Limits are looked up each time: they may change."""
 
-    def __init__(self, listeners: list[socket.socket]) -> None:
+    def __init__(self, listener: socket.socket, limits: Callable[[], Limits], closed: Callable[[], object]) -> None:
+        self.limits = limits
+        self.connections = Connections(limits, closed)
+        self._listener = listener
         super().__init__()
-        self._listeners = listeners
+        self.backlog = ACCEPT_AT_A_TIME
         self.include_server_header = False
-        self.h11_max_incomplete_size = HEADER_LIMIT
-        self.keep_alive_timeout = KEEP_ALIVE_SECONDS
         self.keep_alive_max_requests = 1 << 30
         self.accesslog = None
         self.errorlog = logging.getLogger("hypercorn")
         self.errorlog.setLevel(logging.WARNING)
 
+    @property
+    def h11_max_incomplete_size(self) -> int:  # type: ignore[override]  # an attribute there
+        """Bytes of an incomplete request's head."""
+        return self.limits().header_bytes
+
+    @property
+    def keep_alive_timeout(self) -> float:  # type: ignore[override]  # the same
+        """Seconds."""
+        return self.limits().idle_seconds
+
     def create_sockets(self) -> Sockets:
         """What Hypercorn is to serve on."""
-        return Sockets([], self._listeners, [])
+        # asyncio calls listen() again with its own backlog, which is also how many connections it accepts at a time.  Few at
+        # a time, so that those that are there get their turn; but the kernel is to hold many.
+        asyncio.get_running_loop().call_soon(self._listener.listen, BACKLOG)
+        return Sockets([], [self._listener], [])
 
 
 def _without_bodies(app: ASGIFramework) -> ASGIFramework:
@@ -145,9 +270,15 @@ async def serve(
     listener: socket.socket,
     stopping: Callable[[], Awaitable[object]],
     grace: Callable[[], float],
+    limits: Callable[[], Limits],
+    closed: Callable[[], object] = lambda: None,
 ) -> None:
-    """Serve `app` on `listener` until `stopping` returns; then finish open requests, for at most `grace()` seconds."""
-    config = _OurSockets([listener])
+    """
+    Serve `app` on `listener` until `stopping` returns; then finish open requests, for at most `grace()` seconds.
+
+    `closed` is told of each connection that is closed to make room for another.
+    """
+    config = _OurSockets(listener, limits, closed)
 
     async def stop() -> None:
         await stopping()

@@ -74,6 +74,9 @@ class Settings:
     exit_on_failure: bool
     termination_log: str
     answer_before_hangup: bool
+    http_idle_timeout: float
+    http_max_connections: int
+    http_max_header_bytes: int
     log: Options
 
 
@@ -216,6 +219,7 @@ def _build(raw: Layer, platform: str) -> Settings:
         _check_conflicts(values)
         _check_not_negative(values, "connection_reuse", "unreachable_grace", "config_poll_interval", "interval")
         _check_intervals(values, "config_poll_interval", "interval")
+        _check_http_limits(values)
         csi_address = _csi_address(values.raw["csi_address"], platform)
         http, metrics = _listeners(values)
         timeout = values.seconds("probe_timeout")
@@ -246,6 +250,9 @@ def _build(raw: Layer, platform: str) -> Settings:
         exit_on_failure=values.flag("exit_on_failure"),
         termination_log=values.text("termination_log"),
         answer_before_hangup=values.flag("answer_before_hangup"),
+        http_idle_timeout=values.seconds("http_idle_timeout"),
+        http_max_connections=values.number("http_max_connections"),
+        http_max_header_bytes=values.number("http_max_header_bytes"),
         log=log,
     )
 
@@ -318,6 +325,13 @@ def _check_intervals(values: _Values, *keys: str) -> None:
     for key in keys:
         if 0 < values.number(key) < INTERVAL_MIN:
             raise invalid(values.raw[key], "it must be 100ms or more, or 0s for never", code=2)
+
+
+def _check_http_limits(values: _Values) -> None:
+    if values.number("http_idle_timeout") < 1_000_000_000:
+        raise invalid(values.raw["http_idle_timeout"], "it must be 1s or more", code=2)
+    if not 1024 <= values.number("http_max_header_bytes") <= 1 << 20:
+        raise invalid(values.raw["http_max_header_bytes"], "it must be between 1024 and 1048576", code=2)
 
 
 def _probe_path(raw: Raw) -> str:

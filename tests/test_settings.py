@@ -29,6 +29,8 @@ VALID = {
 }
 # Strings that not every value fits.
 SPECIAL = {
+    "http_idle_timeout": st.integers(10**9, 10**12).map(gotext.format_duration),
+    "http_max_header_bytes": st.integers(1024, 1 << 20).map(str),
     "interval": st.just("0s") | st.integers(10**8, 10**12).map(gotext.format_duration),
     "probe_path": st.sampled_from(["/csi.v1.Identity/Probe", "/grpc.health.v1.Health/Check", "/a.B/C"]),
     "config_poll_interval": st.just("0s") | st.integers(10**8, 10**12).map(gotext.format_duration),
