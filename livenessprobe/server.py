@@ -17,7 +17,7 @@ import h11
 import hypercorn.protocol
 from hypercorn.asyncio import serve as hypercorn_serve
 from hypercorn.config import Config, Sockets
-from hypercorn.events import Closed, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import (
     ASGIFramework,
@@ -37,6 +37,13 @@ class _HTTP1Only(H11Protocol):
     """Ignores `Upgrade`, refuses what is not HTTP/1, and writes status lines and refusals as Go's net/http does."""
 
     _version = b"1.1"
+
+    async def handle(self, event: Event) -> None:
+        """What comes from the connection."""
+        await super().handle(event)
+        if isinstance(event, Closed):
+            # Else a connection that its client has closed would stay open here until its idle time is up.
+            await self.send(Updated(idle=False))
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Hypercorn's hook for going over to HTTP/2; we never do."""
