@@ -56,9 +56,9 @@ class Reloader:
             metrics.misconfigured()
 
     async def watch(self, hangup: asyncio.Event, *, polled: bool) -> None:
-        """Look every poll interval, if `polled`, and whenever `hangup` is set; runs until cancelled."""
+        """Look every poll interval, if `polled` or once there is a file, and whenever `hangup` is set; until cancelled."""
         while True:
-            interval = self._running.settings.config_poll_interval if polled else 0.0
+            interval = self._running.settings.config_poll_interval if polled or self._expected else 0.0
             told = await _set_within(hangup, interval or None)
             try:
                 await self._look(told=told)
@@ -115,8 +115,8 @@ class Reloader:
 
     def _take(self, wanted: Loaded, running: Loaded) -> None:
         found = changes(self._running, wanted)
-        self._running = running
         self._apply(running.settings)
+        self._running = running
         pending = {change.key for change in found if not change.live}
         self._metrics.configured(wanted.fingerprint, {key: key in pending for key in RESTART_KEYS})
         if not found:

@@ -206,10 +206,13 @@ def _says_the_same(key: str, one: str, other: str) -> bool:
 def read_file(path: str) -> bytes:
     """The content of a regular file of at most FILE_LIMIT bytes; never blocks on a FIFO or a device."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("is not a regular file")
-        content = file.read(FILE_LIMIT + 1)
+    try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:  # it does not close what it refuses: a folder
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ValueError("is not a regular file")
+            content = file.read(FILE_LIMIT + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > FILE_LIMIT:
         raise ValueError(f"is larger than {FILE_LIMIT} bytes; a settings file has a few thousand")
     return content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -98,6 +99,55 @@ class FakeDriver:
             self.in_flight -= 1
 
 
+Content = str | bytes | Callable[[Path], object]
+"""Of a file; a function puts something else in its place."""
+
+
+def nothing(_path: Path) -> None:
+    """The content of a file that is not there."""
+
+
+class ConfigMap:
+    """
+    A folder as the kubelet mounts a ConfigMap with the one key `settings.toml`, or with none.
+
+    What is mounted is swapped by a rename of the link `..data`, so that a reader sees the old or the new, whole.
+    """
+
+    def __init__(self, folder: Path, content: Content = nothing) -> None:
+        self.path = folder / "settings.toml"
+        self._folder = folder
+        self._swaps = 0
+        folder.mkdir()
+        self.swap(content)
+
+    def swap(self, content: Content) -> None:
+        """Mount `content`; what was there is gone when this returns."""
+        self._swaps += 1
+        old = self._folder / os.readlink(self._data) if self._data.is_symlink() else None
+        new = self._folder / f"..2026_01_01_00_00_00.{self._swaps:09}"
+        new.mkdir()
+        if isinstance(content, str | bytes):
+            (new / self.path.name).write_bytes(content.encode() if isinstance(content, str) else content)
+        else:
+            content(new / self.path.name)
+        os.symlink(new.name, self._folder / "..data_tmp")
+        os.rename(self._folder / "..data_tmp", self._data)
+        if content is not nothing and not self.path.is_symlink():
+            os.symlink(f"..data/{self.path.name}", self.path)
+        if old is not None:
+            shutil.rmtree(old)
+
+    def remove(self) -> None:
+        """As the kubelet does for a ConfigMap that is deleted, and optional."""
+        self.swap(nothing)
+        self.path.unlink()
+
+    @property
+    def _data(self) -> Path:
+        return self._folder / "..data"
+
+
 class Relay:
     """Passes bytes from one unix socket to another, and counts connections."""
 
@@ -172,7 +222,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Sidecar:
-    """The sidecar's process, with a port of its own unless its arguments say where to listen."""
+    """The sidecar's process, with a port of its own unless its arguments, or `port`, say where it listens."""
 
     arguments: tuple[str, ...]
     environ: dict[str, str] = field(default_factory=dict)
@@ -187,7 +237,7 @@ class Sidecar:
 
     def __post_init__(self) -> None:
         listens = ("--http-endpoint", "--health-port")
-        if not any(argument.startswith(listens) for argument in self.arguments):
+        if not self.port and not any(argument.startswith(listens) for argument in self.arguments):
             self.port = free_port()
             self.arguments = (*self.arguments, f"--http-endpoint=127.0.0.1:{self.port}")
         if self.stderr is None:
@@ -234,6 +284,16 @@ class Sidecar:
         lines = self.get("/metrics").body.splitlines()
         values = [line.removeprefix(f"{series} ") for line in lines if line.startswith(f"{series} ")]
         return float(values[0]) if values else 0.0
+
+    def figures(self) -> dict[str, float]:
+        """Every line of one answer of /metrics."""
+        lines = (line.rpartition(" ") for line in self.get("/metrics").body.splitlines() if not line.startswith("#"))
+        return {series: float(value) for series, _, value in lines}
+
+    def sighup(self) -> None:
+        """Send SIGHUP, once the process is there to hear it."""
+        self.get("/")
+        self.process.send_signal(signal.SIGHUP)
 
     def wait(self, seconds: float = 10.0) -> int:
         return self.process.wait(seconds)

@@ -159,6 +159,7 @@ def test_a_bad_file_is_passed_over_with_a_sentence(content: bytes, sentence: str
 def test_what_is_no_file_is_passed_over_without_waiting(folder: Path) -> None:
     os.mkfifo(folder / "fifo")
     (folder / "large").write_bytes(b"#" * 2_000_000)
+    open_before = len(os.listdir("/dev/fd"))
     for name, sentence in (
         ("fifo", "is not a regular file"),
         ("large", "is larger than"),
@@ -167,6 +168,7 @@ def test_what_is_no_file_is_passed_over_without_waiting(folder: Path) -> None:
     ):
         loaded = read({"config": f"{folder}/{name}"})
         assert sentence in loaded.file_error, loaded.file_error
+    assert len(os.listdir("/dev/fd")) <= open_before
 
 
 def test_unknown_variables_are_named_and_service_links_are_not() -> None:

@@ -523,6 +523,24 @@ def test_an_idle_sidecar_stops_at_once_even_with_open_connections(
     assert "Traceback" not in process.log()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_connection_that_its_client_closes_stays_open_on_neither_side(driver: FakeDriver, sidecar: Start) -> None:
+    """An idle one may stay for 75 s; one that nobody can use any more must not, or a script with curl uses them all up."""
+    process = sidecar()
+    process.await_name()
+    before = _sockets(process.process.pid)
+    for _ in range(30):
+        assert process.get().status == 200
+    with socket.create_connection(("127.0.0.1", process.port)) as unfinished:
+        unfinished.sendall(b"GET /healthz HTTP/1.1\r\nHo")
+
+    eventually(lambda: _sockets(process.process.pid) <= before)
+
+
+def _sockets(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
 @pytest.mark.parametrize("milliseconds", [60, 90, 120, 160, 200, 300])
 def test_sigterm_is_heard_during_the_start(socket_path: str, sidecar: Start, milliseconds: int) -> None:
     """As soon as Python itself is up; what comes before is the interpreter's."""
