@@ -148,13 +148,6 @@ class _HTTP1Only(H11Protocol):
         self.config.connections.answered(self)
         await super()._maybe_recycle()
 
-    async def handle(self, event: Event) -> None:
-        """What comes from the connection."""
-        await super().handle(event)
-        if isinstance(event, Closed):
-            # Else a connection that its client has closed would stay open here until its idle time is up.
-            await self.send(Updated(idle=False))
-
     async def _check_protocol(self, event: h11.Request) -> None:
         """Hypercorn's hook for going over to HTTP/2; we never do."""
 
