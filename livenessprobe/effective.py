@@ -37,7 +37,8 @@ def values(loaded: Loaded) -> dict[str, object]:
     """Each key with its value in force: booleans and numbers as such, durations in Go's form, vmodule as a list."""
     shown = {key: _shown(flag.kind, loaded.raw[key].text) for key, flag in KEYS.items()}
     if loaded.settings.unreachable_grace == loaded.settings.probe_timeout:
-        shown["unreachable_grace"] = shown["probe_timeout"]  # left empty, or longer than it can be
+        # It was left empty, or is longer than it can be.  None may be negative, as the timeout may.
+        shown["unreachable_grace"] = "0s" if loaded.settings.probe_timeout < 0 else shown["probe_timeout"]
     return shown
 
 
