@@ -26,6 +26,8 @@ class Change:
 def changes(running: Loaded, wanted: Loaded) -> tuple[Change, ...]:
     """What `wanted` would change, in the order of the keys.  `60s` for `1m` is no change."""
     old, new = values(running), values(wanted)
+    if running.settings.csi_address.target == wanted.settings.csi_address.target:
+        new["csi_address"] = old["csi_address"]  # another spelling of the same socket
     return tuple(
         Change(key, old[key], new[key], wanted.raw[key].source, key not in RESTART_KEYS)
         for key in KEYS
@@ -37,7 +39,8 @@ def values(loaded: Loaded) -> dict[str, object]:
     """Each key with its value in force: booleans and numbers as such, durations in Go's form, vmodule as a list."""
     shown = {key: _shown(flag.kind, loaded.raw[key].text) for key, flag in KEYS.items()}
     if loaded.settings.unreachable_grace == loaded.settings.probe_timeout:
-        shown["unreachable_grace"] = shown["probe_timeout"]  # left empty, or longer than it can be
+        # It was left empty, or is longer than it can be.  None may be negative, as the timeout may.
+        shown["unreachable_grace"] = "0s" if loaded.settings.probe_timeout < 0 else shown["probe_timeout"]
     return shown
 
 

@@ -44,6 +44,9 @@ LONGHORN_DEFAULTS: Mapping[str, str] = {
 }
 """What Longhorn's image documents as its defaults."""
 
+_DYNACONFS_OLD_NAMES = frozenset({"SETTINGS_MODULE", "PROJECT_ROOT"})
+"""Switches of Dynaconf's that do not bear its name; each value goes through its casts."""
+
 
 class SettingsError(Exception):
     """
@@ -80,7 +83,7 @@ Layer = Mapping[str, Raw]
 def merge(*layers: Layer) -> dict[str, Raw]:
     """The topmost value of each key; later layers are above earlier ones."""
     # Switches of Dynaconf's own, which can run code and read files, stay out of its reach.
-    for name in [name for name in os.environ if "DYNACONF" in name]:
+    for name in [name for name in os.environ if "DYNACONF" in name or name in _DYNACONFS_OLD_NAMES]:
         del os.environ[name]
     from dynaconf import Dynaconf
 
@@ -165,15 +168,18 @@ def _is_service_link(name: str, text: str) -> bool:
 
 
 def _nearest_variable(name: str) -> str:
-    known = [f"{PREFIX}{key.upper()}" for key in KEYS]
-    return _nearest(name.upper(), [*known, *LONGHORN_VARIABLES])
+    # What they all begin with would make any two of them alike.
+    known = {key.upper(): f"{PREFIX}{key.upper()}" for key in KEYS}
+    known |= {longhorns.removeprefix(_LONGHORN_PREFIX): longhorns for longhorns in LONGHORN_VARIABLES}
+    return _nearest(name.upper().removeprefix(PREFIX).removeprefix(_LONGHORN_PREFIX), known)
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _nearest(name: str, known: Mapping[str, str]) -> str:
+    """A hint at one of `known`: what `name` is compared with, and what is shown for it."""
     import difflib
 
     near = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {known[near[0]]}?" if near else ""
 
 
 # --- one place, two spellings
@@ -254,21 +260,28 @@ def _nearest_key(key: str) -> str:
         return f" of the file's; give it as --{KEYS[key].name} or {PREFIX}{key.upper()}"
     plain = key.lower().replace("-", "_")
     flag = flags.find(plain)  # a flag of Longhorn's, perhaps
-    return f"; did you mean {flag.key}?" if flag is not None and flag.key in FILE_KEYS else _nearest(plain, FILE_KEYS)
+    if flag is not None and flag.key in FILE_KEYS:
+        return f"; did you mean {flag.key}?"
+    return _nearest(plain, {known: known for known in FILE_KEYS})
 
 
 def _printable(key: str) -> str:
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else gotext.quote(key)
 
 
+_SEARCHED = 1 << 14
+"""Characters; what comes after is not worth parsing a file again and again for a number."""
+
+
 def _line(text: str, key: str) -> int:
     """The number of the line that gives `key`; 0 if that cannot be told."""
     name = re.escape(key)
-    lines = re.finditer(rf"""^[ \t]*(?:\[{{0,2}}[ \t]*)["']?{name}["']?[ \t]*[=.\]]""", text, re.MULTILINE)
+    # Possessive, or a long line of blanks would take the square of its length.
+    lines = re.finditer(rf"""^[ \t]*+(?:\[{{1,2}}+[ \t]*+)?["']?{name}["']?[ \t]*+[=.\]]""", text, re.MULTILINE)
     starts = [match.start() for _, match in zip(range(10), lines, strict=False)]
     for start in starts:
         # What looks like the key may be a line of a text that goes over several; then what is before it is no TOML.
-        if len(starts) == 1 or _is_toml(text[:start]):
+        if len(starts) == 1 or (start < _SEARCHED and _is_toml(text[:start])):
             return text.count("\n", 0, start) + 1
     return 0
 
@@ -328,6 +341,8 @@ def _toml_type(value: object) -> str:
 # --- what a person is told
 
 _INVALID = "Invalid setting"
+_SENTENCE_MAX = 1000
+"""Characters; a file may hold a value of a million."""
 
 
 def refusal(raw: Raw, reason: str, kind: flags.Kind) -> SettingsError:
@@ -346,4 +361,6 @@ def fault_of_file(path: str, error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{path}: {error.strerror or error}"
     sentence = str(error).removeprefix(f"{_INVALID}: ").replace(f"file {path}, ", "")
+    if len(sentence) > _SENTENCE_MAX:
+        sentence = f"{sentence[:_SENTENCE_MAX]}… (and {len(sentence) - _SENTENCE_MAX} more)"
     return f"{path}: {sentence}"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
 from livenessprobe import flags
-from livenessprobe.settings import Settings, load
-from livenessprobe.sources import SettingsError
+from livenessprobe.effective import document
+from livenessprobe.settings import Loaded, Settings, load
+from livenessprobe.sources import FILE_KEYS, SettingsError
+from tests.values import as_file
 
 CASES = {
     case["id"]: case
@@ -45,10 +48,26 @@ def arguments(case: dict) -> list[str]:
     return given
 
 
-def settings(name: str, **environ: str) -> Settings:
+def platform(case: dict) -> str:
+    return "win32" if case["os"] == "windows" else "linux"
+
+
+@cache
+def loaded(name: str, **environ: str) -> Loaded:
     case = CASES[name]
-    values = flags.parse(arguments(case)).values()
-    return load(values, {**case.get("env", {}), **environ}, "win32" if case["os"] == "windows" else "linux", "").settings
+    return load(flags.parse(arguments(case)).values(), {**case.get("env", {}), **environ}, platform(case), "")
+
+
+def settings(name: str, **environ: str) -> Settings:
+    return loaded(name, **environ).settings
+
+
+def dial_and_listen(case: dict) -> tuple[dict, list[dict]]:
+    """What the table expects, in the words of `livenessprobe config`."""
+    dial, listen, metrics = (case["expected"][part] for part in ("dial", "listen", "metrics"))
+    serves = ["healthz"] if metrics is None else ["healthz", "metrics"]
+    address = f"{listen['host']}:{listen['port']}"
+    return dial, [{"address": address, "serves": serves, "dual_stack": listen["dual_stack"]}]
 
 
 @cache
@@ -116,3 +135,30 @@ def test_the_connection_timeout_of_old_manifests_is_accepted(name: str) -> None:
 def test_variables_for_the_manifests_own_use_are_not_read(name: str) -> None:
     """The flags were expanded from such variables; with quite other values in them nothing changes."""
     assert settings(name, **FOREIGN) == settings(name)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != REFUSED])
+def test_the_settings_in_force_are_described_as_the_table_expects_them(name: str) -> None:
+    case, start = CASES[name], loaded(name)
+    described = json.loads(json.dumps(document(start)))
+
+    assert described == document(start)
+    assert all(set(entry) == {"value", "source"} for entry in described["settings"].values())
+    given = {start.raw[key].source for key in start.raw} - {"default"}
+    assert given == {f"flag --{name}" for name in flags.parse(arguments(case)).values()}
+    assert {entry["source"] for entry in described["settings"].values()} == {"default", *given}
+    assert unquote(described["target"]) == f"unix:{case['expected']['dial']['path']}"
+    if "${" not in str(case["expected"]):
+        assert (described["dial"], described["listen"]) == dial_and_listen(case)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != REFUSED])
+def test_the_description_is_good_for_a_settings_file(name: str) -> None:
+    """Whoever wants to move from flags to a ConfigMap can copy it."""
+    start = loaded(name)
+    described = document(start)["settings"]
+    content = as_file({key: described[key]["value"] for key in FILE_KEYS})
+
+    again = load({}, {}, platform(CASES[name]), "settings.toml", lambda _: content)
+
+    assert (again.file_error, again.settings) == ("", start.settings)

@@ -1,73 +1,182 @@
-"""Flags over variables over file over defaults; what a bad one of each costs; what nothing in them can do."""
+"""Flags over variables over file over defaults, for every setting; and what a bad one of each costs."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from livenessprobe import flags, gotext
 from livenessprobe.settings import Loaded, load
 from livenessprobe.sources import FILE_KEYS, KEYS, PREFIX, Raw, SettingsError
-
-VALID = {
-    flags.STRING: st.sampled_from(["/a/b.sock", "/c"]),
-    flags.OPTIONAL_DURATION: st.just("") | st.integers(1, 10**12).map(gotext.format_duration),
-    flags.DURATION: st.integers(1, 10**12).map(gotext.format_duration),
-    flags.BOOL: st.sampled_from(["true", "false", "T", "0"]),
-    flags.AUTOMAXPROCS: st.sampled_from(["true", "false", "1"]),
-    flags.VERBOSITY: st.integers(0, 2**31 - 1).map(str),
-    flags.VMODULE: st.sampled_from(["", "main=3", "a=1,b=2"]),
-    flags.COUNT: st.integers(1, 2**31 - 1).map(str),
-    flags.THRESHOLD: st.sampled_from(["INFO", "error", "2"]),
-    flags.SIZE: st.integers(0, 2**64 - 1).map(str),
-    flags.QUANTITY: st.just("0"),
-    flags.BACKTRACE: st.sampled_from(["", "main.go:7"]),
-}
-# Strings that not every value fits.
-SPECIAL = {
-    "http_idle_timeout": st.integers(10**9, 10**12).map(gotext.format_duration),
-    "http_max_header_bytes": st.integers(1024, 1 << 20).map(str),
-    "interval": st.just("0s") | st.integers(10**8, 10**12).map(gotext.format_duration),
-    "probe_path": st.sampled_from(["/csi.v1.Identity/Probe", "/grpc.health.v1.Health/Check", "/a.B/C"]),
-    "config_poll_interval": st.just("0s") | st.integers(10**8, 10**12).map(gotext.format_duration),
-    "http_endpoint": st.just(""),
-    "metrics_address": st.sampled_from(["", ":1"]),
-    "health_port": st.sampled_from(["1", "9808"]),
-    "logging_format": st.just("text"),
-    "log_text_split_stream": st.just("false"),
-    "log_json_split_stream": st.just("false"),
-}
+from tests.values import GROUPS, VALID, Texts, as_file, as_flags, as_variables, native, two, typed
 
 
 def read(arguments: dict[str, str] | None = None, environ: dict[str, str] | None = None, default_file: str = "") -> Loaded:
     return load(arguments or {}, environ or {}, "linux", default_file)
 
 
-def toml(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def read_all(flag: Texts, variable: Texts, file: bytes) -> Loaded:
+    """Settings from all three places; the file is called x, unless a setting says otherwise."""
+    return load(as_flags(flag), as_variables(variable), "linux", "x", lambda _: file)
 
 
-@pytest.mark.parametrize("key", FILE_KEYS)
+def in_files(texts: Texts) -> Texts:
+    """What of `texts` a file can hold."""
+    return {key: text for key, text in texts.items() if key in FILE_KEYS}
+
+
+def meanings(loaded: Loaded, keys: Texts) -> dict[str, object]:
+    return {key: typed(key, loaded.raw[key].text) for key in keys}
+
+
+# A failure names the settings at fault; to shrink a drawing of all of them would take minutes.
+all_at_once = settings(phases=[Phase.explicit, Phase.reuse, Phase.generate], max_examples=8)
+
+
+# --- one value, three places
+
+
+@pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
+@all_at_once
 @given(data=st.data())
-def test_a_value_reads_the_same_in_all_three_places(key: str, data: st.DataObject) -> None:
-    flag = KEYS[key]
-    text = data.draw(SPECIAL.get(key, VALID[flag.kind]))
-    content = f"{key} = {toml(text)}\n".encode()
+def test_all_values_read_the_same_in_all_three_places(keys: tuple[str, ...], data: st.DataObject) -> None:
+    texts = data.draw(st.fixed_dictionaries({key: VALID[key] for key in keys}))
+    filed = in_files(texts)
 
-    by_flag = read({flag.name: text})
-    by_variable = read({}, {f"{PREFIX}{key.upper()}": text})
-    by_file = load({"config": "x"}, {}, "linux", "", lambda _: content)
+    by_flag = read_all(texts, {}, b"#")
+    by_variable = read_all({}, texts, b"#")
+    by_text = read_all({}, {}, as_file(filed))
+    by_type = read_all({}, {}, as_file({key: native(key, text) for key, text in filed.items()}))
 
-    assert by_flag.settings == by_variable.settings == by_file.settings
-    assert by_file.file_error == ""
-    assert by_file.raw[key] == Raw(text, f"file x, line 1, key {key}")
+    found = (by_flag, by_variable, by_text, by_type)
+    assert [(loaded.file_error, loaded.warnings) for loaded in found] == [("", ())] * 4
+    assert by_flag.settings == by_variable.settings == by_text.settings == by_type.settings
+    for loaded, given_texts in ((by_flag, texts), (by_variable, texts), (by_text, filed)):
+        assert {key: loaded.raw[key].text for key in given_texts} == given_texts
+        assert meanings(loaded, given_texts) == {key: typed(key, text) for key, text in given_texts.items()}
+    assert meanings(by_type, filed) == meanings(by_flag, filed)
 
 
-def test_flag_wins_over_variable_over_file_over_default(folder: Path) -> None:
+def test_the_groups_that_are_tried_have_every_setting() -> None:
+    assert {key for keys in GROUPS for key in keys} == set(KEYS) == set(VALID)
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "value"),
+    [
+        ("v = 0x10", "v", 16),
+        ("v = +5", "v", 5),
+        ("log_file_max_size = 1_000", "log_file_max_size", 1000),
+        ("log_file_max_size = 18446744073709551615", "log_file_max_size", 2**64 - 1),
+        ("stderrthreshold = -1", "stderrthreshold", -1),
+        ("health_port = 80", "health_port", "80"),
+        ("logtostderr = false", "logtostderr", False),
+        ("logtostderr = 'F'", "logtostderr", False),
+        ("automaxprocs = true", "automaxprocs", True),
+        ("automaxprocs = ''", "automaxprocs", True),
+        ("vmodule = []", "vmodule", ()),
+        ("vmodule = ['a=1', \"b*=2\",\n]", "vmodule", (("a", 1), ("b*", 2))),
+        ("vmodule = ['a=1,b*=2']", "vmodule", (("a", 1), ("b*", 2))),
+        ('probe_timeout = """\n1m30s"""', "probe_timeout", 90 * 10**9),
+        ('metrics_path = "/\\u00e9"', "metrics_path", "/é"),
+        ("log_json_info_buffer_size = 0", "log_json_info_buffer_size", False),
+        ("'v' = 3\r\n", "v", 3),
+    ],
+)
+def test_tomls_own_types_and_spellings_are_read(line: str, key: str, value: object) -> None:
+    loaded = read_all({}, {}, line.encode())
+
+    assert loaded.file_error == ""
+    assert typed(key, loaded.raw[key].text) == value
+
+
+# --- which one wins
+
+
+@pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
+@pytest.mark.parametrize(
+    ("upper", "lower"),
+    [
+        ("flag", "variable"),
+        ("flag", "file"),
+        ("variable", "file"),
+        ("flag", "default"),
+        ("variable", "default"),
+        ("file", "default"),
+    ],
+)
+@all_at_once
+@given(data=st.data())
+def test_of_any_two_places_the_upper_one_wins_for_every_setting(
+    upper: str, lower: str, keys: tuple[str, ...], data: st.DataObject
+) -> None:
+    keys = tuple(key for key in keys if key in FILE_KEYS or "file" not in (upper, lower))
+    pairs = data.draw(st.fixed_dictionaries({key: two(key) for key in keys}))
+    winners, losers = ({key: pair[side] for key, pair in pairs.items()} for side in (0, 1))
+    places: dict[str, Texts] = {"flag": {}, "variable": {}, "file": {}, "default": {}, lower: losers, upper: winners}
+
+    loaded = read_all(places["flag"], places["variable"], as_file(places["file"]))
+
+    assert {key: loaded.raw[key] for key in keys} == {
+        key: Raw(text, source(upper, key, line)) for line, (key, text) in enumerate(winners.items(), 1)
+    }
+    assert {loaded.raw[key].source for key in KEYS if key not in keys} <= {"default"}
+    assert loaded.settings == read_all(winners, {}, b"#").settings
+
+
+def source(place: str, key: str, line: int) -> str:
+    return {
+        "flag": f"flag --{KEYS[key].name}",
+        "variable": f"variable LIVENESSPROBE_{key.upper()}",
+        "file": f"file x, line {line}, key {key}",
+        "default": "default",
+    }[place]
+
+
+@pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
+@all_at_once
+@given(data=st.data())
+def test_each_setting_is_decided_by_itself(keys: tuple[str, ...], data: st.DataObject) -> None:
+    """Whatever else is given where."""
+    in_three = {
+        key: st.fixed_dictionaries({}, optional=dict.fromkeys(("flag", "variable", "file"), VALID[key]))
+        for key in keys
+        if key in FILE_KEYS
+    }
+    drawn = data.draw(st.fixed_dictionaries(in_three))
+    flag, variable, file = (
+        {key: texts[place] for key, texts in drawn.items() if place in texts} for place in ("flag", "variable", "file")
+    )
+    expected = {key: Raw(KEYS[key].default, "default") for key in KEYS}
+    expected |= {key: Raw(text, source("file", key, line)) for line, (key, text) in enumerate(file.items(), 1)}
+    expected |= {key: Raw(text, source("variable", key, 0)) for key, text in variable.items()}
+    expected |= {key: Raw(text, source("flag", key, 0)) for key, text in flag.items()}
+
+    assert read_all(flag, variable, as_file(file)).raw == expected
+
+
+def test_the_file_is_the_one_that_the_flag_names() -> None:
+    seen = []
+
+    def read_file(path: str) -> bytes:
+        seen.append(path)
+        return b"v = 1"
+
+    for given_flags, environ in (
+        ({"config": "/f"}, {"LIVENESSPROBE_CONFIG": "/v"}),
+        ({}, {"LIVENESSPROBE_CONFIG": "/v"}),
+        ({}, {}),
+        ({"config": ""}, {"LIVENESSPROBE_CONFIG": "/v"}),
+    ):
+        loaded = load(given_flags, environ, "linux", "/d", read_file)
+        assert loaded.raw["v"].source == f"file {seen[-1]}, line 1, key v"
+
+    assert seen == ["/f", "/v", "/d", "/d"]
+
+
+def test_a_source_is_named_as_people_look_for_it(folder: Path) -> None:
     file = folder / "settings.toml"
     file.write_text('probe_timeout = "7s"\nv = 7\nmetrics_path = "/seven"\n')
     environ = {"LIVENESSPROBE_CONFIG": str(file), "LIVENESSPROBE_PROBE_TIMEOUT": "6s", "LIVENESSPROBE_V": "6"}
@@ -131,15 +240,6 @@ def test_a_variable_that_a_flag_overrides_is_not_validated() -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b'probe_timeot = "5s"', "line 1: probe_timeot is not a setting; did you mean probe_timeout?"),
-        (b'\n\nprobe-timeout = "5s"', "line 3: probe-timeout is not a setting; did you mean probe_timeout?"),
-        (b"probe_timeout = 5", 'line 1: probe_timeout is the number 5; write a duration as text, such as "1m30s"'),
-        (b"v = 1.5", "line 1: v is the number 1.5; write a whole number, such as 5"),
-        (b"[v]\nx = 1", "line 1: v is a table; write a whole number"),
-        (b'config = "other"', "config is not a setting"),
-        (b"v = 1\nv = 2", "is not TOML: "),
-        (b"v = ", "is not TOML: "),
-        (b"\xef\xbb\xbfv = 1", "begins with a byte order mark"),
         (b"v = 1 # \xff", "is not UTF-8: "),
         (b'health_port = 1\nhttp_endpoint = ":2"', "Only one of `--health-port` and `--http-endpoint`"),
         (b'csi_address = "http://x"', 'scheme "http" is not supported'),
@@ -156,72 +256,7 @@ def test_a_bad_file_is_passed_over_with_a_sentence(content: bytes, sentence: str
         load({"config": "settings.toml", "config-strict": "true"}, {}, "linux", "", lambda _: content)
 
 
-def test_what_is_no_file_is_passed_over_without_waiting(folder: Path) -> None:
-    os.mkfifo(folder / "fifo")
-    (folder / "large").write_bytes(b"#" * 2_000_000)
-    open_before = len(os.listdir("/dev/fd"))
-    for name, sentence in (
-        ("fifo", "is not a regular file"),
-        ("large", "is larger than"),
-        ("none", "No such file"),
-        ("", "Is a directory"),
-    ):
-        loaded = read({"config": f"{folder}/{name}"})
-        assert sentence in loaded.file_error, loaded.file_error
-    assert len(os.listdir("/dev/fd")) <= open_before
-
-
-def test_unknown_variables_are_named_and_service_links_are_not() -> None:
-    environ = {
-        "LIVENESSPROBE_PROBE_TIMEUOT": "1s",
-        "LIVENESSPROBE_PORT": "tcp://10.0.0.1:80",
-        "LIVENESSPROBE_PORT_80_TCP_ADDR": "10.0.0.1",
-        "LIVENESSPROBE_SERVICE_HOST": "10.0.0.1",
-        "LIVENESSPROBE_SERVICE_PORT_HEALTHZ": "80",
-        "LIVENESSPROBE_HEALTH_PORT": "tcp://10.0.0.1:9808",
-        "LIVENESSPROBE_HEALTH_SERVICE_HOST": "10.0.0.1",
-        "LIVENESSPROBE_HEALTH_PORT_9808_TCP": "tcp://10.0.0.1:9808",
-        "ADDRESS": "/nonsense",
-        "CSI_ADDRESS": "/nonsense",
-        "HEALTH_PORT": "nonsense",
-    }
-    loaded = read({}, environ)
-    assert loaded.settings == read().settings
-    assert loaded.warnings == (
-        "variable LIVENESSPROBE_PROBE_TIMEUOT is not a setting; did you mean LIVENESSPROBE_PROBE_TIMEOUT?",
-    )
-
-
-@pytest.mark.parametrize(
-    "spell", ["@format /{env[PATH]}", "/@read_file /etc/passwd", "/@jinja {{ 1 + 1 }}", "/@int 3", "/%(PATH)s/x"]
-)
-def test_dynaconfs_casts_act_on_nothing(spell: str) -> None:
-    """From the environment, from a flag and from the file: the text is the value."""
-    assert read({"metrics-path": spell}).settings.metrics_path == spell
-    assert read({}, {"LIVENESSPROBE_METRICS_PATH": spell}).settings.metrics_path == spell
-    content = f"metrics_path = '{spell}'".encode()
-    assert load({"config": "x"}, {}, "linux", "", lambda _: content).settings.metrics_path == spell
-
-
-def test_dynaconfs_own_switches_are_out_of_reach(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / ".env").write_text("LIVENESSPROBE_V=9\nDYNACONF_V=9\n")
-    (folder / "settings.toml").write_text("v = 9\n")
-    (folder / "evil.py").write_text("raise SystemExit('ran foreign code')")
-    monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(str(folder))
-    for name, text in {
-        "AUTO_CAST_FOR_DYNACONF": "true",
-        "LOADERS_FOR_DYNACONF": '["evil"]',
-        "CORE_LOADERS_FOR_DYNACONF": '["PY", "TOML"]',
-        "LOAD_DOTENV_FOR_DYNACONF": "true",
-        "SETTINGS_FILE_FOR_DYNACONF": str(folder / "settings.toml"),
-        "ENVVAR_PREFIX_FOR_DYNACONF": "LIVENESSPROBE",
-        "INSTANCE_FOR_DYNACONF": "evil.x",
-        "DYNACONF_V": "9",
-    }.items():
-        monkeypatch.setenv(name, text)
-    loaded = read({}, {"LIVENESSPROBE_METRICS_PATH": "/@read_file /etc/passwd"})
-    assert (loaded.settings.log.v, loaded.settings.metrics_path) == (0, "/@read_file /etc/passwd")
+# --- nothing else ever comes of it
 
 
 @given(st.dictionaries(st.sampled_from([PREFIX + key.upper() for key in KEYS]), st.text(max_size=30), max_size=4))
