@@ -27,6 +27,8 @@ from livenessprobe.endpoint import CSIAddress
 from livenessprobe.health import Reason
 
 _MILLISECONDS_MAX = (1 << 31) - 1
+QUIET_SECONDS = 0.05
+"""After a connection that came to nothing; it bounds how many a second a driver sees that fails each of them."""
 LOOK_SECONDS = 0.1
 """How often a dial that is not answered looks whether the socket is still the same."""
 _FOREVER = 10.0**8
@@ -90,11 +92,15 @@ class Dialer:
         self.reuse = 0.0
         """How long a connection may serve probes, seconds; may be changed at any time."""
         self._dialled = dialled
+        self._quiet_until = 0.0
         self._kept: Connection | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     async def dial(self, deadline: float) -> Connection:
         """A fresh connection; raises NotConnected, at `deadline` (the loop's time) at the latest."""
+        self.look_at_socket()
+        if (quiet := min(self._quiet_until, deadline) - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(quiet)
         socket = self.look_at_socket()
         self._dialled()
         now = asyncio.get_running_loop().time()
@@ -105,6 +111,7 @@ class Dialer:
             if state is not State.READY:
                 raise await self._explain(Connection(channel, socket, now))
         except TimeoutError:
+            self.came_to_nothing()
             await channel.close()
             raise NotConnected(
                 Reason.DEADLINE,
@@ -112,10 +119,15 @@ class Dialer:
                 "it is hung, stopped or overloaded",
             ) from None
         except BaseException:
+            self.came_to_nothing()
             await channel.close()
             raise
         self.peer = socket
         return Connection(channel, socket, now)
+
+    def came_to_nothing(self) -> None:
+        """The last connection was of no use, so the next one is not to follow at once."""
+        self._quiet_until = asyncio.get_running_loop().time() + QUIET_SECONDS
 
     async def _decided(self, channel: grpc.aio.Channel, socket: SocketIdentity | None) -> grpc.ChannelConnectivity:
         """The state in which connecting ends; raises NotConnected when another socket has taken the place of `socket`."""

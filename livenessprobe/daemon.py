@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from livenessprobe.prober import Prober
 from livenessprobe.reload import Reloader
 from livenessprobe.server import Limits, serve
 from livenessprobe.settings import Loaded, Settings
+from livenessprobe.watchdog import Watchdog
 
 log = get_logger(__file__)
 
@@ -47,6 +50,7 @@ class SettingsFile:
 
 async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads: int) -> int:
     """Serve until SIGTERM or SIGINT: 0, or until --exit-on-failure ends it: 3.  `threads` bounds the default executor."""
+    _raise_descriptor_limit()
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="executor"))
     with signals.control() as control:
         metrics = Metrics()
@@ -62,6 +66,8 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
         gc.collect()
         gc.freeze()
         gc.set_threshold(1000, 5, 2)
+        watchdog = Watchdog(lambda: prober.settings.termination_log)
+        watchdog.start()
         try:
             async with asyncio.TaskGroup() as group:
                 beside = [
@@ -84,9 +90,21 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
                 for task in beside:
                     task.cancel()
         finally:
+            watchdog.stop()
             outlets.end()
             await dialer.close()
         return FAILED if outlets.failed else 0
+
+
+def _raise_descriptor_limit() -> None:
+    """As far as it may be raised, as Go does at every start: a probe needs a descriptor however many clients there are."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard) if soft != hard else (soft, hard))
 
 
 def _adopt(prober: Prober, settings: Settings) -> None:

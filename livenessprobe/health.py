@@ -70,8 +70,14 @@ NO_TIME = ProbeResult(
 """The timeout had passed before the driver was asked, as with --probe-timeout=0."""
 
 
+MESSAGE_MAX = 64 * 1024
+"""Characters of a driver's message that are passed on."""
+
+
 def rpc_error(reason: Reason, code: str, description: str) -> ProbeResult:
-    """A failed call, in grpc-go's words."""
+    """A failed call, in grpc-go's words; a driver's message that goes on for ever is cut."""
+    if len(description) > MESSAGE_MAX:
+        description = f"{description[:MESSAGE_MAX]}… (cut)"
     text = f"rpc error: code = {code} desc = {description}"
     return ProbeResult(reason, text, "Health check failed", text, code)
 

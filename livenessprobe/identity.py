@@ -120,6 +120,7 @@ class Identity:
             if result is not None and result.reason in _KEEPS_CONNECTION:
                 self.dialer.keep(connection)
             else:
+                self.dialer.came_to_nothing()
                 await self.dialer.drop(connection)
         return result
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from livenessprobe.connection import NotConnected
 from livenessprobe.identity import NAME_TIMEOUT, DriverError, Identity
 from livenessprobe.klog import get_logger
-from livenessprobe.metrics import UNKNOWN_DRIVER, Metrics
+from livenessprobe.metrics import NAME_MAX, UNKNOWN_DRIVER, Metrics
 from livenessprobe.settings import Settings
 
 log = get_logger(__file__, "main")
@@ -75,9 +75,9 @@ class NameLearner:
             pause = min(pause * 2, BACKOFF_MAX)
 
     def _named(self, name: str) -> None:
-        if name != self._metrics.driver_name or self._metrics.driver_name == UNKNOWN_DRIVER:
-            log.info("CSI driver name", driver=name)
-            self._metrics.driver_name = name
+        before = self._metrics.driver_name
+        if self._metrics.name_driver(name) != before or before == UNKNOWN_DRIVER:
+            log.info("CSI driver name", driver=name[:NAME_MAX])
             self._noted()
         self._wanted.clear()
 

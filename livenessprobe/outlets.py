@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import threading
 from collections.abc import Callable
 
-from livenessprobe import healthfile
-from livenessprobe.flags import BY_NAME
+from livenessprobe import healthfile, termination
 from livenessprobe.health import Standing
 from livenessprobe.healthfile import REQUEST_MODE_LASTS, HealthFileError
 from livenessprobe.klog import get_logger
@@ -19,10 +16,6 @@ from livenessprobe.schedule import report_lasts
 from livenessprobe.settings import Settings
 
 log = get_logger(__file__)
-
-DEFAULT_TERMINATION_LOG = BY_NAME["termination-log"].default
-TERMINATION_MESSAGE_MAX = 4096
-"""Bytes the kubelet reads (terminationMessagePath)."""
 
 
 class Outlets:
@@ -103,20 +96,5 @@ class Outlets:
         message = (
             f"CSI driver at {settings.csi_address.text} failed {failures} probes in a row: {reason}: {standing.result.body}"
         )
-        _write_termination_log(settings.termination_log, message)
-
-
-def _write_termination_log(path: str, message: str) -> None:
-    data = f"{message}\n".encode(errors="backslashreplace")[:TERMINATION_MESSAGE_MAX]
-    # The kubelet makes the default one, so where it is missing nobody reads it.
-    flags = os.O_WRONLY | os.O_TRUNC | (0 if path == DEFAULT_TERMINATION_LOG else os.O_CREAT)
-    try:
-        descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o644) if path else None
-    except OSError as error:
-        if path != DEFAULT_TERMINATION_LOG:
-            log.error("Termination log cannot be written", err=f"{path}: {error.strerror or error}")
-        return
-    if descriptor is not None:
-        with contextlib.suppress(OSError):
-            os.write(descriptor, data)
-        os.close(descriptor)
+        if trouble := termination.leave(settings.termination_log, message):
+            log.error("Termination log cannot be written", err=trouble)

@@ -1,0 +1,32 @@
+"""The last words of a process that ends itself, for the kubelet to show (terminationMessagePath)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from livenessprobe.flags import BY_NAME
+
+DEFAULT_PATH = BY_NAME["termination-log"].default
+MESSAGE_MAX = 4096
+"""Bytes the kubelet reads."""
+
+
+def leave(path: str, message: str) -> str:
+    """
+    Write `message` to `path`; what was in the way, if that is worth telling.
+
+    The default file is made by the kubelet: where it is missing nobody reads it, and it is not made here.
+    """
+    if not path:
+        return ""
+    data = f"{message}\n".encode(errors="backslashreplace")[:MESSAGE_MAX]
+    flags = os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NONBLOCK", 0) | (0 if path == DEFAULT_PATH else os.O_CREAT)
+    try:
+        descriptor = os.open(path, flags, 0o644)
+    except OSError as error:
+        return "" if path == DEFAULT_PATH else f"{path}: {error.strerror or error}"
+    with contextlib.suppress(OSError):
+        os.write(descriptor, data)
+    os.close(descriptor)
+    return ""
