@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 CSI_ADDRESS ?=
 ARGS ?=
 
-.PHONY: help run test check unit conformance newest bench proto clean
+.PHONY: help run test check unit conformance newest bench soak lock audit proto clean
 
 help:
 	@echo "make run          the sidecar with an example driver; CSI_ADDRESS=/path/to/csi.sock for yours; ARGS='--flags'"
@@ -15,6 +15,9 @@ help:
 	@echo "make conformance  the recorded behaviour of the Go program"
 	@echo "make newest       the tests on the newest Python found"
 	@echo "make bench        what starting costs: the configuration, the sidecar, a check"
+	@echo "make soak         200 000 probes with faults mixed in; PROBES='20000 4' for a short form"
+	@echo "make lock         requirements.lock anew, with hashes"
+	@echo "make audit        known vulnerabilities of what is locked"
 	@echo "make proto        regenerate livenessprobe/csi from proto/"
 
 # The stamp knows what was installed: a changed pyproject.toml installs again.
@@ -62,6 +65,26 @@ newest:
 bench: $(VENV)/.run
 	$(BIN)/python bench/configuration.py
 	$(BIN)/python bench/start.py
+
+# Minutes; the short form is part of .ci/run.
+soak: $(VENV)/.test
+	$(BIN)/python -m tests.soak $(PROBES)
+
+# Apart from what is tested: these would bring other versions of the same libraries.
+TOOLS = $(VENV)/tools
+
+$(TOOLS)/.installed: $(VENV)/.run
+	$(BIN)/python -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check 'uv>=0.9' 'pip-audit>=2.9'
+	touch $@
+
+# What is installed in an image: every file by its hash.  Made anew after a change of pyproject.toml.
+lock: $(TOOLS)/.installed
+	$(TOOLS)/bin/uv pip compile pyproject.toml --universal --generate-hashes --quiet --no-header -o requirements.lock
+
+# Known vulnerabilities of what is locked; says so where no database can be reached.
+audit: $(TOOLS)/.installed
+	@PATH=$(TOOLS)/bin:$$PATH sh tests/audit.sh
 
 PROTOC = $(BIN)/python -m grpc_tools.protoc -Iproto livenessprobe/csi/csi.proto livenessprobe/csi/grpc_health.proto
 

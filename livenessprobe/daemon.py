@@ -51,10 +51,12 @@ class SettingsFile:
 async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads: int) -> int:
     """Serve until SIGTERM or SIGINT: 0, or until --exit-on-failure ends it: 3.  `threads` bounds the default executor."""
     _raise_descriptor_limit()
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="executor"))
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="executor"))
     with signals.control() as control:
         metrics = Metrics()
         metrics.log_records_dropped.set_function(klog.dropped)
+        metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         dialer = Dialer(loaded.settings.csi_address, metrics.connections.inc)
         outlets = Outlets()
         prober = Prober(Identity(dialer, metrics), loaded.settings, metrics, outlets.noted.set)

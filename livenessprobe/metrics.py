@@ -99,6 +99,7 @@ class Metrics:
         self.log_records_dropped = gauge(
             "livenessprobe_log_records_dropped", "Log records lost since the start because stderr was full."
         )
+        self.tasks = gauge("livenessprobe_tasks", "Tasks in the event loop; a number that only grows is a fault.")
         self._config_good = gauge(
             "livenessprobe_config_last_reload_successful",
             "Whether the settings file was good when last read (1) or passed over (0); 1 without a file.",

@@ -1,0 +1,173 @@
+"""
+Hundreds of thousands of probes with faults mixed in, and what they leave behind: nothing.
+
+    python -m tests.soak [PROBES [PARTS]]
+
+A quarter of the probes have a connection of their own, as at a kubelet's pace.  After the first of ten parts (200 000
+probes: after 20 000) the resident memory, the descriptors, threads, tasks and series of the sidecar are noted; at the end they
+must be the same, memory within 2 MiB.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.support import Sidecar, driver_process, eventually, raw
+
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: soak\r\n\r\n"
+MEMORY_MAY_GROW = 2048
+"""KiB."""
+SETTLE_SECONDS = 3.0
+DEFAULTS = ("200000", "10")
+GARBAGE = (
+    b"\0\xff" * 40 + b"\r\n\r\n",
+    b"GET / HTTP/9.9\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a sidecar holds."""
+
+    probes: int
+    rss: int
+    descriptors: int
+    threads: int
+    tasks: int
+    series: int
+
+
+class Soak:
+    """One sidecar, its driver and its settings file."""
+
+    def __init__(self, folder: str) -> None:
+        self.path = f"{folder}/csi.sock"
+        self.file = Path(folder) / "settings.toml"
+        self.reuse("1s")
+        self.sidecar = Sidecar(
+            (f"--csi-address={self.path}", f"--config={self.file}", "--config-poll-interval=0s", "--probe-timeout=2s")
+        )
+        assert self.sidecar.get().status == 500  # it hears signals from now on; the driver is not there yet
+        self.probes = 0
+        self.unexpected: list[str] = []
+
+    def reuse(self, seconds: str) -> None:
+        self.file.write_text(f'connection_reuse = "{seconds}"\nunreachable_grace = "0s"\n', encoding="utf-8")
+
+    def change_reuse(self, seconds: str) -> None:
+        self.reuse(seconds)
+        self.sidecar.process.send_signal(signal.SIGHUP)
+        self.sidecar.await_log(
+            f'"Setting changed" key="connection_reuse" old="{"1s" if seconds == "0s" else "0s"}" new="{seconds}"'
+        )
+        time.sleep(0.5)
+
+    def ask(self, count: int, expected: bytes = b" 200 ") -> None:
+        """So many requests on one kept connection."""
+        with socket.create_connection(("127.0.0.1", self.sidecar.port), 30) as client, client.makefile("rb") as answers:
+            for _ in range(count):
+                client.sendall(REQUEST)
+                status = answers.readline()
+                length = 0
+                while (header := answers.readline()).strip():
+                    name, _, value = header.partition(b":")
+                    length = int(value) if name.lower() == b"content-length" else length
+                body = answers.read(length)
+                self.probes += 1
+                if expected not in status:
+                    self.unexpected.append(f"probe {self.probes}: {status!r} {body[:300]!r}")
+
+    def round(self, count: int) -> None:
+        """`count` probes of a ready driver, then one fault of each kind."""
+        with driver_process(self.path) as driver:
+            assert driver.stdin is not None
+
+            def order(text: str) -> None:
+                driver.stdin.write(f"{text}\n")
+                driver.stdin.flush()
+                time.sleep(0.05)
+
+            eventually(lambda: self.sidecar.get().status == 200)
+            self.ask(count)
+            order("not-ready")
+            self.ask(20, b" 500 ")
+            order("ready")
+            for garbage in GARBAGE:
+                raw(self.sidecar.port, garbage, 1)
+            leaver = socket.create_connection(("127.0.0.1", self.sidecar.port))
+            leaver.sendall(REQUEST)
+            leaver.close()
+            driver.send_signal(signal.SIGSTOP)
+            self.ask(1, b" 500 ")
+            driver.send_signal(signal.SIGCONT)
+        self.ask(20, b" 500 ")
+        os.path.exists(self.path) and os.unlink(self.path)
+        self.ask(5, b" 500 ")
+
+    def _descriptors(self) -> int:
+        time.sleep(0.1)  # one may be on its way out
+        return len(os.listdir(f"/proc/{self.sidecar.process.pid}/fd"))
+
+    def figures(self) -> Figures:
+        time.sleep(SETTLE_SECONDS)  # connections to the driver last a second
+        process = f"/proc/{self.sidecar.process.pid}"
+        status = dict(line.split(":", 1) for line in Path(f"{process}/status").read_text().splitlines())
+        metrics = self.sidecar.get("/metrics").body
+        return Figures(
+            self.probes,
+            int(status["VmRSS"].split()[0]),
+            min(self._descriptors() for _ in range(20)),
+            int(status["Threads"]),
+            int(self.sidecar.metric("livenessprobe_tasks")),
+            sum(not line.startswith("#") for line in metrics.splitlines()),
+        )
+
+
+def main(probes: int, parts: int) -> int:
+    """0 if nothing was left behind, else 1."""
+    with tempfile.TemporaryDirectory() as folder:
+        soak = Soak(folder)
+        seen: list[Figures] = []
+        size = probes // parts
+        try:
+            for part in range(parts):
+                started, before = time.monotonic(), soak.probes
+                own = size // 4
+                soak.change_reuse("0s")
+                soak.round(own)
+                soak.change_reuse("1s")
+                soak.round(size - own)
+                rate = (soak.probes - before) / (time.monotonic() - started)
+                seen.append(soak.figures())
+                print(f"{part + 1:2}/{parts} {rate:6.0f} probes/s  {seen[-1]}", flush=True)
+        finally:
+            soak.sidecar.kill()
+    first, last = seen[0], seen[-1]
+    slope = (last.rss - first.rss) / (last.probes - first.probes) * 100_000
+    faults = [
+        f"{name} {getattr(first, name)} -> {getattr(last, name)}"
+        for name in ("descriptors", "threads", "tasks", "series")
+        if getattr(first, name) != getattr(last, name)
+    ]
+    if last.rss - first.rss > MEMORY_MAY_GROW:
+        faults.append(f"rss {first.rss} -> {last.rss} KiB")
+    faults += soak.unexpected[:5]
+    print(
+        f"rss {last.rss - first.rss:+} KiB since the first part, {slope:+.0f} KiB in 100 000 probes; unexpected answers: {len(soak.unexpected)}"
+    )
+    print(json.dumps({"figures": [asdict(figures) for figures in seen], "faults": faults}))
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, [*sys.argv[1:], *DEFAULTS[len(sys.argv) - 1 :]])))
