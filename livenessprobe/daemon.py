@@ -50,7 +50,7 @@ class SettingsFile:
 
 async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads: int) -> int:
     """Serve until SIGTERM or SIGINT: 0, or until --exit-on-failure ends it: 3.  `threads` bounds the default executor."""
-    _raise_descriptor_limit()
+    descriptors = _raise_descriptor_limit()
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="executor"))
     with signals.control() as control:
@@ -81,7 +81,8 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
 
                 def limits() -> Limits:
                     settings = prober.settings
-                    return Limits(settings.http_max_connections, settings.http_max_header_bytes, settings.http_idle_timeout)
+                    connections = min(settings.http_max_connections, descriptors // 2)
+                    return Limits(connections, settings.http_max_header_bytes, settings.http_idle_timeout)
 
                 closed = metrics.connections_closed.inc
                 servers = [
@@ -98,15 +99,21 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
         return FAILED if outlets.failed else 0
 
 
-def _raise_descriptor_limit() -> None:
-    """As far as it may be raised, as Go does at every start: a probe needs a descriptor however many clients there are."""
+def _raise_descriptor_limit() -> int:
+    """
+    Raise the limit of open descriptors as far as it may be, as Go does at every start; returns it.
+
+    A probe needs descriptors however many clients there are.
+    """
     if sys.platform == "win32":
-        return
+        return 1 << 20
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard) if soft != hard else (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft if soft != resource.RLIM_INFINITY else 1 << 20
 
 
 def _adopt(prober: Prober, settings: Settings) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 import select
 import socket
 import sys
@@ -36,6 +37,8 @@ from hypercorn.typing import (
 from livenessprobe.listener import BACKLOG
 
 ACCEPT_AT_A_TIME = 16
+TRY_AGAIN_SECONDS = 0.1
+"""After which those that could not be closed because they had sent something are looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +62,30 @@ class Connections:
         self._waiting: dict[_HTTP1Only, None] = {}
         """Without a complete request.  A dict keeps the order; whoever completes one goes to its end afterwards."""
         self._answering: set[_HTTP1Only] = set()
+        self._trying_again = False
 
     def opened(self, connection: _HTTP1Only) -> None:
         """Make room for `connection`: what was asked completely keeps its answer, so only others are closed."""
-        excess = len(self._waiting) + len(self._answering) + 1 - self._limits().connections
-        if excess > 0:
-            # Of many that come at once some may have sent a request that has not been read yet.
-            victims = (each for each in list(self._waiting) if not each.has_sent())
-            for victim in itertools.islice(victims, excess):
-                del self._waiting[victim]
-                self._closed()
-                victim.abort()
+        self._make_room(1)
         self._waiting[connection] = None
+
+    def _make_room(self, needed: int) -> None:
+        excess = len(self._waiting) + len(self._answering) + needed - self._limits().connections
+        if excess <= 0:
+            return
+        # Of many that come at once some may have sent a request that has not been read yet.
+        victims = list(itertools.islice((each for each in self._waiting if not each.has_sent()), excess))
+        for victim in victims:
+            del self._waiting[victim]
+            self._closed()
+            victim.abort()
+        if len(victims) < excess and not self._trying_again:
+            self._trying_again = True
+            asyncio.get_running_loop().call_later(TRY_AGAIN_SECONDS, self._try_again)
+
+    def _try_again(self) -> None:
+        self._trying_again = False
+        self._make_room(0)
 
     def asked(self, connection: _HTTP1Only) -> None:
         """It has sent a complete request."""
@@ -160,8 +175,12 @@ class _HTTP1Only(H11Protocol):
         if size > self.config.limits().header_bytes:  # h11 looks only at what is incomplete; this came in one piece
             await self._refuse(431)
             return
-        if request.target.startswith(b"?"):
+        # With both lengths a proxy in front may see two requests where we see one (RFC 9112, 6.3).
+        if request.target.startswith(b"?") or (b"content-length" in headers and b"transfer-encoding" in headers):
             await self._refuse(400)
+            return
+        if not _HOST.fullmatch(headers.get(b"host", b"")):
+            await self._refuse(400, b"malformed Host header")
             return
         if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
             await self._refuse(417)
@@ -173,8 +192,8 @@ class _HTTP1Only(H11Protocol):
             h11.Request(method=request.method, target=request.target, headers=kept, http_version=request.http_version)
         )
 
-    async def _refuse(self, status_code: int) -> None:
-        await self._send_error_response(status_code)
+    async def _refuse(self, status_code: int, why: bytes = b"") -> None:
+        await self._send_error_response(status_code, why)
         await self.send(Closed())
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
@@ -198,12 +217,13 @@ class _HTTP1Only(H11Protocol):
         if data:
             await self.send(RawData(data=data))
 
-    async def _send_error_response(self, status_code: int) -> None:
+    async def _send_error_response(self, status_code: int, why: bytes = b"") -> None:
         """A refusal before any handler is asked, then the end of the connection."""
-        body = b"" if status_code == 417 else _REFUSALS.get(status_code, b"%d %s" % (status_code, _REASONS[status_code]))
+        reason = _REASONS[status_code] + (b": " + why if why else b"")
+        body = b"" if status_code == 417 else _REFUSALS.get(status_code, b"%d %s" % (status_code, reason))
         headers = [(b"Content-Type", b"text/plain; charset=utf-8")] if body else []
         headers += [(b"Content-Length", b"%d" % len(body)), (b"Connection", b"close")]
-        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers, reason=reason))
         await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
 
@@ -212,6 +232,8 @@ _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus} | {
     431: b"Request Header Fields Too Large",
     505: b"HTTP Version Not Supported",
 }
+_HOST = re.compile(rb"[A-Za-z0-9!$%&'()*+,\-.:;=\[\]_~]*")
+"""What Go's server takes for a Host header (httpguts.ValidHostHeader)."""
 _REFUSALS = {501: b"Unsupported transfer encoding"}
 
 hypercorn.protocol.H11Protocol = _HTTP1Only  # type: ignore[attr-defined]  # the seam

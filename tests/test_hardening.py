@@ -1,0 +1,325 @@
+"""A hostile neighbour on the port, a hostile driver on the socket, and a machine that has run out of something."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from livenessprobe.health import MESSAGE_MAX
+from livenessprobe.metrics import NAME_MAX, NAMES_MAX, OTHER_DRIVER, Metrics
+from livenessprobe.watchdog import EVERY, LATE, Verdict
+from tests.support import ROOT, FakeDriver, Sidecar, eventually, raw
+
+Start = Callable[..., Sidecar]
+
+
+# --- the port
+
+
+def incomplete(port: int) -> socket.socket:
+    """A client that has sent a part of its request."""
+    client = socket.create_connection(("127.0.0.1", port), 10)
+    client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+    return client
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Whether the other end has closed it; an answer does not count."""
+    client.setblocking(False)
+    try:
+        return client.recv(65_536) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def test_beyond_the_bound_those_longest_without_a_request_are_closed(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar("--http-max-connections=8")
+    clients = []
+    for _ in range(20):
+        clients.append(incomplete(process.port))
+        time.sleep(0.02)
+
+    try:
+        eventually(lambda: all(map(is_closed, clients[:12])))
+        assert not any(map(is_closed, clients[-6:]))
+        assert process.get().status == 200
+        assert process.metric("livenessprobe_http_connections_closed_total") >= 12
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_a_burst_of_complete_requests_loses_nobody(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar("--http-max-connections=8")
+    driver.delay = 0.5
+
+    with ThreadPoolExecutor(150) as pool:
+        answers = list(pool.map(lambda _: process.get(), range(150)))
+
+    assert {answer.status for answer in answers} == {200}
+
+
+def test_a_well_behaved_caller_is_answered_while_others_hold_and_throw(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar()
+    stop = threading.Event()
+
+    def attack() -> None:
+        held: list[socket.socket] = []
+        while not stop.is_set():
+            with contextlib.suppress(OSError):
+                held.append(incomplete(process.port))
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", process.port), 5) as client:
+                client.sendall(b"\0\xff" * 50 + b"\r\n\r\n")
+            if len(held) > 300:
+                held.pop(0).close()
+        for client in held:
+            client.close()
+
+    attackers = [threading.Thread(target=attack) for _ in range(3)]
+    for attacker in attackers:
+        attacker.start()
+    try:
+        answers = [process.get() for _ in range(100)]
+    finally:
+        stop.set()
+        for attacker in attackers:
+            attacker.join()
+
+    assert {(answer.status, answer.body) for answer in answers} == {(200, "ok")}
+    # All of it is let go of afterwards.
+    eventually(lambda: len(os.listdir(f"/proc/{process.process.pid}/fd")) < 15)
+
+
+def test_an_incomplete_request_has_its_time(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar("--http-idle-timeout=1s")
+    client = incomplete(process.port)
+
+    with client:
+        eventually(lambda: is_closed(client))
+
+    assert process.get().status == 200
+
+
+def test_the_bound_of_headers_is_a_setting(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar("--http-max-header-bytes=1024")
+
+    assert process.get(X="a" * 500).status == 200
+    assert process.get(X="a" * 1100).status == 431
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Content-Length: +5\r\n",
+        b"Content-Length: -1\r\n",
+        b"Content-Length: 0x5\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: identity, chunked\r\n",
+        b"Transfer-Encoding: \x0bchunked\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"Content-Length : 5\r\n",
+        b" Content-Length: 5\r\n",
+        b"X: y\r\n folded\r\nContent-Length: 5\r\nContent-Length: 0\r\n",
+        b"X\0: y\r\n",
+        b"X: y\0\r\n",
+    ],
+)
+def test_forms_of_request_smuggling_get_at_most_one_answer(driver: FakeDriver, sidecar: Start, head: bytes) -> None:
+    """Whatever a proxy in front may take for a second request is none here."""
+    process = sidecar()
+    smuggled = b"POST /healthz HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    answer = raw(process.port, smuggled, 2)
+
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert re.match(rb"HTTP/1\.1 (400|501) ", answer), answer[:200]
+
+
+# --- the driver
+
+
+def test_names_make_no_more_labels_than_some(driver: FakeDriver, sidecar: Start) -> None:
+    metrics = Metrics()
+    for number in range(100):
+        metrics.name_driver(f"driver-{number}")
+        metrics.operation("/csi.v1.Identity/Probe", "OK", 0.1)
+
+    labels = set(re.findall(r'driver_name="([^"]*)"', metrics.expose().body.decode()))
+
+    assert labels == {*(f"driver-{number}" for number in range(NAMES_MAX)), OTHER_DRIVER}
+    assert metrics.name_driver("driver-3") == "driver-3"  # one that is known stays
+
+
+@given(st.text())
+def test_any_name_is_a_short_printable_label(name: str) -> None:
+    label = Metrics().name_driver(name)
+
+    assert len(label) <= NAME_MAX
+    assert label.isprintable()
+
+
+def test_a_name_of_10_kb_is_cut_in_log_and_label(driver: FakeDriver, sidecar: Start) -> None:
+    driver.name = "n\n\x1b[31m" * 2000
+    process = sidecar()
+    process.await_log('"CSI driver name"')
+
+    assert max(map(len, process.log().splitlines())) < 2000
+    assert process.get().status == 200
+    assert max(map(len, process.get("/metrics").body.splitlines())) < 400
+
+
+def test_a_message_that_goes_on_for_ever_is_cut(driver: FakeDriver, sidecar: Start) -> None:
+    driver.status = (grpc.StatusCode.INTERNAL, "m" * 300_000)
+    process = sidecar()
+
+    answer = process.get()
+
+    assert (answer.status, answer.reason) == (500, "driver_error")
+    assert answer.body.endswith("mmm… (cut)".encode().decode("latin-1")) or answer.body.endswith("mmm… (cut)")
+    assert MESSAGE_MAX < len(answer.body) < MESSAGE_MAX + 200
+
+
+def test_a_driver_that_fails_every_connection_is_not_stormed(socket_path: str, sidecar: Start) -> None:
+    accepted = 0
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(socket_path)
+    listener.listen(1000)
+
+    def close_each() -> None:
+        nonlocal accepted
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                accepted += 1
+                client.close()
+
+    threading.Thread(target=close_each, daemon=True).start()
+    process = sidecar("--unreachable-grace=0s", "--connection-reuse=0s")
+    began, before = time.monotonic(), accepted
+    with ThreadPoolExecutor(8) as pool:
+        reasons = {answer.reason for answer in pool.map(lambda _: process.get(), range(200))}
+    rate = (accepted - before) / (time.monotonic() - began)
+    listener.close()
+
+    assert reasons == {"protocol_error"}
+    # Two connections are told apart by 50 ms; the one that asks for the name and the one that probes share that.
+    assert rate < 25, rate
+
+
+# --- the machine
+
+
+def test_few_descriptors_are_enough_however_many_come(driver: FakeDriver, sidecar: Start) -> None:
+    """The bound of connections follows the limit of descriptors, so that a probe always has some."""
+    process = sidecar(prefix=("sh", "-c", 'ulimit -Hn 48; exec "$@"', "sh"))
+    clients = []
+    for _ in range(200):
+        with contextlib.suppress(OSError):
+            clients.append(incomplete(process.port))
+
+    answers = [process.get() for _ in range(10)]
+
+    assert {answer.status for answer in answers} == {200}
+    for client in clients:
+        client.close()
+
+
+def test_the_limit_of_descriptors_is_raised(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar(prefix=("sh", "-c", 'ulimit -Sn 40; exec "$@"', "sh"))
+    process.await_name()
+
+    limits = Path(f"/proc/{process.process.pid}/limits").read_text()
+
+    soft, hard = re.search(r"Max open files +(\S+) +(\S+)", limits).groups()
+    assert soft == hard
+
+
+# --- the watchdog
+
+
+@pytest.mark.parametrize(
+    ("looks", "stuck"),
+    [
+        ([(EVERY, 0)] * 11, False),
+        ([(EVERY, 0)] * 12, True),
+        ([(EVERY, n) for n in range(1, 100)], False),
+        ([(EVERY, 1)] * 13, True),  # it answered the first look, then no more
+        ([(EVERY, 0)] * 11 + [(EVERY, 1)] + [(EVERY, 1)] * 11, False),
+        ([(EVERY + LATE + 0.1, 0)] * 100, False),  # throttled: nobody is on time
+        ([(EVERY, 0)] * 11 + [(3600.0, 0)], False),  # stopped, and continued
+        ([(EVERY, 0)] * 11 + [(3600.0, 0)] + [(EVERY, 0)] * 12, True),
+        ([(EVERY + LATE - 0.1, 0)] * 11, True),
+    ],
+)
+def test_only_silence_in_which_the_looks_were_on_time_counts(looks: list[tuple[float, int]], stuck: bool) -> None:
+    now = 1000.0
+    verdict = Verdict(due=now + EVERY, silent_since=now)
+    said = []
+    for later, beats in looks:
+        now += later
+        said.append(verdict.look(now, beats))
+
+    assert said[-1] is stuck
+    assert stuck or not any(said[:-1])
+
+
+STUCK = """
+import asyncio, sys, time
+from livenessprobe import watchdog
+watchdog.EVERY, watchdog.PATIENCE = 0.05, {patience}
+async def main():
+    watchdog.Watchdog(lambda: sys.argv[1]).start()
+    await asyncio.sleep(0.3)
+    {body}
+asyncio.run(main())
+"""
+
+
+def run_stuck(folder: Path, body: str, patience: float = 0.5) -> tuple[int, str]:
+    words = folder / "termination"
+    process = subprocess.Popen([sys.executable, "-c", STUCK.format(body=body, patience=patience), str(words)], cwd=ROOT)
+    code = process.wait(30)
+    return code, words.read_text() if words.exists() else ""
+
+
+def test_a_stuck_loop_ends_the_process_with_last_words(folder: Path) -> None:
+    code, words = run_stuck(folder, "time.sleep(60)")
+
+    assert code == 4
+    assert "event loop stuck" in words
+
+
+def test_a_loop_that_works_is_left_alone(folder: Path) -> None:
+    assert run_stuck(folder, "await asyncio.sleep(2)") == (0, "")
+
+
+def test_being_stopped_is_no_reason(folder: Path) -> None:
+    script = STUCK.format(body="await asyncio.sleep(1)", patience=0.5)
+    process = subprocess.Popen([sys.executable, "-c", script, str(folder / "words")], cwd=ROOT)
+    time.sleep(0.8)
+    for _ in range(3):
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.1)
+
+    assert process.wait(30) == 0
