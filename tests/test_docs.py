@@ -21,6 +21,8 @@ DOCUMENTS = (
     "docs/configuration.md",
     "docs/metrics.md",
     "docs/probing.md",
+    "docs/reliability.md",
+    "SECURITY.md",
     "docs/reasons.md",
     "settings.toml",
 )
@@ -240,3 +242,12 @@ def test_links_inside_the_project_lead_somewhere(document: str) -> None:
             assert link[1:] in headings
         elif not link.startswith("https://"):
             assert (ROOT / document).parent.joinpath(link).is_file(), link
+
+
+def test_reliability_names_tests_that_are_there() -> None:
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+
+    named = re.findall(r"`(test_\w+)`", read("docs/reliability.md"))
+
+    assert len(named) > 30
+    assert [name for name in named if f"def {name}(" not in tests] == []
