@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 CSI_ADDRESS ?=
 ARGS ?=
 
-.PHONY: help run test check unit conformance newest bench soak lock audit proto clean
+.PHONY: help run test check unit conformance newest bench fuzz soak lock audit proto clean
 
 help:
 	@echo "make run          the sidecar with an example driver; CSI_ADDRESS=/path/to/csi.sock for yours; ARGS='--flags'"
@@ -15,6 +15,7 @@ help:
 	@echo "make conformance  the recorded behaviour of the Go program"
 	@echo "make newest       the tests on the newest Python found"
 	@echo "make bench        what starting costs: the configuration, the sidecar, a check"
+	@echo "make fuzz         properties of all that parses foreign input, EXAMPLES=5000 each"
 	@echo "make soak         200 000 probes with faults mixed in; PROBES='20000 4' for a short form"
 	@echo "make lock         requirements.lock anew, with hashes"
 	@echo "make audit        known vulnerabilities of what is locked"
@@ -62,13 +63,21 @@ conformance: $(VENV)/.test
 newest:
 	@PYTHON=$(PYTHON) sh tests/newest.sh
 
-bench: $(VENV)/.run
+bench: $(VENV)/.test
 	$(BIN)/python bench/configuration.py
 	$(BIN)/python bench/start.py
+	$(BIN)/python -m bench.attack
 
 # Minutes; the short form is part of .ci/run.
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.soak $(PROBES)
+
+# The properties of all that parses foreign input, with so many examples each.
+EXAMPLES ?= 5000
+
+fuzz: $(VENV)/.test
+	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests --ignore tests/conformance -n 4 \
+	  -k "fuzz or any or no_file or no_environment or reads_the_same or endpoint or gotext or flags"
 
 # Apart from what is tested: these would bring other versions of the same libraries.
 TOOLS = $(VENV)/tools

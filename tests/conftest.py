@@ -17,7 +17,8 @@ from livenessprobe.settings import Settings
 from tests.support import FakeDriver, Sidecar
 
 # Machines are shared and noisy: a slow example is no failure.
-hypothesis_settings.register_profile("project", deadline=None, max_examples=60)
+# `make fuzz` asks for more examples.
+hypothesis_settings.register_profile("project", deadline=None, max_examples=int(os.environ.get("FUZZ_EXAMPLES", "60")))
 hypothesis_settings.load_profile("project")
 
 
