@@ -106,16 +106,20 @@ class Dialer:
                 raise await self._explain(Connection(channel, socket, now))
         except TimeoutError:
             await channel.close()
-            raise NotConnected(
-                Reason.DEADLINE,
-                f"the driver at {self.address.text} accepts connections but does not speak gRPC within the probe timeout: "
-                "it is hung, stopped or overloaded",
-            ) from None
+            raise self.hung() from None
         except BaseException:
             await channel.close()
             raise
         self.peer = socket
         return Connection(channel, socket, now)
+
+    def hung(self) -> NotConnected:
+        """What a dial ends in that is never answered."""
+        return NotConnected(
+            Reason.DEADLINE,
+            f"the driver at {self.address.text} accepts connections but does not speak gRPC within the probe timeout: "
+            "it is hung, stopped or overloaded",
+        )
 
     async def _decided(self, channel: grpc.aio.Channel, socket: SocketIdentity | None) -> grpc.ChannelConnectivity:
         """The state in which connecting ends; raises NotConnected when another socket has taken the place of `socket`."""
