@@ -113,11 +113,7 @@ class Dialer:
         except TimeoutError:
             self.came_to_nothing()
             await channel.close()
-            raise NotConnected(
-                Reason.DEADLINE,
-                f"the driver at {self.address.text} accepts connections but does not speak gRPC within the probe timeout: "
-                "it is hung, stopped or overloaded",
-            ) from None
+            raise self.hung() from None
         except BaseException:
             self.came_to_nothing()
             await channel.close()
@@ -128,6 +124,14 @@ class Dialer:
     def came_to_nothing(self) -> None:
         """The last connection was of no use, so the next one is not to follow at once."""
         self._quiet_until = asyncio.get_running_loop().time() + QUIET_SECONDS
+
+    def hung(self) -> NotConnected:
+        """What a dial ends in that is never answered."""
+        return NotConnected(
+            Reason.DEADLINE,
+            f"the driver at {self.address.text} accepts connections but does not speak gRPC within the probe timeout: "
+            "it is hung, stopped or overloaded",
+        )
 
     async def _decided(self, channel: grpc.aio.Channel, socket: SocketIdentity | None) -> grpc.ChannelConnectivity:
         """The state in which connecting ends; raises NotConnected when another socket has taken the place of `socket`."""

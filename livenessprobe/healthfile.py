@@ -34,7 +34,7 @@ def write(path: str, driver: str, lasts: float, age: float = 0.0) -> None:
         "driver": driver,
         "time": _rfc3339(found),
         "expires": _rfc3339(found + lasts),
-        "uptime": round(time.monotonic() - age, 3),
+        "uptime": time.monotonic() - age,  # not rounded: that could lie in the future, where a reader has just been
         "lasts": lasts,
     }
     temporary = f"{path}.new"
@@ -68,19 +68,28 @@ def remove(path: str) -> None:
 def read(path: str) -> str:
     """The name of the driver that the file says is healthy; raises HealthFileError if it does not say so, or no longer."""
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.loads(file.read(65_536))
-        age, lasts = time.monotonic() - content["uptime"], content["lasts"]
+        content = json.loads(_content(path))
+        # From before a restart of the machine it would lie in the future.
+        counts = 0 <= time.monotonic() - content["uptime"] <= content["lasts"]
         driver, said = str(content["driver"]), str(content["time"])
     except FileNotFoundError:
         raise HealthFileError(f"{path} does not exist: the driver is not healthy, or nobody has asked it yet") from None
     except OSError as error:
         raise HealthFileError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
         raise HealthFileError(f"{path} is no health file of livenessprobe's") from None
-    if not 0 <= age <= lasts:  # from before a restart of the machine it would lie in the future
+    if not counts:
         raise HealthFileError(f"{path} is of {said} and has expired: livenessprobe does not renew it, so it may be dead")
     return driver
+
+
+def _content(path: str) -> bytes:
+    """What is in the file; never blocks on a FIFO."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("no regular file")
+        return file.read(65_536)
 
 
 def _refuse_what_is_no_file(path: str) -> None:

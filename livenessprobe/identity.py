@@ -90,6 +90,8 @@ class Identity:
             # It was gone or used up before we used it, perhaps as the driver was restarted: that says nothing about now.
             attempt.connected, attempt.so_far = False, NO_TIME
         log.v(5).info("Connecting", address=self.dialer.address.text)
+        # For who cannot wait until the first dial has ended.
+        attempt.so_far = hung = unreachable(Reason.DEADLINE, self.dialer.hung().sentence, patience_spent=True)
         while True:
             dialled = _now()
             try:
@@ -97,7 +99,7 @@ class Identity:
             except NotConnected as error:
                 now = _now()
                 # The last dial may be cut short by the deadline; then what the one before it found says more.
-                if attempt.so_far is NO_TIME or error.reason is not Reason.DEADLINE or now - dialled > CUT_SHORT_SECONDS:
+                if attempt.so_far is hung or error.reason is not Reason.DEADLINE or now - dialled > CUT_SHORT_SECONDS:
                     attempt.so_far = unreachable(error.reason, error.sentence, patience_spent=now >= attempt.deadline)
                 if now + REDIAL_SECONDS >= min(attempt.redial_until, attempt.deadline):
                     return await _give_up(attempt)

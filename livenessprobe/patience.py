@@ -40,6 +40,7 @@ class Patience:
 
     def answered(self, caller: tuple[str, str], waited: float, now: float) -> None:
         """A request of `caller` had its answer after `waited` seconds."""
+        self._forget(now)
         if (seen := self._callers.get(caller)) is not None:
             seen.last = now
             if seen.hang_ups and waited > max(seen.hang_ups):

@@ -24,6 +24,9 @@ class _Caller:
     """What one request may wait for.  Times are the loop's."""
 
     deadline: float
+    """When it must have its answer."""
+    probe_until: float
+    """How long a Probe may go on for it; longer than that if it has less patience than the probe timeout."""
     redial_until: float
 
 
@@ -88,7 +91,9 @@ class Prober:
         timeout = settings.probe_timeout if patience is None else min(settings.probe_timeout, patience)
         if timeout <= 0:
             return self._note(NO_TIME, Attempt(now, now, now), 0.0)
-        caller = _Caller(now + timeout, now + settings.unreachable_grace)
+        return await self._ask(_Caller(now + timeout, now + settings.probe_timeout, now + settings.unreachable_grace))
+
+    async def _ask(self, caller: _Caller) -> Standing:
         self._callers.add(caller)
         try:
             return await self._wait(caller)
@@ -108,16 +113,23 @@ class Prober:
                 flight = self._take_off()
             landed = await _until(caller.deadline, flight)
             if landed is None:
+                if self._callers == {caller}:
+                    # The flight ends with its last caller, so this is what was found; else nothing would be counted.
+                    return self._note(flight.attempt.so_far, flight.attempt, loop.time() - flight.attempt.started)
                 return self.standing.after(flight.attempt.so_far, self.settings.thresholds, loop.time())
             result, standing = landed
             if loop.time() >= caller.deadline or not _ran_out_of_time(result, flight.attempt, caller):
                 return standing
 
     def _take_off(self) -> _Flight:
-        """Begin a Probe that lasts as long as the most patient caller: a short one would fail a slow, healthy driver."""
+        """
+        Begin a Probe that may take its whole timeout, whatever the patience of those who ask now.
+
+        A short one would waste the time of a patient caller that joins it, and fail a slow, healthy driver.
+        """
         attempt = Attempt(
             started=asyncio.get_running_loop().time(),
-            deadline=max(caller.deadline for caller in self._callers),
+            deadline=max(caller.probe_until for caller in self._callers),
             redial_until=max(caller.redial_until for caller in self._callers),
             method=self.settings.probe_path,
             service=self.settings.health_service,
@@ -213,12 +225,8 @@ class Prober:
         if self.settings.probe_timeout <= 0:
             self._note(NO_TIME, Attempt(now, now, now), 0.0)
             return
-        caller = _Caller(now + self.settings.probe_timeout, now + self.settings.unreachable_grace)
-        self._callers.add(caller)
-        try:
-            await self._wait(caller)
-        finally:
-            self._callers.discard(caller)
+        deadline = now + self.settings.probe_timeout
+        await self._ask(_Caller(deadline, deadline, now + self.settings.unreachable_grace))
 
     async def _sleep_until(self, moment: float, interval: float) -> None:
         """Until `moment`, or until another interval than `interval` is set."""

@@ -26,8 +26,9 @@ class Schedule:
         """The next moment after `now`; those that were missed are left out."""
         origin = self.start - self.phase * self.interval
         count = math.floor((now - origin) / self.interval) + 1
-        moment = origin + count * self.interval
-        return moment if moment > now else moment + self.interval  # at a moment itself rounding may lead back to it
+        if origin + count * self.interval <= now:  # at a moment itself rounding may lead back to it
+            count += 1
+        return origin + count * self.interval
 
 
 def report_lasts(interval: float, timeout: float) -> float:

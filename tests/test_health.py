@@ -1,8 +1,13 @@
-"""What a probe found, in upstream's words and as a reason."""
+"""What a probe found, in upstream's words and as a reason; and what a run of probes adds up to."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from livenessprobe.health import (
     CALL_TIMED_OUT,
@@ -10,8 +15,11 @@ from livenessprobe.health import (
     NO_TIME,
     NOT_READY,
     READY,
+    Health,
     ProbeResult,
     Reason,
+    Standing,
+    Thresholds,
     rpc_error,
     unreachable,
 )
@@ -103,3 +111,235 @@ def test_an_unreachable_driver_has_a_sentence(reason: Reason, code: str, patienc
 @pytest.mark.parametrize("reason", Reason)
 def test_any_reason_means_not_ready(reason: Reason) -> None:
     assert not ProbeResult(reason).ready
+
+
+# --- a run of probes
+
+
+def results(signs: str) -> list[ProbeResult]:
+    """`+` for a good one, anything else for a failure; each told from the others by its body."""
+    return [ProbeResult(None if sign == "+" else Reason.DEADLINE, str(place)) for place, sign in enumerate(signs)]
+
+
+def healths(signs: str, thresholds: Iterable[Thresholds]) -> list[Health]:
+    """The health after each result."""
+    health, found = Health(), []
+    for result, each in zip(results(signs), thresholds, strict=False):
+        health = health.after(result, each, good=result.ready)
+        found.append(health)
+    return found
+
+
+def reported(signs: str, failure: int, success: int) -> str:
+    """What is reported after each result."""
+    found = healths(signs, itertools.repeat(Thresholds(failure, success)))
+    return "".join("+" if health.stands else "-" for health in found)
+
+
+def by_runs(signs: str, failure: int, success: int) -> str:
+    """
+    What is to be reported after the last of `signs`, told from the runs in them and not step by step.
+
+    It is the kind of the last run that was as long as its kind's threshold; before any such run, that of the first result.
+    """
+    stands = signs[0]
+    for kind, run in itertools.groupby(signs):
+        if len(list(run)) >= (success if kind == "+" else failure):
+            stands = kind
+    return stands
+
+
+@pytest.mark.parametrize(
+    ("signs", "failure", "success", "expected"),
+    [
+        ("+--+---", 1, 1, "+--+---"),
+        ("+--+---", 2, 1, "++-++--"),
+        ("+--+---", 3, 1, "++++++-"),
+        ("+--+---", 4, 1, "+++++++"),
+        ("+---++-++", 3, 2, "+++--++++"),
+        ("+---+-++", 3, 2, "+++----+"),
+        ("+---+---+---++", 3, 2, "+++----------+"),
+        # The first result is reported at once, of either kind.
+        ("-", 3, 3, "-"),
+        ("+", 3, 3, "+"),
+        ("--", 3, 3, "--"),
+        ("-+++", 3, 3, "---+"),
+        ("-++-+++", 3, 3, "------+"),
+        ("+-", 3, 3, "++"),
+        # Runs that are interrupted begin anew, however often.
+        ("+--+--+--+--", 3, 1, "++++++++++++"),
+        ("-+-+-+-+-+", 1, 2, "----------"),
+        ("-+-+-+-+-+", 1, 1, "-+-+-+-+-+"),
+        # Longer runs than needed change nothing.
+        ("+-----+++++-----", 2, 3, "++------++++----"),
+    ],
+)
+def test_what_is_reported(signs: str, failure: int, success: int, expected: str) -> None:
+    assert reported(signs, failure, success) == expected
+
+
+SIGNS = st.text("+-", min_size=1, max_size=40)
+THRESHOLDS = st.builds(Thresholds, st.integers(1, 6), st.integers(1, 6))
+
+
+@given(SIGNS, st.integers(1, 6), st.integers(1, 6))
+def test_the_report_is_the_kind_of_the_last_run_that_was_long_enough(signs: str, failure: int, success: int) -> None:
+    expected = "".join(by_runs(signs[:end], failure, success) for end in range(1, len(signs) + 1))
+
+    assert reported(signs, failure, success) == expected
+
+
+@pytest.mark.parametrize("failure", range(1, 4))
+@pytest.mark.parametrize("success", range(1, 4))
+def test_all_runs_of_ten_probes_are_reported_by_that_rule(failure: int, success: int) -> None:
+    for signs in map("".join, itertools.product("+-", repeat=10)):
+        assert reported(signs, failure, success)[-1] == by_runs(signs, failure, success), signs
+
+
+@given(SIGNS)
+def test_with_thresholds_of_one_every_result_is_the_report(signs: str) -> None:
+    for health, result in zip(healths(signs, itertools.repeat(Thresholds())), results(signs), strict=True):
+        assert health.report == result
+        assert health.stands == result.ready
+
+
+@given(st.lists(st.tuples(st.sampled_from("+-"), THRESHOLDS), min_size=1, max_size=40))
+def test_the_report_turns_only_after_as_many_equal_results_as_the_threshold_says_then(
+    steps: list[tuple[str, Thresholds]],
+) -> None:
+    """Thresholds may change at any time; what was counted before still counts."""
+    signs = "".join(sign for sign, _ in steps)
+    found = healths(signs, [thresholds for _, thresholds in steps])
+
+    for place in range(1, len(steps)):
+        before, now, (sign, thresholds) = found[place - 1], found[place], steps[place]
+        needed = thresholds.success if sign == "+" else thresholds.failure
+        long_enough = place + 1 >= needed and signs[place + 1 - needed : place + 1] == sign * needed
+        was = "+" if before.stands else "-"
+        assert ("+" if now.stands else "-") == (sign if long_enough else was)
+
+
+@given(st.lists(st.tuples(st.sampled_from("+-"), THRESHOLDS), min_size=1, max_size=40))
+def test_the_report_is_the_newest_result_of_the_kind_that_stands(steps: list[tuple[str, Thresholds]]) -> None:
+    signs = "".join(sign for sign, _ in steps)
+    made = results(signs)
+
+    for place, health in enumerate(healths(signs, [thresholds for _, thresholds in steps])):
+        assert health.report == [result for result in made[: place + 1] if result.ready == health.stands][-1]
+
+
+@given(SIGNS, THRESHOLDS)
+def test_failures_are_those_at_the_end(signs: str, thresholds: Thresholds) -> None:
+    assert Health().failures == 0
+    for place, health in enumerate(healths(signs, itertools.repeat(thresholds))):
+        seen = signs[: place + 1]
+        assert health.failures == len(seen) - len(seen.rstrip("-"))
+
+
+@pytest.mark.parametrize(
+    ("signs", "failure", "expected"),
+    [
+        ("+---", [9, 9, 9, 2], "+++-"),  # what was counted under the higher threshold is enough at once
+        ("+--+--", [9, 9, 9, 9, 9, 2], "+++++-"),
+        ("+--+-", [9, 9, 9, 9, 2], "+++++"),
+        ("+---", [3, 3, 3, 4], "++++"),
+        ("+----", [3, 3, 3, 4, 4], "++++-"),
+        ("+---", [3, 3, 2, 9], "++--"),  # what is reported is not taken back
+    ],
+)
+def test_a_threshold_that_changes_counts_from_the_next_result_on(signs: str, failure: list[int], expected: str) -> None:
+    found = healths(signs, map(Thresholds, failure))
+
+    assert "".join("+" if health.stands else "-" for health in found) == expected
+
+
+def test_a_health_is_never_changed() -> None:
+    before = Health().after(READY, Thresholds(), good=True)
+    before.after(NOT_READY, Thresholds(), good=False)
+
+    assert before == Health(good=True, run=1, report=READY, stands=True)
+
+
+# --- all that is reported of a driver
+
+
+ANSWERS = {None, Reason.NOT_READY, Reason.DRIVER_ERROR, Reason.UNIMPLEMENTED}
+
+
+@pytest.mark.parametrize("reason", [None, *Reason])
+def test_a_driver_is_alive_that_answers_in_whatever_way(reason: Reason | None) -> None:
+    result = ProbeResult(reason)
+    standing = Standing().after(result, Thresholds(), 0.0)
+
+    assert result.alive == standing.alive.stands == (reason in ANSWERS)
+    assert standing.ready.stands == (reason is None)
+    assert standing.alive.report == standing.ready.report == standing.result == result
+
+
+@pytest.mark.parametrize(
+    ("reasons", "thresholds", "alive", "ready", "started"),
+    [
+        ([None], Thresholds(), True, True, True),
+        ([Reason.NOT_READY], Thresholds(), True, False, False),
+        ([Reason.REFUSED], Thresholds(), False, False, False),
+        ([Reason.NOT_READY, None, Reason.REFUSED], Thresholds(), False, False, True),
+        # A backend that is away: for the driver's life nothing counts but that it answers.
+        ([None, Reason.NOT_READY, Reason.DRIVER_ERROR, Reason.NOT_READY], Thresholds(3), True, False, True),
+        ([None, Reason.NOT_READY, Reason.DEADLINE, Reason.DEADLINE], Thresholds(3), True, False, True),
+        ([None, Reason.NOT_READY, Reason.DEADLINE, Reason.NOT_READY, Reason.DEADLINE], Thresholds(2), True, False, True),
+        ([None, Reason.DEADLINE, Reason.DEADLINE, Reason.DEADLINE], Thresholds(3), False, False, True),
+        # One success suffices to have been started, whatever it takes to be reported.
+        ([Reason.REFUSED, None], Thresholds(1, 3), False, False, True),
+        ([Reason.REFUSED, Reason.NOT_READY, Reason.NOT_READY], Thresholds(1, 2), True, False, False),
+    ],
+)
+def test_life_readiness_and_start_are_three_questions(
+    reasons: list[Reason | None], thresholds: Thresholds, alive: bool, ready: bool, started: bool
+) -> None:
+    standing = Standing()
+    for reason in reasons:
+        standing = standing.after(ProbeResult(reason), thresholds, 0.0)
+
+    assert (standing.alive.stands, standing.ready.stands, standing.started) == (alive, ready, started)
+
+
+def test_a_new_driver_has_yet_to_be_ready_once() -> None:
+    """The counts go on: whether it is the old or the new one that fails is all the same to who reads the report."""
+    thresholds = Thresholds(3)
+    old = Standing().after(READY, thresholds, 1.0)
+
+    new = old.after(NOT_READY, thresholds, 2.0, new_driver=True)
+    assert (new.started, new.ready.stands, new.ready.failures) == (False, True, 1)
+    assert new.after(NOT_READY, thresholds, 3.0).started is False
+    assert new.after(READY, thresholds, 3.0).started is True
+    assert new.after(READY, thresholds, 3.0).after(NOT_READY, thresholds, 4.0).started is True
+
+    assert old.after(NOT_READY, thresholds, 2.0).started is True
+    assert old.after(READY, thresholds, 2.0, new_driver=True).started is True
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
+def test_who_was_ready_since_it_came_has_started(steps: list[tuple[bool, bool]]) -> None:
+    standing = Standing()
+    for ready, new_driver in steps:
+        standing = standing.after(READY if ready else NOT_READY, Thresholds(2, 2), 0.0, new_driver=new_driver)
+
+    came = max((place for place, (_, new_driver) in enumerate(steps) if new_driver), default=0)
+    assert standing.started == any(ready for ready, _ in steps[came:])
+
+
+@pytest.mark.parametrize(("now", "fresh"), [(100.0, True), (100.5, True), (114.0, True), (114.001, False), (1e9, False)])
+def test_a_report_is_fresh_until_it_is_older_than_it_lasts(now: float, fresh: bool) -> None:
+    assert Standing().after(NOT_READY, Thresholds(), 100.0).is_fresh(now, 14.0) is fresh
+
+
+def test_what_was_never_found_is_not_fresh() -> None:
+    assert not Standing().is_fresh(0.0, 1e9)
+
+
+def test_a_result_that_changes_no_report_makes_it_fresh_again() -> None:
+    standing = Standing().after(READY, Thresholds(3), 100.0).after(NOT_READY, Thresholds(3), 110.0)
+
+    assert standing.ready.report is READY
+    assert standing.result is NOT_READY
+    assert standing.is_fresh(114.0, 5.0)
