@@ -49,7 +49,9 @@ def text(handler: Handler, found: tuple[Part, ...], *, verbose: bool) -> str:
 def _told(part: Part) -> str:
     if part.result.reason is None:
         return "not yet"
-    return f"{part.result.reason.value}: {part.result.body}"
+    # A driver's message must not pass for a line of ours.
+    body = "".join(each if each.isprintable() else " " for each in part.result.body)
+    return f"{part.result.reason.value}: {body}"
 
 
 def as_json(handler: Handler, found: tuple[Part, ...]) -> str:

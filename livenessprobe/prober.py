@@ -35,6 +35,10 @@ class _Flight:
     attempt: Attempt
     task: asyncio.Task[tuple[ProbeResult, Standing]]
     """Ends in what was found, and in what is reported from then on."""
+    answered: bool = False
+    """Whether somebody who could not wait for its end was told what had been found so far."""
+    left_at: float | None = None
+    """When all had left it."""
 
 
 class Prober:
@@ -53,6 +57,8 @@ class Prober:
         self._adopted = asyncio.Event()
         self._flight: _Flight | None = None
         """The one that new callers join."""
+        self._left: _Flight | None = None
+        """The one that all callers have left."""
         self._flights: set[asyncio.Task[tuple[ProbeResult, Standing]]] = set()
         self._callers: set[_Caller] = set()
         self._told: Reason | None = None
@@ -100,7 +106,7 @@ class Prober:
         finally:
             self._callers.discard(caller)
             if not self._callers:
-                self._abandon()
+                self._leave()
 
     async def _wait(self, caller: _Caller) -> Standing:
         loop = asyncio.get_running_loop()
@@ -113,9 +119,7 @@ class Prober:
                 flight = self._take_off()
             landed = await _until(caller.deadline, flight)
             if landed is None:
-                if self._callers == {caller}:
-                    # The flight ends with its last caller, so this is what was found; else nothing would be counted.
-                    return self._note(flight.attempt.so_far, flight.attempt, loop.time() - flight.attempt.started)
+                flight.answered = True
                 return self.standing.after(flight.attempt.so_far, self.settings.thresholds, loop.time())
             result, standing = landed
             if loop.time() >= caller.deadline or not _ran_out_of_time(result, flight.attempt, caller):
@@ -140,11 +144,28 @@ class Prober:
         self._flight = _Flight(attempt, task)
         return self._flight
 
-    def _abandon(self) -> None:
-        """Nobody waits any more: end the Probe, as upstream does, so that it holds up nobody who comes next."""
-        for flight in self._flights:
-            flight.cancel()
-        self._flight = None
+    def _leave(self) -> None:
+        """
+        Nobody waits any more.
+
+        A kubelet that hangs up at the probe timeout does so a moment before the Probe is over, so it goes on: what it finds is
+        news to all but those who have left.  Nobody who comes later waits for it, and there is one such at a time.
+        """
+        now = asyncio.get_running_loop().time()
+        before, self._left, self._flight = self._left, self._flight, None
+        if self._left is not None:
+            self._left.left_at = now
+        if before is not None and not before.task.done():
+            before.task.cancel()
+            if before.answered and not self._is_old(before):  # somebody was told so, so it counts
+                self._note(before.attempt.so_far, before.attempt, now - before.attempt.started)
+        for task in self._flights:
+            if self._left is None or task is not self._left.task:
+                task.cancel()
+
+    def _is_old(self, flight: _Flight) -> bool:
+        """Whether another Probe has ended since all had left this one: what it finds is no news then."""
+        return flight.left_at is not None and self.standing.at >= flight.left_at
 
     async def _fly(self, attempt: Attempt) -> tuple[ProbeResult, Standing]:
         loop = asyncio.get_running_loop()
@@ -158,6 +179,8 @@ class Prober:
         finally:
             if self._flight is not None and self._flight.task is asyncio.current_task():
                 self._flight = None
+        if self._left is not None and self._left.task is asyncio.current_task() and self._is_old(self._left):
+            return result, self.standing
         return result, self._note(result, attempt, loop.time() - attempt.started)
 
     # --- what a result means
