@@ -5,7 +5,9 @@ BIN = $(VENV)/bin
 CSI_ADDRESS ?=
 ARGS ?=
 
-.PHONY: help run test check unit conformance newest bench fuzz soak lock audit proto clean
+STEPS ?= 10000
+
+.PHONY: help run test check unit conformance machine newest bench fuzz soak lock audit proto clean
 
 help:
 	@echo "make run          the sidecar with an example driver; CSI_ADDRESS=/path/to/csi.sock for yours; ARGS='--flags'"
@@ -13,6 +15,7 @@ help:
 	@echo "make check        format, lint, types for Linux and Windows, import contracts, generated code"
 	@echo "make unit         unit tests and tests of the whole process"
 	@echo "make conformance  the recorded behaviour of the Go program"
+	@echo "make machine      a random walk of STEPS=10000 steps against a model; MACHINE_SEED=1 repeats one"
 	@echo "make newest       the tests on the newest Python found"
 	@echo "make bench        what starting costs: the configuration, the sidecar, a check"
 	@echo "make fuzz         properties of all that parses foreign input, EXAMPLES=5000 each"
@@ -58,6 +61,10 @@ unit: $(VENV)/.test
 
 conformance: $(VENV)/.test
 	$(BIN)/python -m pytest tests/conformance -n 4 --dist loadgroup
+
+# Every fault of driver, client and settings, in random order; prints the seed of each run.
+machine: $(VENV)/.test
+	MACHINE_STEPS=$(STEPS) MACHINE_SHORTEN=120 $(BIN)/python -m pytest -s tests/test_machine.py -k random
 
 # The tests again, on the newest interpreter at hand if that is another one.
 newest:

@@ -74,11 +74,15 @@ class Connection:
     async def call(self, method: str, request: bytes, timeout: float | None) -> bytes:
         """The bytes of the answer; raises CallFailed.  The driver is told of `timeout`, if there is one."""
         try:
-            answer: bytes = await self.channel.unary_unary(method)(request, timeout=timeout and min(timeout, _FOREVER))
+            answer: bytes | None = await self.channel.unary_unary(method)(
+                request, timeout=timeout and min(timeout, _FOREVER)
+            )
         except grpc.aio.AioRpcError as error:
             details = _undecodable.original(error.details() or "")
             code = error.code()
             raise CallFailed(_CODES[code], details, _reason_of(code, details, self.channel.get_state())) from None
+        if answer is None:  # the call succeeded, and its message was missing or ended in the middle
+            raise CallFailed("Internal", "the answer has no complete message", Reason.PROTOCOL_ERROR)
         return answer
 
 
@@ -146,6 +150,8 @@ class Dialer:
             finally:
                 change.cancel()
             state = channel.get_state()
+            if state is State.IDLE:  # it was connected and is not any more, all between two looks; gRPC leaves it at that
+                raise NotConnected(Reason.PROTOCOL_ERROR, _closes(self.address))
         return state
 
     def _options(self, left: float) -> list[tuple[str, object]]:
@@ -289,10 +295,14 @@ def _explanation(address: CSIAddress, details: str) -> NotConnected:
     if "HTTP/2" in details:
         return NotConnected(Reason.PROTOCOL_ERROR, f"{where} does not speak gRPC: this is not the driver's CSI socket")
     if os.strerror(errno.ECONNRESET) in details or "closed" in details.lower() or os.strerror(errno.EPIPE) in details:
-        return NotConnected(Reason.PROTOCOL_ERROR, f"{where} closes every connection without a word of gRPC")
+        return NotConnected(Reason.PROTOCOL_ERROR, _closes(address))
     if "resolving" in details or "lookup" in details:
         return NotConnected(Reason.UNRESOLVED, f"{where}: the name cannot be resolved")
     return NotConnected(Reason.UNREACHABLE, f"{where}: {words or details}")
+
+
+def _closes(address: CSIAddress) -> str:
+    return f"{address.name} closes every connection without a word of gRPC"
 
 
 def _is_mount_point(path: str) -> bool:

@@ -89,7 +89,7 @@ def _text_pair(key: str, value: object) -> str:
     if isinstance(value, str | BaseException):
         text = str(value)
         if "\n" in text:
-            lines = text.removesuffix("\n").split("\n")
+            lines = _shown(text.removesuffix("\n")).split("\n")
             return f" {key}=<\n" + "".join(f"\t{line}\n" for line in lines) + " >"
         return f" {key}={quote(text)}"
     return f" {key}={_html_safe_json(value)}"
@@ -101,6 +101,12 @@ def _html_safe_json(value: object) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
+def _shown(text: str) -> str:
+    """Lines without what a terminal would obey, which klog prints as it is; ends of lines stay."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n|\Z)")
 _JSON_ESCAPES = str.maketrans(
     {chr(c): f"\\u{c:04x}" for c in range(0x20)}
     | {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}

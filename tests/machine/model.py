@@ -1,0 +1,98 @@
+"""
+What the sidecar must say, written down once more and as simply as possible.
+
+The model is a set of beliefs: all that the sidecar may have counted so far.  A probe takes each belief to one or more
+others; an answer strikes out those that it contradicts.  When none is left, sidecar and model disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+ANSWERS = (None, "not_ready", "driver_error", "unimplemented")
+"""Reasons of a driver that answers the call."""
+ENOUGH = 3
+"""The largest threshold in use; longer runs need not be told apart."""
+
+Socket = tuple[int, int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a probe finds; `reached` if there was a connection that speaks gRPC."""
+
+    reason: str | None
+    reached: bool = True
+
+    @property
+    def ready(self) -> bool:
+        return self.reason is None
+
+    @property
+    def alive(self) -> bool:
+        return self.reason in ANSWERS
+
+
+READY = Outcome(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """One question: the last result, how many of its kind in a row, which kind is reported, and with what reason."""
+
+    good: bool | None = None
+    run: int = 0
+    stands: bool | None = None
+    reason: str | None = None
+
+    def after(self, good: bool, reason: str | None, needed: int) -> Count:
+        run = min(self.run + 1, ENOUGH) if self.good == good else 1
+        if self.stands in (None, good) or run >= needed:
+            return Count(good, run, good, reason)
+        return Count(good, run, self.stands, self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    ready: Count = Count()
+    alive: Count = Count()
+    started: bool = False
+    socket: Socket = None
+    """The one last reached."""
+    changes: int = 0
+    """Of what is reported, since the step began."""
+
+    def after(self, outcome: Outcome, socket: Socket, failures: int, successes: int) -> Belief:
+        other = outcome.reached and socket != self.socket
+        ready = self.ready.after(outcome.ready, outcome.reason, successes if outcome.ready else failures)
+        changed = self.ready.stands is not None and self.ready.stands != ready.stands
+        return Belief(
+            ready=ready,
+            alive=self.alive.after(outcome.alive, outcome.reason, successes if outcome.alive else failures),
+            started=outcome.ready or (self.started and not other),
+            socket=socket if outcome.reached else self.socket,
+            changes=self.changes + changed,
+        )
+
+    def says(self, path: str) -> tuple[int, str | None]:
+        """Status and reason of an answer."""
+        reported = None if self.ready.stands else self.ready.reason
+        if path == "/startupz":
+            return (200, None) if self.started else (500, reported)
+        failed = not self.ready.stands
+        if path in ("/livez", "/readyz") and not self.alive.stands:
+            failed, reported = True, self.alive.reason
+        elif path == "/livez":
+            failed = False
+        return (500, reported) if failed else (200, None)
+
+    def anew(self) -> Belief:
+        return replace(self, changes=0)
+
+
+def probed(
+    beliefs: Iterable[Belief], outcomes: Iterable[Outcome], socket: Socket, failures: int, successes: int
+) -> set[Belief]:
+    """After one more probe."""
+    return {belief.after(outcome, socket, failures, successes) for belief in beliefs for outcome in outcomes}

@@ -1,0 +1,383 @@
+"""The states a driver can be in, how each is brought about, and what a probe may find in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from tests.machine.drivers import GrpcDriver, ProcessDriver, Wire
+from tests.machine.model import READY, Outcome, Socket
+
+CODES = (
+    "OK Canceled Unknown InvalidArgument DeadlineExceeded NotFound AlreadyExists PermissionDenied ResourceExhausted "
+    "FailedPrecondition Aborted OutOfRange Unimplemented Internal Unavailable DataLoss Unauthenticated"
+)
+MESSAGES: dict[str, bytes] = {
+    "plain": b"backend is down",
+    "empty": b"",
+    "lines": b'one\ntwo\r\nE1121 08:00:00.000000 1 main.go:1] "forged" err="x"\n',
+    "control": bytes(range(1, 32)) + b"\x7f\x1b[31mred",
+    "latin": "Rücken → 日本".encode(),
+    "invalid": b"\xff\xfe broken \xc3\x28 \xed\xa0\x80",
+    "percent": b"100% %41 %zz",
+    "quotes": b'"} {"a": \\ <b>&',
+    "long": b"x" * 10_000,
+    "empty_lines": b"\n" * 5_000,
+    "removed": b"Stream removed (forged)",
+    "http": b"Received http2 header with status: 503",
+    "closed": b"failed to connect to all addresses; last error: UNKNOWN: Socket closed",
+}
+QUIBBLES = {"removed", "http"}
+"""Messages in the library's own words; they may be taken for the library's."""
+NAMES = ("grpc.csi.test", "renamed.csi.test", 'odd"name\n\x1b[0m.test')
+LATER = 1.2
+"""Seconds; well above each probe timeout in use."""
+SOONER = 0.06
+"""Well below."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """What a probe may find, how long that takes, and what the sidecar then says."""
+
+    outcomes: frozenset[Outcome]
+    wait: str = "none"
+    """"none"; "unreached": the grace for a driver that cannot be reached; "timeout": the whole probe timeout; "any"."""
+    body: bytes | None = None
+    """Of /healthz, if there is only one."""
+    name: str = ""
+    """The driver's, if it can be learnt."""
+    delay: float = 0.0
+
+
+def found(*reasons: str | None, reached: bool | None = True, **more: Any) -> Expect:
+    either = (True, False) if reached is None else (reached,)
+    return Expect(frozenset(Outcome(reason, each) for reason in reasons for each in either), **more)
+
+
+def unreached(*reasons: str, **more: Any) -> Expect:
+    return found(*reasons, reached=False, wait="unreached", **more)
+
+
+class World:
+    """A folder with a CSI socket, and drivers that take turns there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.mount = folder / "csi"
+        self.mount.mkdir()
+        self.address = self.mount / "csi.sock"
+        self._pool = folder / "pool"
+        self._pool.mkdir()
+        self._at = ""
+        """Which of the pool's sockets is at the address."""
+        self._serial = 0
+        self._frozen = False
+        self.grpc = GrpcDriver(str(self._pool / "grpc"), NAMES[0])
+        self.grpc.start()
+        self.raw = Wire(str(self._pool / "raw"))
+        self._wires: dict[str, Wire] = {}
+        self._process = self._start_process()
+        self._others: list[socket.socket] = []
+        self.expect = self.enter("missing", False)
+        self.socket: Socket = None
+
+    def close(self) -> None:
+        self._calm()
+        self.grpc.calm()
+        self.grpc.stop()
+        self.raw.close()
+        for wire in self._wires.values():
+            wire.close()
+        for each in self._others:
+            each.close()
+        self._process.kill()
+
+    def enter(self, state: str, anew: bool, *arguments: Any) -> Expect:
+        """Bring about `state`; `anew` if the socket is to be another one even if it need not."""
+        self._calm()
+        if anew:
+            self._clear()
+        self.expect = STATES[state](self, *arguments)
+        try:
+            status = os.stat(self.address)
+            self.socket = (status.st_dev, status.st_ino, status.st_ctime_ns)
+        except OSError:
+            self.socket = None
+        return self.expect
+
+    # --- placing
+
+    def _calm(self) -> None:
+        if self.mount.is_dir():
+            os.chmod(self.mount, 0o700)
+        if self._frozen:
+            self._process.process.send_signal(signal.SIGCONT)
+            self._frozen = False
+
+    def _clear(self) -> None:
+        self._at = ""
+        if not self.mount.is_dir() or self.mount.is_symlink():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.mount)
+            self.mount.mkdir()
+        if self.address.is_dir() and not self.address.is_symlink():
+            shutil.rmtree(self.address)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.address)
+
+    def _put(self, source: str, link: bool = False) -> None:
+        """Put the pool's socket `source` at the address."""
+        if self._at == source:
+            return
+        if not self._at:
+            self._clear()
+        self._at = source
+        new = self.mount / "new"
+        if link:
+            os.symlink(self._pool / source, new)
+        else:
+            os.link(self._pool / source, new)
+        os.rename(new, self.address)
+
+    def _start_process(self) -> ProcessDriver:
+        self._serial += 1
+        return ProcessDriver(str(self._pool / f"process{self._serial}"))
+
+    def _put_process(self) -> None:
+        self._process.serving()
+        self._put(Path(self._process.path).name)
+
+    def _wire(self, kind: str) -> None:
+        if kind not in self._wires:
+            self._wires[kind] = Wire(str(self._pool / kind), kind)
+        self._put(kind)
+
+    def _bind(self, type_: int = socket.SOCK_STREAM) -> socket.socket:
+        self._clear()
+        for each in self._others:
+            each.close()
+        self._others = [socket.socket(socket.AF_UNIX, type_)]
+        self._others[0].bind(str(self.address))
+        return self._others[0]
+
+    # --- states
+
+    def library(self, ready: bool | None, delay: float, padding: int, link: bool) -> Expect:
+        """A driver of the real library that answers."""
+        self.grpc.calm()
+        self.grpc.ready, self.grpc.delay, self.grpc.padding = ready, delay, padding
+        self._put("grpc", link)
+        name = self.grpc.name
+        if delay >= LATER:
+            return found("deadline", wait="timeout", name=name)
+        if padding > 4 << 20:
+            return found("protocol_error", name=name)
+        if ready is False:
+            return found("not_ready", name=name, body=b"driver responded but is not ready", delay=delay)
+        return found(None, name=name, body=b"ok", delay=delay)
+
+    def library_hangs(self) -> Expect:
+        self.grpc.calm()
+        self.grpc.hang = True
+        self._put("grpc")
+        body = b"rpc error: code = DeadlineExceeded desc = context deadline exceeded"
+        return found("deadline", wait="timeout", body=body, name=self.grpc.name)
+
+    def library_error(self, code: int, message: str) -> Expect:
+        self.grpc.calm()
+        status = next(each for each in grpc.StatusCode if each.value[0] == code)
+        text = MESSAGES[message].decode(errors="replace")
+        self.grpc.status = status, text
+        self._put("grpc")
+        return self._error(code, message, text.encode(), self.grpc.name)
+
+    def library_restarts(self, name: int) -> Expect:
+        self.grpc.calm()
+        self.grpc.stop()
+        if self._at == "grpc":
+            self._clear()
+        self.grpc.name = NAMES[name]
+        self.grpc.start()
+        return self.library(None, 0.0, 0, False)
+
+    def raw_answers(self, ready: bool | None, extra: dict[str, Any]) -> Expect:
+        self.raw.probe = {"ready": ready, **extra}
+        self._put("raw")
+        if ready is False:
+            return found("not_ready", name=self.raw.name, body=b"driver responded but is not ready")
+        return found(None, name=self.raw.name, body=b"ok")
+
+    def raw_error(self, code: int, message: str) -> Expect:
+        self.raw.probe = {"status": code, "message_hex": MESSAGES[message].hex()}
+        self._put("raw")
+        return self._error(code, message, MESSAGES[message], self.raw.name)
+
+    def _error(self, code: int, message: str, text: bytes, name: str) -> Expect:
+        spelled = CODES.split()[code] if code < 17 else "Unknown"
+        reasons = {"unimplemented" if code == 12 else "driver_error"}
+        if message in QUIBBLES:
+            reasons |= {"connection_lost", "protocol_error"}
+        return found(*reasons, body=f"rpc error: code = {spelled} desc = ".encode() + text, name=name)
+
+    def raw_breaks(self, behaviour: dict[str, Any], reasons: list[str]) -> Expect:
+        self.raw.probe = behaviour
+        self._put("raw")
+        return found(*reasons, name=self.raw.name)
+
+    def wire(self, kind: str, reasons: list[str], wait: str) -> Expect:
+        self._wire(kind)
+        return found(*reasons, reached=None if kind.startswith("goaway") else False, wait=wait)
+
+    def process(self) -> Expect:
+        self._put_process()
+        return found(None, body=b"ok", name="process.csi.test")
+
+    def frozen(self) -> Expect:
+        self._put_process()
+        self._process.process.send_signal(signal.SIGSTOP)
+        self._frozen = True
+        return found("deadline", reached=None, wait="timeout")
+
+    def killed(self) -> Expect:
+        self._put_process()
+        self._process.kill()
+        self._process = self._start_process()
+        self._at = "killed"
+        return unreached("refused", body=f"nobody listens on {self.address}: the driver is down or starting".encode())
+
+    def missing(self) -> Expect:
+        self._clear()
+        return unreached("socket_missing")
+
+    def folder_missing(self) -> Expect:
+        self._clear()
+        self.mount.rmdir()
+        return unreached("socket_missing")
+
+    def folder_is_a_file(self) -> Expect:
+        self._clear()
+        self.mount.rmdir()
+        self.mount.write_text("")
+        return unreached("socket_missing")
+
+    def dangling(self) -> Expect:
+        self._clear()
+        os.symlink("nowhere", self.address)
+        return unreached("socket_missing")
+
+    def loop(self) -> Expect:
+        self._clear()
+        os.symlink("csi.sock", self.address)
+        return unreached("unreachable", body=f"{self.address}: Too many levels of symbolic links".encode())
+
+    def a_file(self) -> Expect:
+        self._clear()
+        self.address.write_text("no socket")
+        return unreached("not_a_socket")
+
+    def a_folder(self) -> Expect:
+        self._clear()
+        (self.address / "deep").mkdir(parents=True)
+        return unreached("not_a_socket")
+
+    def a_pipe(self) -> Expect:
+        self._clear()
+        os.mkfifo(self.address)
+        return unreached("not_a_socket")
+
+    def datagrams(self) -> Expect:
+        self._bind(socket.SOCK_DGRAM)
+        return unreached("not_a_socket")
+
+    def stale(self) -> Expect:
+        self._bind()
+        return unreached("refused")
+
+    def nobody_accepts(self) -> Expect:
+        self._bind().listen(4096)
+        return found("deadline", reached=False, wait="timeout")
+
+    def backlog_full(self) -> Expect:
+        self._bind().listen(0)
+        while True:
+            each = socket.socket(socket.AF_UNIX)
+            self._others.append(each)
+            each.setblocking(False)
+            try:
+                each.connect(str(self.address))
+            except BlockingIOError:
+                return found("unreachable", "deadline", reached=False, wait="any")
+
+    def forbidden_socket(self) -> Expect:
+        self._bind().listen(16)
+        os.chmod(self.address, 0)
+        return unreached("permission_denied")
+
+    def forbidden_folder(self) -> Expect:
+        self._put("raw")
+        os.chmod(self.mount, 0)
+        return unreached("permission_denied")
+
+
+STATES: dict[str, Callable[..., Expect]] = {
+    name: value
+    for name, value in vars(World).items()
+    if callable(value) and not name.startswith("_") and name not in ("close", "enter")
+}
+PERMISSIONS = ("forbidden_socket", "forbidden_folder")
+
+MILD: list[tuple[dict[str, Any], list[str]]] = [
+    ({"close": True}, ["connection_lost"]),
+    ({"close_after_data": True}, ["connection_lost"]),
+    ({"cut": 4}, ["connection_lost"]),
+    ({"cut": 30}, ["connection_lost"]),
+    ({"raw_data_hex": "00000000ff01"}, ["protocol_error"]),
+    ({"raw_data_hex": ""}, ["protocol_error"]),
+    (
+        {"trailers_only": [[":status", "200"], ["content-type", "application/grpc"], ["grpc-status", "0"]]},
+        ["protocol_error"],
+    ),
+    ({"body_hex": "0aff"}, ["protocol_error"]),
+    ({"body_hex": "ffffffffff"}, ["protocol_error"]),
+    ({"body_hex": "00", "flag": 1}, ["protocol_error"]),
+    ({"end_without_trailers": True}, ["protocol_error"]),
+    ({"trailers_only": [[":status", "503"]]}, ["protocol_error"]),
+    ({"trailers_only": [[":status", "200"], ["content-type", "text/html"]]}, ["protocol_error", "driver_error"]),
+    ({"rst": 2}, ["protocol_error"]),
+    ({"rst": 7}, ["protocol_error"]),
+    ({"rst": 8}, ["protocol_error"]),
+    ({"grpc_status": "99"}, ["driver_error"]),
+]
+EXTRAS: list[dict[str, Any]] = [
+    {},
+    {"headers": [("x-pad", "p" * 10_000)]},
+    {"trailers": [("x-pad", "p" * 10_000)]},
+    {"headers": [(f"x-{number}", "v") for number in range(300)]},
+    {"goaway_then_answer": 0},
+    {"goaway_then_answer": 11},
+    {"delay_s": SOONER},
+]
+WIRES: list[tuple[str, list[str], str]] = [
+    ("silent", ["deadline"], "timeout"),
+    ("http1", ["protocol_error"], "unreached"),
+    ("garbage", ["protocol_error"], "unreached"),
+    ("tls", ["protocol_error"], "unreached"),
+    ("flood", ["protocol_error"], "unreached"),
+    ("closes", ["protocol_error"], "unreached"),
+    ("half_settings", ["protocol_error"], "unreached"),
+    ("http1_closes", ["protocol_error"], "unreached"),
+    ("tls_closes", ["protocol_error"], "unreached"),
+    ("garbage_closes", ["protocol_error"], "unreached"),
+    ("goaway", ["protocol_error", "connection_lost"], "any"),
+    ("goaway_closes", ["protocol_error", "connection_lost"], "any"),
+]
