@@ -107,7 +107,8 @@ class Outlets:
 
 
 def _write_termination_log(path: str, message: str) -> None:
-    data = f"{message}\n".encode(errors="backslashreplace")[:TERMINATION_MESSAGE_MAX]
+    data = message.encode(errors="backslashreplace")[: TERMINATION_MESSAGE_MAX - 1]
+    data = data.decode(errors="ignore").encode() + b"\n"  # no half character at the cut
     # The kubelet makes the default one, so where it is missing nobody reads it.
     flags = os.O_WRONLY | os.O_TRUNC | (0 if path == DEFAULT_TERMINATION_LOG else os.O_CREAT)
     try:
