@@ -10,11 +10,12 @@ from livenessprobe import signals
 def main() -> int:
     """The exit code of the command line in sys.argv."""
     # Before the other imports: they take a second where CPU is scarce, and PID 1 hears no signal without a handler.
-    signals.early()
     if sys.argv[1:2] == ["check"]:
+        signals.early(signals.cut_short)
         from livenessprobe import check  # not by way of cli, which would load more than a check needs
 
         return check.run(sys.argv[2:])
+    signals.early()
     from livenessprobe import cli
 
     return cli.main(sys.argv[1:])

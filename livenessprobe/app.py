@@ -131,11 +131,11 @@ class _Callers:
 
     async def check(self, request: Request) -> Standing:
         """What is reported, in time for this caller if it is known to hang up."""
-        caller = (request.remote_addr or "", request.headers.get("User-Agent", ""))
+        caller = (request.remote_addr or "", request.headers.get("User-Agent", ""), request.path)
         started = time.monotonic()
-        early = self._prober.settings.answer_before_hangup
+        patience = self._patience.of(caller, started) if self._prober.settings.answer_before_hangup else None
         try:
-            standing = await self._prober.check(self._patience.of(caller, started) if early else None)
+            standing = await self._prober.check(patience)
         except asyncio.CancelledError:
             now = time.monotonic()
             self._metrics.callers_gone.inc()
@@ -143,7 +143,7 @@ class _Callers:
             self._advise(caller[1], now - started)
             raise
         now = time.monotonic()
-        self._patience.answered(caller, now - started, now)
+        self._patience.answered(caller, now - started, now, hurried=patience is not None)
         return standing
 
     def _advise(self, user_agent: str, seconds: float) -> None:

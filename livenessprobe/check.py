@@ -34,17 +34,6 @@ FLAGS = (
     ),
     flags.Flag("wait", flags.DURATION, "0s", "Ask again and again for so long until the driver is healthy."),
 )
-_NOT_CONNECTED_REASONS = frozenset(
-    {
-        Reason.SOCKET_MISSING,
-        Reason.NOT_A_SOCKET,
-        Reason.PERMISSION_DENIED,
-        Reason.STALE_MOUNT,
-        Reason.REFUSED,
-        Reason.UNRESOLVED,
-        Reason.UNREACHABLE,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +101,17 @@ def _who_is_asked(url: str, file: bool, loaded: Loaded) -> tuple[Ask, str]:
 
 
 def _insist(ask: Ask, timeout: float, wait: object) -> Outcome:
-    """The first healthy outcome, or the last one there was time for."""
+    """The first healthy outcome, or the last that says something."""
     assert isinstance(wait, int)  # noqa: S101  the flag table says so
     end = time.monotonic() + wait / 1e9
     outcome = ask(timeout)
     while outcome.code != HEALTHY and (left := end - time.monotonic()) > 0:
         time.sleep(min(PAUSE, left))
-        outcome = ask(max(min(timeout, end - time.monotonic()), 0.1))
+        left = max(end - time.monotonic(), 0.1)
+        latest = ask(min(timeout, left))
+        # That a probe ran out of time which had less than it is given says nothing; what was found before does.
+        if left >= timeout or latest.reason != Reason.DEADLINE.value:
+            outcome = latest
     return outcome
 
 
@@ -199,6 +192,8 @@ def _ask_sidecar(host: str, port: int, socket_path: str, path: str, timeout: flo
         response = connection.getresponse()
         body = response.read(65_536).decode(errors="replace")
         reason = response.getheader("X-Livenessprobe-Reason", "")
+    except TimeoutError:
+        return Outcome(CALL_FAILED, Reason.DEADLINE.value, "the sidecar gave no answer within the probe timeout and 1 s")
     except (OSError, HTTPException, ValueError) as error:
         return Outcome(CALL_FAILED, Reason.CONNECTION_LOST.value, f"the sidecar gave no answer: {error!r}")
     finally:
@@ -208,8 +203,17 @@ def _ask_sidecar(host: str, port: int, socket_path: str, path: str, timeout: flo
     known = next((each for each in Reason if each.value == reason), None)
     if known is None:
         return Outcome(CALL_FAILED, Reason.PROTOCOL_ERROR.value, f"status {response.status}: {' '.join(body.split())[:500]}")
-    code = NOT_READY if known is Reason.NOT_READY else NOT_CONNECTED if known in _NOT_CONNECTED_REASONS else CALL_FAILED
-    return Outcome(code, known.value, " ".join(body.split()))
+    return Outcome(_code_for(known, body), known.value, " ".join(body.split()))
+
+
+def _code_for(reason: Reason, body: str) -> int:
+    """What asking the driver itself would have exited with."""
+    if reason is Reason.NOT_READY:
+        return NOT_READY
+    # Some reasons come up before there is a connection and after; an error of the call itself is always in gRPC's words.
+    if reason is Reason.INTERNAL or "rpc error: code = " in body:
+        return CALL_FAILED
+    return NOT_CONNECTED
 
 
 def run(arguments: Sequence[str]) -> int:

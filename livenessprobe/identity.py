@@ -50,6 +50,12 @@ class Attempt:
     socket: SocketIdentity | None = None
     """The socket file it was reached through, where the system tells."""
 
+    def renew(self, now: float) -> None:
+        """Begin anew at `now`, with all the time there was."""
+        passed = now - self.started
+        self.started, self.deadline, self.redial_until = now, self.deadline + passed, self.redial_until + passed
+        self.so_far, self.connected, self.socket = NO_TIME, False, None
+
 
 class Calls(Protocol):
     """Who is told of calls, and knows the driver's name."""

@@ -1,8 +1,9 @@
 """
 How long a kubelet waits before it hangs up, learnt from those that did.  Pure.
 
-A caller is known by its address and user agent, and what is learnt from one counts for that one alone.  Whoever shares
-both with a kubelet could still mislead us about it; so a single request that waited longer than what was learnt unlearns it.
+A caller is known by its address, its user agent and what it asks for, and what is learnt from one counts for that one
+alone.  Whoever shares all three with a kubelet could still mislead us about it; so hang-ups that come sooner than the
+caller was ever seen to wait are somebody else's, and a request that waits longer than what was learnt unlearns it.
 """
 
 from __future__ import annotations
@@ -17,57 +18,92 @@ GIVE_UPS = 3
 SHORTEST = 1.0
 """Seconds; timeoutSeconds is 1 or more, so no kubelet hangs up sooner and none is answered sooner because of this."""
 QUIET = 600.0
-"""Seconds without a request after which a caller is forgotten."""
+"""Seconds after which what nothing has confirmed is forgotten: a caller without a request, a wait without another one."""
+NEAR = 0.3
+"""Seconds by which waits of equal length may seem to differ, on a machine that is busy."""
 CALLERS_MAX = 64
+
+
+Caller = tuple[str, str, str]
+"""Address, user agent, path."""
 
 
 @dataclass(slots=True)
 class _Seen:
     hang_ups: deque[float] = field(default_factory=lambda: deque(maxlen=GIVE_UPS))
+    """All of about the same length."""
+    floor: float = 0.0
+    """Hang-ups sooner than this are somebody else's: so long the caller has waited."""
+    floor_at: float = 0.0
     last: float = 0.0
+
+    def learnt(self) -> float | None:
+        return max(self.hang_ups) if len(self.hang_ups) == GIVE_UPS else None
+
+    def age(self, now: float) -> None:
+        """Let go of a floor that nothing has confirmed for long."""
+        if self.floor and now - self.floor_at > QUIET:
+            self.floor, self.floor_at = (self.learnt() or NEAR) - NEAR, now
+            if self.learnt() is None:
+                self.hang_ups.clear()
+
+    def raise_floor(self, seconds: float, now: float) -> None:
+        if seconds >= self.floor - NEAR:
+            self.floor, self.floor_at = max(seconds, self.floor), now
 
 
 class Patience:
     """What is known of callers; times are seconds of any clock that never goes back."""
 
     def __init__(self) -> None:
-        self._callers: dict[tuple[str, str], _Seen] = {}
+        self._callers: dict[Caller, _Seen] = {}
 
-    def hung_up(self, caller: tuple[str, str], waited: float, now: float) -> None:
-        """A request of `caller` (address, user agent) ended because it hung up after `waited` seconds."""
-        if caller[1].startswith(KUBELET) and waited >= SHORTEST * 0.9:
-            self._seen(caller, now).hang_ups.append(waited)
+    def hung_up(self, caller: Caller, waited: float, now: float) -> None:
+        """A request of `caller` ended because it hung up after `waited` seconds."""
+        if not caller[1].startswith(KUBELET) or waited < SHORTEST * 0.9:
+            return
+        seen = self._seen(caller, now)
+        if waited < seen.floor:
+            return
+        if any(earlier < waited - NEAR for earlier in seen.hang_ups):
+            seen.hang_ups.clear()
+        seen.hang_ups.append(waited)
+        seen.raise_floor(waited - NEAR, now)
 
-    def answered(self, caller: tuple[str, str], waited: float, now: float) -> None:
-        """A request of `caller` had its answer after `waited` seconds."""
-        self._forget(now)
-        if (seen := self._callers.get(caller)) is not None:
-            seen.last = now
-            if seen.hang_ups and waited > max(seen.hang_ups):
-                seen.hang_ups.clear()
+    def answered(self, caller: Caller, waited: float, now: float, *, hurried: bool = False) -> None:
+        """A request of `caller` had its answer after `waited` seconds; `hurried` if that was to come before it hangs up."""
+        if not caller[1].startswith(KUBELET) or (caller not in self._callers and waited < SHORTEST * 0.9):
+            return
+        seen = self._seen(caller, now)
+        if hurried:  # if it came late nevertheless, nobody knows whether it was still waited for
+            return
+        seen.raise_floor(waited, now)
+        if seen.hang_ups and waited > max(seen.hang_ups):
+            seen.hang_ups.clear()
 
-    def of(self, caller: tuple[str, str], now: float) -> float | None:
+    def of(self, caller: Caller, now: float) -> float | None:
         """Seconds within which `caller` must have its answer; None if it is not known to hang up."""
         learnt = self.learnt(caller, now)
         return None if learnt is None else max(SHORTEST, learnt - max(0.2, learnt / 10))
 
-    def learnt(self, caller: tuple[str, str], now: float) -> float | None:
+    def learnt(self, caller: Caller, now: float) -> float | None:
         """Seconds after which `caller` hangs up."""
         self._forget(now)
         seen = self._callers.get(caller)
-        return max(seen.hang_ups) if seen is not None and len(seen.hang_ups) == GIVE_UPS else None
+        return None if seen is None else seen.learnt()
 
     def shortest(self, now: float) -> float:
         """The least patience known of any caller, in seconds; 0 if none is known."""
         known = [learnt for caller in list(self._callers) if (learnt := self.learnt(caller, now)) is not None]
         return min(known, default=0.0)
 
-    def _seen(self, caller: tuple[str, str], now: float) -> _Seen:
+    def _seen(self, caller: Caller, now: float) -> _Seen:
         self._forget(now)
         if caller not in self._callers and len(self._callers) >= CALLERS_MAX:
             del self._callers[min(self._callers, key=lambda other: self._callers[other].last)]
         seen = self._callers.setdefault(caller, _Seen())
         seen.last = now
+        seen.age(now)
         return seen
 
     def _forget(self, now: float) -> None:

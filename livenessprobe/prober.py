@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from livenessprobe.gotext import format_duration
 from livenessprobe.health import NO_TIME, ProbeResult, Reason, Standing
-from livenessprobe.identity import Attempt, Identity
+from livenessprobe.identity import CUT_SHORT_SECONDS, Attempt, Identity
 from livenessprobe.klog import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.names import NameLearner
-from livenessprobe.schedule import Schedule, report_lasts
+from livenessprobe.schedule import MARGIN, Schedule, report_lasts
 from livenessprobe.settings import Settings
 
 log = get_logger(__file__)
@@ -120,7 +120,10 @@ class Prober:
             landed = await _until(caller.deadline, flight)
             if landed is None:
                 flight.answered = True
-                return self.standing.after(flight.attempt.so_far, self.settings.thresholds, loop.time())
+                found = flight.attempt.so_far
+                if self._is_a_rest(found, flight.attempt, caller.deadline):
+                    return self.standing
+                return self.standing.after(found, self.settings.thresholds, loop.time())
             result, standing = landed
             if loop.time() >= caller.deadline or not _ran_out_of_time(result, flight.attempt, caller):
                 return standing
@@ -170,7 +173,15 @@ class Prober:
     async def _fly(self, attempt: Attempt) -> tuple[ProbeResult, Standing]:
         loop = asyncio.get_running_loop()
         try:
-            result = NO_TIME if loop.time() >= attempt.deadline else await self._identity.probe(attempt)
+            result = await self._probe_once(attempt)
+            late = loop.time() - attempt.deadline
+            if result.reason is Reason.DEADLINE and late > MARGIN:
+                # The driver may have answered in time, to a process that was stopped or starved.
+                log.info(
+                    "This process did not run while the probe did; probing again", late=format_duration(int(late * 1e9))
+                )
+                attempt.renew(loop.time())
+                result = await self._probe_once(attempt)
         except Exception as error:  # noqa: BLE001  a fault of ours must become an answer, not a hung caller
             log.error("Probe failed inside the sidecar", err=repr(error))
             result = ProbeResult(
@@ -179,9 +190,25 @@ class Prober:
         finally:
             if self._flight is not None and self._flight.task is asyncio.current_task():
                 self._flight = None
-        if self._left is not None and self._left.task is asyncio.current_task() and self._is_old(self._left):
+        left = self._left is not None and self._left.task is asyncio.current_task() and self._is_old(self._left)
+        if left or self._is_a_rest(result, attempt, attempt.deadline):
             return result, self.standing
         return result, self._note(result, attempt, loop.time() - attempt.started)
+
+    def _is_a_rest(self, result: ProbeResult, attempt: Attempt, deadline: float) -> bool:
+        """
+        Whether `result` is that time ran out, and there was little of it: what callers had left after a probe that failed.
+
+        The failure before it says more, and it is no second one for a threshold to count.
+        """
+        out_of_time = result.reason is Reason.DEADLINE or (not result.ready and not attempt.connected)
+        failed_before = self.standing.result is not None and not self.standing.result.ready
+        short = min(CUT_SHORT_SECONDS, self.settings.probe_timeout / 2)
+        return out_of_time and failed_before and deadline - attempt.started < short
+
+    async def _probe_once(self, attempt: Attempt) -> ProbeResult:
+        late = asyncio.get_running_loop().time() >= attempt.deadline
+        return NO_TIME if late else await self._identity.probe(attempt)
 
     # --- what a result means
 

@@ -6,7 +6,7 @@ import contextlib
 import faulthandler
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 
@@ -20,26 +20,32 @@ class Control:
         self.reload: asyncio.Event = asyncio.Event()
 
 
-def early() -> None:
+def stopped(_number: int, _frame: FrameType | None) -> None:
+    """A sidecar that is told to stop has done nothing wrong."""
+    raise SystemExit(0)
+
+
+def cut_short(number: int, _frame: FrameType | None) -> None:
+    """Who asked for an answer has none, which must not look like the good one; shells say it so."""
+    raise SystemExit(128 + number)
+
+
+def early(told: Callable[[int, FrameType | None], None] = stopped) -> None:
     """
-    Until the event loop runs: TERM and INT end the process with 0, and what Go ignores is ignored.
+    Until the event loop runs: TERM and INT end the process by `told`, and what Go ignores is ignored.
 
     As PID 1 a signal without a handler would have no effect at all.
     """
-    signal.signal(signal.SIGTERM, _exit)
-    signal.signal(signal.SIGINT, _exit)
+    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGINT, told)
     if sys.platform == "win32":
-        signal.signal(signal.SIGBREAK, _exit)
+        signal.signal(signal.SIGBREAK, told)
         return
     for ignored in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
         signal.signal(ignored, signal.SIG_IGN)
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             faulthandler.register(signal.SIGQUIT, chain=True)  # as Go: all stacks, then death
-
-
-def _exit(_number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(0)
 
 
 @contextlib.contextmanager

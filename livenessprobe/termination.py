@@ -20,7 +20,8 @@ def leave(path: str, message: str) -> str:
     """
     if not path:
         return ""
-    data = f"{message}\n".encode(errors="backslashreplace")[:MESSAGE_MAX]
+    data = message.encode(errors="backslashreplace")[: MESSAGE_MAX - 1]
+    data = data.decode(errors="ignore").encode() + b"\n"  # no half character at the cut
     flags = os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NONBLOCK", 0) | (0 if path == DEFAULT_PATH else os.O_CREAT)
     try:
         descriptor = os.open(path, flags, 0o644)

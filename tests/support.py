@@ -42,10 +42,16 @@ class FakeDriver:
         self.ready: bool | None = None
         self.status: tuple[grpc.StatusCode, str] | None = None
         self.name_status: tuple[grpc.StatusCode, str] | None = None
+        self.methods: dict[str, Callable[[bytes], bytes]] = {}
+        """Other unary methods by full name: from the bytes of a request to those of the answer."""
+        self.on_probe: Callable[[], object] = lambda: None
+        """Called in each probe before it is answered."""
         self.delay = 0.0
         self.release = threading.Event()
         self.hang = False
         self.probes = 0
+        """Calls of Probe and of `methods`, and when each began."""
+        self.times: list[float] = []
         self.names_asked = 0
         self.in_flight = 0
         self.most_in_flight = 0
@@ -59,12 +65,9 @@ class FakeDriver:
         self.stop()
 
     def start(self) -> None:
-        handlers = {
-            "GetPluginInfo": grpc.unary_unary_rpc_method_handler(self._get_plugin_info),
-            "Probe": grpc.unary_unary_rpc_method_handler(self._probe),
-        }
+        self.release.clear()
         self._server = grpc.server(ThreadPoolExecutor(64))
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("csi.v1.Identity", handlers),))
+        self._server.add_generic_rpc_handlers((_Methods(self._handler),))
         self._server.add_insecure_port(f"unix:{self.path}" if self.path.startswith("/") else self.path)
         self._server.start()
 
@@ -73,8 +76,14 @@ class FakeDriver:
         if self._server is not None:
             self._server.stop(0).wait()
             self._server = None
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(self.path)
+
+    def _handler(self, method: str) -> Callable[[bytes, grpc.ServicerContext], bytes] | None:
+        if method == "/csi.v1.Identity/GetPluginInfo":
+            return self._get_plugin_info
+        answer = self.methods.get(method, self._ready if method == "/csi.v1.Identity/Probe" else None)
+        return answer and (lambda request, context: self._probe(answer, request, context))
 
     def _get_plugin_info(self, _request: bytes, context: grpc.ServicerContext) -> bytes:
         self.names_asked += 1
@@ -82,21 +91,43 @@ class FakeDriver:
             context.abort(*self.name_status)
         return csi_pb2.GetPluginInfoResponse(name=self.name).SerializeToString()
 
-    def _probe(self, _request: bytes, context: grpc.ServicerContext) -> bytes:
+    def _ready(self, _request: bytes) -> bytes:
+        ready = None if self.ready is None else BoolValue(value=self.ready)
+        return csi_pb2.ProbeResponse(ready=ready).SerializeToString()
+
+    def _probe(self, answer: Callable[[bytes], bytes], request: bytes, context: grpc.ServicerContext) -> bytes:
+        self.times.append(time.monotonic())
         self.probes += 1
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            if self.delay:
-                time.sleep(self.delay)
+            self.on_probe()
+            self._wait(self.delay, context)
             if self.hang:
-                self.release.wait(60)
+                self._wait(60, context)
             if self.status is not None:
                 context.abort(*self.status)
-            ready = None if self.ready is None else BoolValue(value=self.ready)
-            return csi_pb2.ProbeResponse(ready=ready).SerializeToString()
+            return answer(request)
         finally:
             self.in_flight -= 1
+
+    def _wait(self, seconds: float, context: grpc.ServicerContext) -> None:
+        """For so long, or until nobody waits for the answer any more."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and context.is_active():
+            if self.release.wait(min(left, 0.02)):
+                return
+
+
+class _Methods(grpc.GenericRpcHandler):
+    """Finds the handler of a call by its method."""
+
+    def __init__(self, find: Callable[[str], Callable[[bytes, grpc.ServicerContext], bytes] | None]) -> None:
+        self._find = find
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        handler = self._find(details.method)
+        return handler and grpc.unary_unary_rpc_method_handler(handler)
 
 
 Content = str | bytes | Callable[[Path], object]
@@ -294,6 +325,11 @@ class Sidecar:
         """Send SIGHUP, once the process is there to hear it."""
         self.get("/")
         self.process.send_signal(signal.SIGHUP)
+
+    def write(self, path: Path, text: str) -> None:
+        """Replace the settings file at `path`, and have it read."""
+        path.write_text(text)
+        self.sighup()
 
     def wait(self, seconds: float = 10.0) -> int:
         return self.process.wait(seconds)
