@@ -101,26 +101,34 @@ class Prober:
         loop = asyncio.get_running_loop()
         if self._flight is not None and self._identity.still_leads_there(self._flight.attempt):
             self._metrics.shared.inc()
+        found = NO_TIME
         while True:
             flight = self._flight
             # A flight on another socket than the one that is there now would speak for a driver that is gone.
             if flight is None or not self._identity.still_leads_there(flight.attempt):
-                flight = self._take_off()
+                flight = self._take_off(found)
             landed = await _until(caller.deadline, flight)
             if landed is None:
                 return self.standing.after(flight.attempt.so_far, self.settings.thresholds, loop.time())
             result, standing = landed
             if loop.time() >= caller.deadline or not _ran_out_of_time(result, flight.attempt, caller):
                 return standing
+            if not flight.attempt.connected:
+                found = result
 
-    def _take_off(self) -> _Flight:
-        """Begin a Probe that lasts as long as the most patient caller: a short one would fail a slow, healthy driver."""
+    def _take_off(self, found: ProbeResult) -> _Flight:
+        """
+        Begin a Probe that lasts as long as the most patient caller: a short one would fail a slow, healthy driver.
+
+        `found` is why the one before it did not connect.  This one may have too little time left to find that again.
+        """
         attempt = Attempt(
             started=asyncio.get_running_loop().time(),
             deadline=max(caller.deadline for caller in self._callers),
             redial_until=max(caller.redial_until for caller in self._callers),
             method=self.settings.probe_path,
             service=self.settings.health_service,
+            so_far=found,
         )
         task = asyncio.get_running_loop().create_task(self._fly(attempt), name="probe")
         self._flights.add(task)
@@ -137,7 +145,7 @@ class Prober:
     async def _fly(self, attempt: Attempt) -> tuple[ProbeResult, Standing]:
         loop = asyncio.get_running_loop()
         try:
-            result = NO_TIME if loop.time() >= attempt.deadline else await self._identity.probe(attempt)
+            result = attempt.so_far if loop.time() >= attempt.deadline else await self._identity.probe(attempt)
         except Exception as error:  # noqa: BLE001  a fault of ours must become an answer, not a hung caller
             log.error("Probe failed inside the sidecar", err=repr(error))
             result = ProbeResult(

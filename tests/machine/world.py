@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from tests.machine.drivers import GrpcDriver, ProcessDriver, Wire
-from tests.machine.model import READY, Outcome, Socket
+from tests.machine.model import Outcome, Socket
 
 CODES = (
     "OK Canceled Unknown InvalidArgument DeadlineExceeded NotFound AlreadyExists PermissionDenied ResourceExhausted "
