@@ -56,6 +56,8 @@ class Prober:
         self._unready_since = 0.0
         self._away = False
         self._peer: object = None
+        self._newest = 0.0
+        """When the last probe that counts was begun."""
         self.adopt(settings)
 
     def adopt(self, settings: Settings) -> None:
@@ -154,19 +156,19 @@ class Prober:
         finally:
             if self._flight is not None and self._flight.task is asyncio.current_task():
                 self._flight = None
-        return result, self._note(result, attempt, loop.time() - attempt.started)
+        seconds = loop.time() - attempt.started
+        if attempt.started < self._newest:  # it is about a driver that is gone; its successor has been asked since
+            self._record(result, attempt, seconds)
+            return result, self.standing.after(result, self.settings.thresholds, loop.time())
+        return result, self._note(result, attempt, seconds)
 
     # --- what a result means
 
     def _note(self, result: ProbeResult, attempt: Attempt, seconds: float) -> Standing:
         """Metrics, upstream's record, what is reported from now on, and one record of our own when that changes."""
-        if result is not NO_TIME:
-            self._metrics.operation(attempt.method, result.code, seconds)
+        self._newest = attempt.started
+        self._record(result, attempt, seconds)
         self._metrics.probed(result.reason, seconds)
-        if result.reason is None:
-            log.v(5).info(result.record)
-        else:
-            log.error(result.record, err=result.err)
         new_driver = attempt.connected and attempt.socket != self._peer
         if attempt.connected:
             self._peer = attempt.socket
@@ -182,6 +184,15 @@ class Prober:
             self.names.driver_answered()
         self._noted()
         return self.standing
+
+    def _record(self, result: ProbeResult, attempt: Attempt, seconds: float) -> None:
+        """What upstream tells of each probe."""
+        if result is not NO_TIME:
+            self._metrics.operation(attempt.method, result.code, seconds)
+        if result.reason is None:
+            log.v(5).info(result.record)
+        else:
+            log.error(result.record, err=result.err)
 
     def _tell_change(self, now: float) -> None:
         report = self.standing.ready.report
