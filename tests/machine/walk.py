@@ -545,7 +545,7 @@ class Walk:
             grown := set(self._grown(figures))
             - {each.reason for each in self._outcomes()}
             - self._before
-            - {"socket_missing", "refused", "connection_lost", "deadline", "unreachable"}
+            - {"socket_missing", "refused", "connection_lost", "deadline", "unreachable", "protocol_error"}
         ):
             self._fail(f"failures grew by {grown}")
         self._baseline(figures)
