@@ -97,7 +97,9 @@ class Identity:
             attempt.connected, attempt.so_far = False, NO_TIME
         log.v(5).info("Connecting", address=self.dialer.address.text)
         # For who cannot wait until the first dial has ended.
-        attempt.so_far = hung = unreachable(Reason.DEADLINE, self.dialer.hung().sentence, patience_spent=True)
+        hung = unreachable(Reason.DEADLINE, self.dialer.hung().sentence, patience_spent=True)
+        if attempt.so_far is NO_TIME:
+            attempt.so_far = hung
         while True:
             dialled = _now()
             try:

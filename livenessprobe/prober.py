@@ -37,8 +37,6 @@ class _Flight:
     """Ends in what was found, and in what is reported from then on."""
     answered: bool = False
     """Whether somebody who could not wait for its end was told what had been found so far."""
-    left_at: float | None = None
-    """When all had left it."""
 
 
 class Prober:
@@ -65,6 +63,8 @@ class Prober:
         self._unready_since = 0.0
         self._away = False
         self._peer: object = None
+        self._newest = 0.0
+        """When the last probe that counts was begun."""
         self.adopt(settings)
 
     def adopt(self, settings: Settings) -> None:
@@ -112,11 +112,12 @@ class Prober:
         loop = asyncio.get_running_loop()
         if self._flight is not None and self._identity.still_leads_there(self._flight.attempt):
             self._metrics.shared.inc()
+        found = NO_TIME
         while True:
             flight = self._flight
             # A flight on another socket than the one that is there now would speak for a driver that is gone.
             if flight is None or not self._identity.still_leads_there(flight.attempt):
-                flight = self._take_off()
+                flight = self._take_off(found)
             landed = await _until(caller.deadline, flight)
             if landed is None:
                 flight.answered = True
@@ -127,12 +128,15 @@ class Prober:
             result, standing = landed
             if loop.time() >= caller.deadline or not _ran_out_of_time(result, flight.attempt, caller):
                 return standing
+            if not flight.attempt.connected:
+                found = result
 
-    def _take_off(self) -> _Flight:
+    def _take_off(self, found: ProbeResult) -> _Flight:
         """
         Begin a Probe that may take its whole timeout, whatever the patience of those who ask now.
 
-        A short one would waste the time of a patient caller that joins it, and fail a slow, healthy driver.
+        A short one would waste the time of a patient caller that joins it, and fail a slow, healthy driver.  `found` is why
+        the one before it did not connect: this one may have too little time left to find that again.
         """
         attempt = Attempt(
             started=asyncio.get_running_loop().time(),
@@ -140,6 +144,7 @@ class Prober:
             redial_until=max(caller.redial_until for caller in self._callers),
             method=self.settings.probe_path,
             service=self.settings.health_service,
+            so_far=found,
         )
         task = asyncio.get_running_loop().create_task(self._fly(attempt), name="probe")
         self._flights.add(task)
@@ -156,19 +161,13 @@ class Prober:
         """
         now = asyncio.get_running_loop().time()
         before, self._left, self._flight = self._left, self._flight, None
-        if self._left is not None:
-            self._left.left_at = now
         if before is not None and not before.task.done():
             before.task.cancel()
-            if before.answered and not self._is_old(before):  # somebody was told so, so it counts
+            if before.answered and before.attempt.started >= self._newest:  # somebody was told so, so it counts
                 self._note(before.attempt.so_far, before.attempt, now - before.attempt.started)
         for task in self._flights:
             if self._left is None or task is not self._left.task:
                 task.cancel()
-
-    def _is_old(self, flight: _Flight) -> bool:
-        """Whether another Probe has ended since all had left this one: what it finds is no news then."""
-        return flight.left_at is not None and self.standing.at >= flight.left_at
 
     async def _fly(self, attempt: Attempt) -> tuple[ProbeResult, Standing]:
         loop = asyncio.get_running_loop()
@@ -190,10 +189,13 @@ class Prober:
         finally:
             if self._flight is not None and self._flight.task is asyncio.current_task():
                 self._flight = None
-        left = self._left is not None and self._left.task is asyncio.current_task() and self._is_old(self._left)
-        if left or self._is_a_rest(result, attempt, attempt.deadline):
+        seconds = loop.time() - attempt.started
+        if attempt.started < self._newest:  # another one has been made since, of its successor perhaps: this is no news
+            self._record(result, attempt, seconds)
+            return result, self.standing.after(result, self.settings.thresholds, loop.time())
+        if self._is_a_rest(result, attempt, attempt.deadline):
             return result, self.standing
-        return result, self._note(result, attempt, loop.time() - attempt.started)
+        return result, self._note(result, attempt, seconds)
 
     def _is_a_rest(self, result: ProbeResult, attempt: Attempt, deadline: float) -> bool:
         """
@@ -208,19 +210,15 @@ class Prober:
 
     async def _probe_once(self, attempt: Attempt) -> ProbeResult:
         late = asyncio.get_running_loop().time() >= attempt.deadline
-        return NO_TIME if late else await self._identity.probe(attempt)
+        return attempt.so_far if late else await self._identity.probe(attempt)
 
     # --- what a result means
 
     def _note(self, result: ProbeResult, attempt: Attempt, seconds: float) -> Standing:
         """Metrics, upstream's record, what is reported from now on, and one record of our own when that changes."""
-        if result is not NO_TIME:
-            self._metrics.operation(attempt.method, result.code, seconds)
+        self._newest = attempt.started
+        self._record(result, attempt, seconds)
         self._metrics.probed(result.reason, seconds)
-        if result.reason is None:
-            log.v(5).info(result.record)
-        else:
-            log.error(result.record, err=result.err)
         new_driver = attempt.connected and attempt.socket != self._peer
         if attempt.connected:
             self._peer = attempt.socket
@@ -236,6 +234,15 @@ class Prober:
             self.names.driver_answered()
         self._noted()
         return self.standing
+
+    def _record(self, result: ProbeResult, attempt: Attempt, seconds: float) -> None:
+        """What upstream tells of each probe."""
+        if result is not NO_TIME:
+            self._metrics.operation(attempt.method, result.code, seconds)
+        if result.reason is None:
+            log.v(5).info(result.record)
+        else:
+            log.error(result.record, err=result.err)
 
     def _tell_change(self, now: float) -> None:
         report = self.standing.ready.report

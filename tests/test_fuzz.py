@@ -35,7 +35,7 @@ class Parrot(FakeDriver):
 
     answer = b""
 
-    def _probe(self, _request: bytes, _context: object) -> bytes:
+    def _ready(self, _request: bytes) -> bytes:
         return self.answer
 
 

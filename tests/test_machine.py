@@ -85,6 +85,15 @@ REGRESSIONS: dict[str, list[Step]] = {
         start(),
         *[GOES_AWAY] * 10,
     ],
+    "who came late to a probe that did not connect was told of a deadline": [
+        start(probe_timeout=0.3, unreachable_grace=None),
+        ("wire", True, "closes", ["protocol_error"], "unreached"),
+        *[("parallel", 5, "/startupz"), ("parallel", 20, "/healthz")] * 5,
+    ],
+    "what was found late of a driver that was gone counted against its successor": [
+        start(),
+        *[("overtake", "raw_answers", (True, {})), ("overtake", "process", ())] * 3,
+    ],
     "control characters of a message of several lines reached the log": [
         start(),
         ("library_error", True, 5, "control"),

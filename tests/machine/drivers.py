@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import grpc
 import hpack
 
 from tests.conformance.raw_driver import (
@@ -130,8 +129,8 @@ class GrpcDriver(FakeDriver):
 
     padding = 0
 
-    def _probe(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        found = super()._probe(request, context)
+    def _ready(self, request: bytes) -> bytes:
+        found = super()._ready(request)
         if self.padding:  # a field that nobody knows
             size, length = self.padding, b""
             while size > 127:

@@ -545,7 +545,7 @@ class Walk:
             grown := set(self._grown(figures))
             - {each.reason for each in self._outcomes()}
             - self._before
-            - {"socket_missing", "refused", "connection_lost", "deadline", "unreachable"}
+            - {"socket_missing", "refused", "connection_lost", "deadline", "unreachable", "protocol_error"}
         ):
             self._fail(f"failures grew by {grown}")
         self._baseline(figures)
@@ -646,7 +646,7 @@ class Walk:
         answers: list[Answer] = []
         first = threading.Thread(target=lambda: answers.append(self._process.get()))
         first.start()
-        time.sleep(0.1)
+        time.sleep(self._settings.probe_timeout / 2)
         before = set(self._world.expect.outcomes)
         self._enter(state, True, *arguments)
         second = self._process.get()
@@ -665,11 +665,15 @@ class Walk:
             self._fail(f"the request to the old driver says {answers[0].reason}")
         if not 1 <= counted <= 3:
             self._fail(f"{counted} probes for two requests")
+        # The new driver has the last word: what is found of the old one counts before that, or not at all.
         either = self._outcomes() | before | {Outcome("refused", False)}
+        paths, beliefs = set(), self._beliefs
         for _ in range(counted):
-            self._beliefs = self._after(self._beliefs, either)
-        self._beliefs |= {Belief(b.ready, b.alive, b.started, None, b.changes) for b in self._beliefs}
-        self._beliefs |= {Belief(b.ready, b.alive, s, b.socket, b.changes) for b in self._beliefs for s in (True, False)}
+            paths |= self._after(beliefs, self._outcomes())
+            beliefs = beliefs | self._after(beliefs, either)
+        self._beliefs = {
+            replace(b, started=s, socket=each) for b in paths for s in (True, False) for each in (b.socket, None)
+        }
         self._asked = counted
         self._compare(figures, old | {None})
         self._asked = 0
