@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO, TypeVar
 
-from livenessprobe import UPSTREAM_VERSION, __version__, cpus, effective, flags, klog, settings
+from livenessprobe import UPSTREAM_VERSION, __version__, cpus, effective, flags, healthfile, klog, settings
 from livenessprobe.endpoint import ListenAddress
 from livenessprobe.gotext import quote
 from livenessprobe.klog import get_logger
@@ -80,6 +81,10 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_S
 
 def _serve(start: _Start) -> int:
     loaded = start.loaded
+    if path := loaded.settings.health_file:
+        # Also if the start comes to nothing: an earlier process's word must not stand.
+        with contextlib.suppress(healthfile.HealthFileError):  # told once there is a log of such things
+            healthfile.remove(path)
     try:
         listeners = _open(loaded.settings, listen)
     except SettingsError as error:

@@ -8,6 +8,7 @@ caller was ever seen to wait are somebody else's, and a request that waits longe
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -18,7 +19,7 @@ GIVE_UPS = 3
 SHORTEST = 1.0
 """Seconds; timeoutSeconds is 1 or more, so no kubelet hangs up sooner and none is answered sooner because of this."""
 QUIET = 600.0
-"""Seconds after which what nothing has confirmed is forgotten: a caller without a request, a wait without another one."""
+"""Seconds without a request after which a caller is forgotten; so long, at least, it is remembered how long one waited."""
 NEAR = 0.3
 """Seconds by which waits of equal length may seem to differ, on a machine that is busy."""
 CALLERS_MAX = 64
@@ -30,26 +31,32 @@ Caller = tuple[str, str, str]
 
 @dataclass(slots=True)
 class _Seen:
+    since: float
+    """When the present period of QUIET seconds began."""
     hang_ups: deque[float] = field(default_factory=lambda: deque(maxlen=GIVE_UPS))
-    """All of about the same length."""
-    floor: float = 0.0
-    """Hang-ups sooner than this are somebody else's: so long the caller has waited."""
-    floor_at: float = 0.0
+    """The last ones, all of about the same length."""
+    longest: float = 0.0
+    """So long the caller has surely waited in this period."""
+    longest_before: float = 0.0
+    """The same for the period before."""
     last: float = 0.0
 
     def learnt(self) -> float | None:
         return max(self.hang_ups) if len(self.hang_ups) == GIVE_UPS else None
 
-    def age(self, now: float) -> None:
-        """Let go of a floor that nothing has confirmed for long."""
-        if self.floor and now - self.floor_at > QUIET:
-            self.floor, self.floor_at = (self.learnt() or NEAR) - NEAR, now
-            if self.learnt() is None:
-                self.hang_ups.clear()
+    def floor(self) -> float:
+        """Hang-ups sooner than this are somebody else's."""
+        return max(self.longest, self.longest_before, (self.learnt() or 0.0) - NEAR)
 
-    def raise_floor(self, seconds: float, now: float) -> None:
-        if seconds >= self.floor - NEAR:
-            self.floor, self.floor_at = max(seconds, self.floor), now
+    def age(self, now: float) -> None:
+        """Begin a new period if it is time; what was seen counts for one or two of them."""
+        periods = math.floor((now - self.since) / QUIET)
+        if periods < 1:
+            return
+        self.since = now
+        self.longest, self.longest_before = 0.0, self.longest if periods == 1 else 0.0
+        if self.learnt() is None and any(waited - NEAR > self.floor() for waited in self.hang_ups):
+            self.hang_ups.clear()  # or a single long one would make others that are alike look foreign for ever
 
 
 class Patience:
@@ -63,12 +70,11 @@ class Patience:
         if not caller[1].startswith(KUBELET) or waited < SHORTEST * 0.9:
             return
         seen = self._seen(caller, now)
-        if waited < seen.floor:
-            return
-        if any(earlier < waited - NEAR for earlier in seen.hang_ups):
-            seen.hang_ups.clear()
-        seen.hang_ups.append(waited)
-        seen.raise_floor(waited - NEAR, now)
+        if waited >= seen.floor():
+            if any(earlier < waited - NEAR for earlier in seen.hang_ups):
+                seen.hang_ups.clear()
+            seen.hang_ups.append(waited)
+        seen.longest = max(seen.longest, waited - NEAR)
 
     def answered(self, caller: Caller, waited: float, now: float, *, hurried: bool = False) -> None:
         """A request of `caller` had its answer after `waited` seconds; `hurried` if that was to come before it hangs up."""
@@ -77,7 +83,7 @@ class Patience:
         seen = self._seen(caller, now)
         if hurried:  # if it came late nevertheless, nobody knows whether it was still waited for
             return
-        seen.raise_floor(waited, now)
+        seen.longest = max(seen.longest, waited)
         if seen.hang_ups and waited > max(seen.hang_ups):
             seen.hang_ups.clear()
 
@@ -101,7 +107,7 @@ class Patience:
         self._forget(now)
         if caller not in self._callers and len(self._callers) >= CALLERS_MAX:
             del self._callers[min(self._callers, key=lambda other: self._callers[other].last)]
-        seen = self._callers.setdefault(caller, _Seen())
+        seen = self._callers.setdefault(caller, _Seen(now))
         seen.last = now
         seen.age(now)
         return seen

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livenessprobe.patience import CALLERS_MAX, GIVE_UPS, QUIET, SHORTEST, Patience
+from livenessprobe.patience import CALLERS_MAX, GIVE_UPS, NEAR, QUIET, SHORTEST, Patience
 
 KUBELET = ("10.0.0.1", "kube-probe/1.33")
 
@@ -103,6 +103,43 @@ def test_it_takes_three_hang_ups_again_once_it_was_unlearnt() -> None:
         patience.hung_up(KUBELET, 3.0, 2.0)  # somebody else's
         patience.hung_up(KUBELET, 5.2, 2.0)
         assert patience.learnt(KUBELET, 2.0) == expected
+
+
+def test_a_shorter_wait_keeps_counting_when_a_longer_one_before_it_is_forgotten() -> None:
+    patience = Patience()
+    patience.answered(KUBELET, 5.0, 0.0)
+    for now in range(10, int(QUIET), 10):
+        patience.answered(KUBELET, 0.05, float(now))
+    patience.answered(KUBELET, 4.0, QUIET - 5)
+    for _ in range(GIVE_UPS):
+        patience.hung_up(KUBELET, 1.1, QUIET + 1)
+
+    assert patience.learnt(KUBELET, QUIET + 1) is None
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_long_wait_that_nothing_confirms_is_forgotten(answered: bool) -> None:
+    """As when the process was stopped while somebody waited."""
+    patience = Patience()
+    if answered:
+        patience.answered(KUBELET, 60.0, 0.0)
+    else:
+        patience.hung_up(KUBELET, 60.0, 0.0)
+    for now in range(10, int(2 * QUIET) + 100, 10):
+        patience.hung_up(KUBELET, 3.0, float(now))
+        assert now > QUIET or patience.learnt(KUBELET, now) is None
+
+    assert patience.learnt(KUBELET, now) == 3.0
+
+
+def test_what_is_learnt_does_not_age_while_the_caller_comes() -> None:
+    """It is answered in time, so it never shows again how long it would have waited."""
+    patience = taught(3.0, 3.0, 3.0)
+    for now in range(10, int(5 * QUIET), 10):
+        patience.answered(KUBELET, 2.7, float(now), hurried=True)
+        patience.hung_up(KUBELET, 1.0, float(now))
+
+    assert patience.learnt(KUBELET, now) == 3.0
 
 
 def test_the_longer_wait_of_another_caller_unlearns_nothing() -> None:
@@ -202,3 +239,24 @@ def test_what_is_learnt_was_seen_and_nobody_waited_longer_lately(
             assert within >= known * 0.7 - 0.2  # the margin is a small one
         shortest = patience.shortest(now)
         assert shortest == 0 or any(shortest in waits for waits in hung_up.values())
+
+
+@given(STEPS)
+def test_nobody_is_answered_sooner_than_it_was_lately_seen_to_wait(
+    steps: list[tuple[tuple[str, str], bool, float, float]],
+) -> None:
+    """Whoever shares its name, and whatever came before."""
+    patience, now = Patience(), 0.0
+    waits: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    seen: dict[tuple[str, str], float] = {}
+    for caller, hangs_up, waited, later in steps:
+        now += later
+        if now - seen.get(caller, now) > QUIET:
+            waits.pop(caller, None)
+        (patience.hung_up if hangs_up else patience.answered)(caller, waited, now)
+        if caller[1].startswith("kube-probe/") and (waited >= 0.9 or (caller in waits and not hangs_up)):
+            waits.setdefault(caller, []).append((now, waited - NEAR if hangs_up else waited))
+            seen[caller] = now
+        longest = max((wait for at, wait in waits.get(caller, []) if now - at < QUIET), default=0.0)
+        learnt = patience.learnt(caller, now)
+        assert learnt is None or learnt >= longest

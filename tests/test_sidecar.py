@@ -567,6 +567,15 @@ def test_sighup_does_not_end_the_process(driver: FakeDriver, sidecar: Start) -> 
     assert process.get().status == 200
 
 
+def test_a_start_that_comes_to_nothing_leaves_no_word_of_an_earlier_process(sidecar: Start, folder: Path) -> None:
+    file = folder / "health"
+    file.write_text("{}")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process = sidecar(f"--http-endpoint=127.0.0.1:{taken.getsockname()[1]}", f"--health-file={file}", await_http=False)
+        assert process.wait() == 1
+    assert not file.exists()
+
+
 def test_a_taken_port_exits_1_and_says_which(sidecar: Start) -> None:
     """DESIGN row 3."""
     with socket.socket() as taken:
