@@ -29,6 +29,8 @@ log = get_logger(__file__)
 
 FAILED = 3
 """The exit code of --exit-on-failure."""
+CROWD = 4
+"""How many times --http-max-connections may be open for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,9 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
 
                 def limits() -> Limits:
                     settings = prober.settings
-                    connections = min(settings.http_max_connections, descriptors // 2)
-                    return Limits(connections, settings.http_max_header_bytes, settings.http_idle_timeout)
+                    connections = min(settings.http_max_connections, descriptors // 4)
+                    crowd = min(settings.http_max_connections * CROWD, descriptors // 2)
+                    return Limits(connections, crowd, settings.http_max_header_bytes, settings.http_idle_timeout)
 
                 closed = metrics.connections_closed.inc
                 servers = [

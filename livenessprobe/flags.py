@@ -339,7 +339,8 @@ FLAGS: tuple[Flag, ...] = (
         "http-max-connections",
         COUNT,
         "100",
-        "How many HTTP connections may be open on a listener. Beyond it the one longest without a complete request is closed.",
+        "How many HTTP connections may be open on a listener without a complete request. Beyond it those that are so longest "
+        "are closed, once they are 1s old; beyond four times as many at once.",
         "own",
     ),
     Flag("http-max-header-bytes", COUNT, "16384", "How long the line and the headers of an HTTP request may be.", "own"),

@@ -8,7 +8,6 @@ pinned; a test fails if the seam no longer takes effect.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import re
 import select
@@ -37,8 +36,10 @@ from hypercorn.typing import (
 from livenessprobe.listener import BACKLOG
 
 ACCEPT_AT_A_TIME = 16
+YOUNG_SECONDS = 1.0
+"""For which a client may take to send its request, however many others there are, up to a crowd."""
 TRY_AGAIN_SECONDS = 0.1
-"""After which those that could not be closed because they had sent something are looked at again."""
+"""After which those that could not be closed yet are looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,9 @@ class Limits:
     """What a client may take."""
 
     connections: int
-    """Open at a time, those whose request is being answered not counted out."""
+    """Open without a complete request, beyond YOUNG_SECONDS of age; what is being answered does not count."""
+    crowd: int
+    """Open without a complete request, of whatever age."""
     header_bytes: int
     """Of a request's line and headers together."""
     idle_seconds: float
@@ -59,22 +62,28 @@ class Connections:
     def __init__(self, limits: Callable[[], Limits], closed: Callable[[], object]) -> None:
         self._limits = limits
         self._closed = closed
-        self._waiting: dict[_HTTP1Only, None] = {}
-        """Without a complete request.  A dict keeps the order; whoever completes one goes to its end afterwards."""
+        self._waiting: dict[_HTTP1Only, float] = {}
+        """Without a complete request, and since when by the loop's time; the longest first."""
         self._answering: set[_HTTP1Only] = set()
         self._trying_again = False
 
     def opened(self, connection: _HTTP1Only) -> None:
         """Make room for `connection`: what was asked completely keeps its answer, so only others are closed."""
         self._make_room(1)
-        self._waiting[connection] = None
+        self._waiting[connection] = asyncio.get_running_loop().time()
 
     def _make_room(self, needed: int) -> None:
-        excess = len(self._waiting) + len(self._answering) + needed - self._limits().connections
+        limits, now = self._limits(), asyncio.get_running_loop().time()
+        excess = len(self._waiting) + needed - limits.connections
         if excess <= 0:
             return
-        # Of many that come at once some may have sent a request that has not been read yet.
-        victims = list(itertools.islice((each for each in self._waiting if not each.has_sent()), excess))
+        crowded = len(self._waiting) + needed - limits.crowd
+        # Of many that come at once some have not sent their request yet, or it has not been read yet.
+        victims = [
+            connection
+            for number, (connection, since) in enumerate(self._waiting.items())
+            if (now - since >= YOUNG_SECONDS or number < crowded) and not connection.has_sent()
+        ][:excess]
         for victim in victims:
             del self._waiting[victim]
             self._closed()
@@ -89,14 +98,14 @@ class Connections:
 
     def asked(self, connection: _HTTP1Only) -> None:
         """It has sent a complete request."""
-        if self._waiting.pop(connection, self) is None:
+        if self._waiting.pop(connection, None) is not None:
             self._answering.add(connection)
 
     def answered(self, connection: _HTTP1Only) -> None:
         """It has its answer, and may send another request."""
         if connection in self._answering:
             self._answering.remove(connection)
-            self._waiting[connection] = None
+            self._waiting[connection] = asyncio.get_running_loop().time()
 
     def gone(self, connection: _HTTP1Only) -> None:
         """It is closed."""

@@ -67,7 +67,7 @@ def test_beyond_the_bound_those_longest_without_a_request_are_closed(driver: Fak
 
 
 def test_a_burst_of_complete_requests_loses_nobody(driver: FakeDriver, sidecar: Start) -> None:
-    process = sidecar("--http-max-connections=8")
+    process = sidecar("--http-max-connections=50")
     driver.delay = 0.5
 
     with ThreadPoolExecutor(150) as pool:
