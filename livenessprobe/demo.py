@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 
-from livenessprobe import flags
+from livenessprobe import flags, signals
 from livenessprobe.endpoint import AddressError, parse_listen_address
 from livenessprobe.listener import ListenError, listen
 
@@ -77,6 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     if sys.platform == "win32":
         print("livenessprobe demo needs unix signals; run it on Linux or in WSL", file=sys.stderr)
         return 1
+    signals.early(signals.unwind)  # there are processes to end
     try:
         given = flags.parse(arguments).values()
         endpoint = given.get("http-endpoint") or _free_endpoint()

@@ -146,8 +146,10 @@ class Metrics:
         self.driver_up.set(reason is None)
         if reason is None:
             self._last_success.set(time.time())
-        else:
-            self._failures.labels(reason.value).inc()
+
+    def failed(self, reason: Reason) -> None:
+        """Count a failed probe, whether it is news or not."""
+        self._failures.labels(reason.value).inc()
 
     def reported(self, healthy: bool) -> None:
         """Record what is reported of the driver, thresholds applied."""

@@ -242,6 +242,7 @@ class Prober:
         if result.reason is None:
             log.v(5).info(result.record)
         else:
+            self._metrics.failed(result.reason)
             log.error(result.record, err=result.err)
 
     def _tell_change(self, now: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -22,12 +23,24 @@ class Control:
 
 def stopped(_number: int, _frame: FrameType | None) -> None:
     """A sidecar that is told to stop has done nothing wrong."""
-    raise SystemExit(0)
+    _end(0)
 
 
 def cut_short(number: int, _frame: FrameType | None) -> None:
     """Who asked for an answer has none, which must not look like the good one; shells say it so."""
-    raise SystemExit(128 + number)
+    _end(128 + number)
+
+
+def _end(code: int) -> None:
+    """Not by an exception: raised in a callback of the import system's, it would be printed and forgotten."""
+    with contextlib.suppress(Exception):  # it may be half imported
+        sys.modules["livenessprobe.klog"].flush(1.0)
+    os._exit(code)
+
+
+def unwind(_number: int, _frame: FrameType | None) -> None:
+    """For who has something to clean up."""
+    raise SystemExit(0)
 
 
 def early(told: Callable[[int, FrameType | None], None] = stopped) -> None:

@@ -281,6 +281,7 @@ def test_a_failed_probe_is_counted_by_its_reason(reason: Reason) -> None:
     metrics.probed(None, 0.25)
     success = value(metrics, "livenessprobe_last_success_timestamp_seconds")
     metrics.probed(reason, 3.0)
+    metrics.failed(reason)
 
     assert value(metrics, "livenessprobe_driver_up") == "0"
     assert value(metrics, "livenessprobe_last_probe_duration_seconds") == "3"
