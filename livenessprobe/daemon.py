@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from livenessprobe import klog, signals
 from livenessprobe.app import App, create_app
 from livenessprobe.connection import Dialer
+from livenessprobe.door import Limits
 from livenessprobe.identity import Identity
 from livenessprobe.klog import get_logger
 from livenessprobe.metrics import Metrics
@@ -21,7 +22,7 @@ from livenessprobe.mux import Mux
 from livenessprobe.outlets import Outlets
 from livenessprobe.prober import Prober
 from livenessprobe.reload import Reloader
-from livenessprobe.server import Limits, serve
+from livenessprobe.server import serve
 from livenessprobe.settings import Loaded, Settings
 from livenessprobe.watchdog import Watchdog
 

@@ -117,6 +117,69 @@ def test_an_incomplete_request_has_its_time(driver: FakeDriver, sidecar: Start) 
     assert process.get().status == 200
 
 
+def test_a_client_that_never_reads_has_its_time(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar("--http-idle-timeout=1s")
+    process.await_name()
+    before = len(os.listdir(f"/proc/{process.process.pid}/fd"))
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", process.port))
+    client.setblocking(False)
+
+    with client:
+        with contextlib.suppress(BlockingIOError):
+            while client.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 100):
+                pass
+        eventually(lambda: len(os.listdir(f"/proc/{process.process.pid}/fd")) == before)
+
+    assert process.get().status == 200
+
+
+def test_a_request_in_small_pieces_is_answered(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar()
+
+    with socket.create_connection(("127.0.0.1", process.port), 10) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n":
+            client.sendall(bytes([byte]))
+            time.sleep(0.002)
+        answer = client.makefile("rb").read()
+
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"\x16\x03\x01", b"400 Bad Request"),
+        (b" GET /healthz HTTP/1.1", b"400 Bad Request"),
+        (b"\r\n", b"400 Bad Request"),
+        (b"nonsense\n", b"400 Bad Request"),
+        (b"GET  /healthz HTTP/1.1\n", b"400 Bad Request"),
+        (b"G(T /healthz HTTP/1.1\n", b"400 Bad Request"),
+        (b"A" * 17_000, b"431 Request Header Fields Too Large"),
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * 17_000, b"431 Request Header Fields Too Large"),
+    ],
+)
+def test_what_can_be_no_request_is_refused_before_it_ends(
+    driver: FakeDriver, sidecar: Start, sent: bytes, status: bytes
+) -> None:
+    process = sidecar()
+
+    with socket.create_connection(("127.0.0.1", process.port), 10) as client:
+        client.sendall(sent)
+        answer = client.makefile("rb").read()
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.split(b"\r\n") == [
+        b"HTTP/1.1 " + status,
+        b"Content-Type: text/plain; charset=utf-8",
+        b"Content-Length: %d" % len(status),
+        b"Connection: close",
+    ]
+    assert body == status
+
+
 def test_the_bound_of_headers_is_a_setting(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar("--http-max-header-bytes=1024")
 

@@ -1,0 +1,213 @@
+"""
+Where connections wait for their first request, all of them bounded in number, size and time.
+
+A connection that has not sent a complete request costs a few kilobytes here and no task.  What can be no request is
+refused at the door, in the words of Go's net/http; everything else is let in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import select
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Protocol
+
+YOUNG_SECONDS = 1.0
+"""For which a client may take to send its request, however many others there are, up to a crowd."""
+TRY_AGAIN_SECONDS = 0.1
+"""After which those that could not be closed yet are looked at again."""
+
+_REQUEST_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+ [\x21-\x7e]+ HTTP/[0-9]\.[0-9]\r?\n")
+_HEAD_END = re.compile(rb"\n\r?\n")
+_REFUSALS = {417: b"", 501: b"Unsupported transfer encoding"}
+REASONS = {status.value: status.phrase.encode() for status in HTTPStatus} | {
+    431: b"Request Header Fields Too Large",
+    505: b"HTTP Version Not Supported",
+}
+"""As Go spells them."""
+
+
+def refusal(status: int, why: bytes = b"") -> bytes:
+    """What a client is sent that has asked for nothing any handler is for (net/http, `conn.serve`)."""
+    reason = REASONS[status] + (b": " + why if why else b"")
+    body = _REFUSALS.get(status, b"%d %s" % (status, reason))
+    kind = b"Content-Type: text/plain; charset=utf-8\r\n" if body else b""
+    lines = b"HTTP/1.1 %d %s\r\n%sContent-Length: %d\r\nConnection: close\r\n\r\n"
+    return lines % (status, reason, kind, len(body)) + body
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may take."""
+
+    connections: int
+    """Open without a complete request, beyond YOUNG_SECONDS of age; what is being answered does not count."""
+    crowd: int
+    """Open without a complete request, of whatever age."""
+    header_bytes: int
+    """Of a request's line and headers together."""
+    idle_seconds: float
+    """How long a connection may be open without a complete request, or take to read an answer."""
+
+
+class Guest(Protocol):
+    """A connection."""
+
+    def abort(self) -> None:
+        """Close at once, whatever is unsent: a client that does not read would keep an orderly close waiting for ever."""
+
+    def has_sent(self) -> bool:
+        """Whether there is a request that is about to be asked, or something that nobody has looked at yet."""
+
+
+class Connections:
+    """All that are open on one listener, those longest without a complete request first."""
+
+    def __init__(self, limits: Callable[[], Limits], closed: Callable[[], object]) -> None:
+        self.limits = limits
+        self._closed = closed
+        self._waiting: dict[Guest, float] = {}
+        """Without a complete request, and since when by the loop's time; the longest first."""
+        self._answering: set[Guest] = set()
+        self._trying_again = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def opened(self, guest: Guest) -> None:
+        """Make room for `guest`: what was asked completely keeps its answer, so only others are closed."""
+        self._make_room(1)
+        self._wait(guest)
+
+    def _wait(self, guest: Guest) -> None:
+        loop, limits = asyncio.get_running_loop(), self.limits()
+        self._waiting[guest] = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(limits.idle_seconds, self._close_idle)
+
+    def _close_idle(self) -> None:
+        loop, limits = asyncio.get_running_loop(), self.limits()
+        long_ago = loop.time() - limits.idle_seconds
+        for guest in [guest for guest, since in self._waiting.items() if since <= long_ago and not guest.has_sent()]:
+            del self._waiting[guest]
+            guest.abort()
+        self._timer = None
+        if self._waiting:
+            next_one = next(iter(self._waiting.values())) + limits.idle_seconds
+            self._timer = loop.call_at(max(next_one, loop.time() + TRY_AGAIN_SECONDS), self._close_idle)
+
+    def _make_room(self, needed: int) -> None:
+        limits, now = self.limits(), asyncio.get_running_loop().time()
+        excess = len(self._waiting) + needed - limits.connections
+        if excess <= 0:
+            return
+        crowded = len(self._waiting) + needed - limits.crowd
+        # Of many that come at once some have not sent their request yet, or it has not been read yet.
+        victims: list[Guest] = []
+        for number, (guest, since) in enumerate(self._waiting.items()):
+            if len(victims) == excess or (now - since < YOUNG_SECONDS and number >= crowded):
+                break
+            if not guest.has_sent():
+                victims.append(guest)
+        for victim in victims:
+            del self._waiting[victim]
+            self._closed()
+            victim.abort()
+        if len(victims) < excess and not self._trying_again:
+            self._trying_again = True
+            asyncio.get_running_loop().call_later(TRY_AGAIN_SECONDS, self._try_again)
+
+    def _try_again(self) -> None:
+        self._trying_again = False
+        self._make_room(0)
+
+    def asked(self, guest: Guest) -> None:
+        """It has sent a complete request."""
+        if self._waiting.pop(guest, None) is not None:
+            self._answering.add(guest)
+
+    def answered(self, guest: Guest) -> None:
+        """It has its answer, and may send another request."""
+        if guest in self._answering:
+            self._answering.remove(guest)
+            self._wait(guest)
+
+    def gone(self, guest: Guest) -> None:
+        """It is closed."""
+        self._waiting.pop(guest, None)
+        self._answering.discard(guest)
+
+    def replaced(self, guest: Guest, by: Guest) -> None:
+        """`guest` was let in, and is `by` from now on: a connection that waits as before."""
+        if (since := self._waiting.pop(guest, None)) is not None:
+            self._waiting[by] = since
+
+    def close(self) -> None:
+        """Close all that have asked for nothing, for there will be no more answers but to what was asked."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for guest in [guest for guest in self._waiting if not guest.has_sent()]:
+            del self._waiting[guest]
+            guest.abort()
+
+
+class Door(asyncio.Protocol):
+    """One connection until the head of its first request is complete."""
+
+    def __init__(self, connections: Connections, let_in: Callable[[asyncio.Transport, Door, bytes], None]) -> None:
+        self._connections = connections
+        self._let_in = let_in
+        self._transport: asyncio.Transport
+        self._head = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  for the type checker
+        self._transport = transport
+        self._connections.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Let it in, refuse it, or wait for more."""
+        if self._transport.is_closing():
+            return
+        searched = max(0, len(self._head) - 3)
+        self._head = head = self._head + data if self._head else data
+        line_end = head.find(b"\n")
+        if head[0] < 0x21 or (line_end >= 0 and not _REQUEST_LINE.match(head)):
+            self._refuse(400)
+        elif _HEAD_END.search(head, searched):
+            self._let_in(self._transport, self, head)
+        elif len(head) > self._connections.limits().header_bytes:
+            self._refuse(431)
+
+    def _refuse(self, status: int) -> None:
+        self._transport.write(refusal(status))
+        self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
+        """It is closed."""
+        self._connections.gone(self)
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    def has_sent(self) -> bool:
+        """Whether it has sent something that nobody has looked at yet."""
+        return unread(self._transport)
+
+
+def unread(transport: asyncio.BaseTransport) -> bool:
+    """Whether the kernel holds something that the client of `transport` has sent."""
+    found: socket.socket = transport.get_extra_info("socket")
+    try:
+        if sys.platform == "win32":
+            return bool(select.select([found], [], [], 0)[0])
+        poll = select.poll()  # select itself knows descriptors up to 1023 only
+        poll.register(found, select.POLLIN)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):
+        return False  # closed
