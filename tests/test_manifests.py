@@ -249,7 +249,24 @@ def test_each_alert_is_seen_to_fire_and_to_be_silent() -> None:
     assert {case["alertname"] for case in cases if not case["exp_alerts"]} == {rule["alert"] for rule in rules()}
 
 
-# --- the README beside them
+# --- the documents
+
+
+def test_the_kustomization_for_foreign_drivers_swaps_the_image_and_raises_the_limit(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "drivers.md").read_text(encoding="utf-8"), re.DOTALL)
+    driver = yaml.safe_dump(workload("base"))
+    given = driver.replace("livenessprobe:", "registry.k8s.io/sig-storage/livenessprobe:v")
+    (tmp_path / "driver.yaml").write_text(given.replace("128Mi", "32Mi"))
+    (tmp_path / "kustomization.yaml").write_text(block)
+
+    done = subprocess.run([KUBECTL, "kustomize", tmp_path], capture_output=True, text=True, check=True)
+
+    before, after = (
+        {each["name"]: each for each in document["spec"]["template"]["spec"]["containers"]}
+        for document in (yaml.safe_load(driver), yaml.safe_load(done.stdout))
+    )
+    before["liveness-probe"]["image"] = f"registry.example.com/livenessprobe:{__version__}"
+    assert after == before
 
 
 def test_readme_lists_overlays_and_components() -> None:
