@@ -7,7 +7,7 @@ ARGS ?=
 
 STEPS ?= 10000
 
-.PHONY: help run test check unit conformance machine newest bench fuzz soak lock audit proto clean
+.PHONY: help run test check unit conformance machine newest bench fuzz soak manifests workflows lock audit proto clean
 
 help:
 	@echo "make run          the sidecar with an example driver; CSI_ADDRESS=/path/to/csi.sock for yours; ARGS='--flags'"
@@ -20,6 +20,8 @@ help:
 	@echo "make bench        what starting costs: the configuration, the sidecar, a check"
 	@echo "make fuzz         properties of all that parses foreign input, EXAMPLES=5000 each"
 	@echo "make soak         200 000 probes with faults mixed in; PROBES='20000 4' for a short form"
+	@echo "make manifests    k8s/ built and judged by Kubernetes' schemas, promtool and yamllint"
+	@echo "make workflows    .github/workflows checked offline"
 	@echo "make lock         requirements.lock anew, with hashes"
 	@echo "make audit        known vulnerabilities of what is locked"
 	@echo "make proto        regenerate livenessprobe/csi from proto/"
@@ -91,8 +93,16 @@ TOOLS = $(VENV)/tools
 
 $(TOOLS)/.installed: $(VENV)/.run
 	$(BIN)/python -m venv $(TOOLS)
-	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check 'uv>=0.9' 'pip-audit>=2.9'
+	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check 'uv>=0.9' 'pip-audit>=2.9' \
+	  'kubernetes-validate>=1.37' 'yamllint>=1.38' 'check-jsonschema>=0.39' 'zizmor>=1.32'
 	touch $@
+
+# What make unit finds in k8s/ is about this program; this is what others say about it.
+manifests: $(VENV)/.test $(TOOLS)/.installed
+	@PATH=$(TOOLS)/bin:$(BIN):$$PATH sh tests/manifests.sh $(VENV)/manifests
+
+workflows: $(TOOLS)/.installed
+	@PATH=$(TOOLS)/bin:$$PATH sh tests/workflows.sh $(TOOLS)
 
 # What is installed in an image: every file by its hash.  Made anew after a change of pyproject.toml.
 lock: $(TOOLS)/.installed

@@ -19,11 +19,13 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "docs/configuration.md",
+    "docs/drivers.md",
     "docs/metrics.md",
     "docs/probing.md",
     "docs/reliability.md",
     "SECURITY.md",
     "docs/reasons.md",
+    "k8s/README.md",
     "settings.toml",
 )
 
@@ -228,9 +230,11 @@ def test_version_is_that_of_the_documents() -> None:
     assert newest is not None
     assert newest[1] == __version__
     assert f"livenessprobe:{__version__}" in read("README.md")
+    assert f"livenessprobe:{__version__}" in read("k8s/README.md")
+    assert f"newTag: {__version__}\n" in read("docs/drivers.md")
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", [*DOCUMENTS, "docs/releasing.md"])
 def test_links_inside_the_project_lead_somewhere(document: str) -> None:
     text = read(document)
     headings = {

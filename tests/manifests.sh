@@ -1,0 +1,51 @@
+#!/bin/sh
+# Builds every manifest in k8s/ and has it judged by others: Kubernetes' schemas, promtool, yamllint.
+# Usage: manifests.sh FOLDER, where the result is left; the tools are on PATH.
+set -eu
+cd "$(dirname "$0")/.."
+out=$1
+rm -rf "$out" && mkdir -p "$out"
+
+# `on` is a key of workflows and no truth value; no document here needs a `---` in front.
+yamllint --strict -d '{extends: default, rules: {
+  line-length: {max: 125}, document-start: disable, truthy: {check-keys: false}}}' k8s tests/data/alerts.yaml .github
+echo "yamllint: clean"
+
+for folder in k8s/base k8s/overlays/*/; do
+    kubectl kustomize "$folder" >"$out/$(basename "$folder").yaml"
+done
+# The oldest and the newest that the schemas are there for, and one between.
+for release in 1.25 1.31 1.37; do
+    # Resources of the Prometheus Operator have no schema; promtool and test_manifests.py look at them.
+    kubernetes-validate --strict --no-warn --quiet --kubernetes-version "$release" "$out"/*.yaml
+    echo "kubernetes-validate: everything fits Kubernetes $release, strictly"
+done
+
+# Debian has promtool in a package that would also start a server, so it is only taken out.
+take_promtool() {
+    cd "$1"
+    apt-get -qq download prometheus || { apt-get -qq update && apt-get -qq download prometheus; } || return
+    dpkg --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
+    rm prometheus_*.deb
+}
+promtool=$(command -v promtool || echo "$(dirname "$out")/prometheus/usr/bin/promtool")
+if [ ! -x "$promtool" ] && command -v apt-get >/dev/null; then
+    mkdir -p "$(dirname "$out")/prometheus"
+    (take_promtool "$(dirname "$out")/prometheus") 2>&1 | tail -n 3
+fi
+if [ ! -x "$promtool" ]; then
+    echo "== SKIPPED: alerts are not tested, promtool is not here and could not be had from Debian's package prometheus"
+    exit 0
+fi
+mkdir "$out/alerts" && cp tests/data/alerts.yaml "$out/alerts/"
+python - "$out" <<'END'
+import sys
+import yaml
+
+with open(f"{sys.argv[1]}/complete.yaml", encoding="utf-8") as file:
+    (spec,) = [document["spec"] for document in yaml.safe_load_all(file) if document["kind"] == "PrometheusRule"]
+with open(f"{sys.argv[1]}/alerts/rules.yaml", "w", encoding="utf-8") as file:
+    yaml.safe_dump(spec, file)
+END
+"$promtool" check rules "$out/alerts/rules.yaml"
+"$promtool" test rules "$out/alerts/alerts.yaml"

