@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from quart import Quart, Request, Response, request
 
@@ -15,7 +16,7 @@ from livenessprobe.healthz import as_json, parts, text, wants_json
 from livenessprobe.klog import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.mux import Handler, Mux
-from livenessprobe.patience import KUBELET, Patience
+from livenessprobe.patience import KUBELET, Caller, Patience
 from livenessprobe.prober import Prober
 
 log = get_logger(__file__)
@@ -29,12 +30,17 @@ _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 
 App = Quart
 """What `create_app` makes, for rooms that must not know of Quart."""
+Scope = Any
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def create_app(prober: Prober, metrics: Metrics, mux: Callable[[], Mux]) -> App:
     """The application of one listener; `mux` says what it serves at the time of a request."""
     app = Quart(__name__)
     callers = _Callers(prober, metrics)
+    app.asgi_app = _HealthFirst(app.asgi_app, metrics, mux, callers)  # type: ignore[method-assign]  # as Quart documents it
 
     # One hook instead of routes: upstream serves any method, and Go's mux has rules that Quart's router lacks.
     @app.before_request
@@ -42,8 +48,7 @@ def create_app(prober: Prober, metrics: Metrics, mux: Callable[[], Mux]) -> App:
         try:
             response = await _answer(request, metrics, mux(), callers)
         except Exception as error:  # noqa: BLE001  whatever it is, the caller is told, and so is the log
-            log.error("Request failed inside the sidecar", err=repr(error))
-            response = _health_response(ProbeResult(Reason.INTERNAL, f"livenessprobe: internal error: {error!r}"))
+            response = _response(*_health_answer(_own_fault(error)))
         metrics.responded(response.status_code)
         return response
 
@@ -55,9 +60,10 @@ async def _answer(request: Request, metrics: Metrics, mux: Mux, callers: _Caller
     route = mux.route(request.method, raw_path)
     match route.handler:
         case Handler.HEALTHZ:
-            return _health_response(_reported(await callers.check(request)))
+            raise AssertionError("answered before Quart")
         case Handler.LIVEZ | Handler.READYZ | Handler.STARTUPZ:
-            return _split_response(request, route.handler, await callers.check(request))
+            caller = request.remote_addr or "", request.headers.get("User-Agent", ""), request.path
+            return _split_response(request, route.handler, await callers.check(caller))
         case Handler.METRICS:
             exposition = metrics.expose(request.headers.get("Accept", ""), request.headers.get("Accept-Encoding", ""))
             return _response(exposition.body, 200, exposition.headers, chunked=True)
@@ -89,13 +95,20 @@ def _split_response(request: Request, handler: Handler, standing: Standing) -> R
     return _response(content.encode(errors="surrogateescape"), 500 if failed else 200, headers)
 
 
-def _health_response(result: ProbeResult) -> Response:
+def _own_fault(error: Exception) -> ProbeResult:
+    log.error("Request failed inside the sidecar", err=repr(error))
+    return ProbeResult(Reason.INTERNAL, f"livenessprobe: internal error: {error!r}")
+
+
+def _health_answer(result: ProbeResult) -> tuple[bytes, int, dict[str, str]]:
     # A gRPC message may hold bytes that are no UTF-8; they go out as they came.
     body = result.body.encode(errors="surrogateescape")
     headers = {"Content-Type": "application/octet-stream" if _BINARY.search(body) else _TEXT}
     if result.reason is not None:
         headers[REASON_HEADER] = result.reason.value
-    return _response(body, 200 if result.ready else 500, headers, chunked=len(body) > _CHUNKED_ABOVE)
+    if len(body) <= _CHUNKED_ABOVE:
+        headers["Content-Length"] = str(len(body))
+    return body, 200 if result.ready else 500, headers
 
 
 def _redirect(request: Request, location: str) -> Response:
@@ -119,6 +132,52 @@ def _response(body: bytes, status: int, headers: dict[str, str], *, chunked: boo
     return response
 
 
+class _HealthFirst:
+    """
+    Answers `/healthz` before Quart sees it.
+
+    That is what is asked every few seconds on every node, and it needs none of Quart's requests, responses and tasks.
+    """
+
+    def __init__(self, app: ASGI, metrics: Metrics, mux: Callable[[], Mux], callers: _Callers) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._mux = mux
+        self._callers = callers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if self._mux().route(scope["method"], scope["raw_path"].decode("latin-1")).handler is not Handler.HEALTHZ:
+            await self._app(scope, receive, send)
+            return
+        me = asyncio.current_task()
+        assert me is not None  # noqa: S101  we are in a coroutine
+        leaving = asyncio.create_task(_left(receive, me), name="wait for hang-up")
+        try:
+            result = _reported(await self._callers.check(_caller(scope)))
+        except Exception as error:  # noqa: BLE001  whatever it is, the caller is told, and so is the log
+            result = _own_fault(error)
+        finally:
+            leaving.cancel()
+        body, status, headers = _health_answer(result)
+        self._metrics.responded(status)
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        await send({"type": "http.response.body", "body": body})
+
+
+async def _left(receive: Receive, task: asyncio.Task[Any]) -> None:
+    """Cancel `task` once the client has hung up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    task.cancel()
+
+
+def _caller(scope: Scope) -> Caller:
+    agents = [value.decode("latin-1") for name, value in scope["headers"] if name == b"user-agent"]
+    return (scope["client"] or ("",))[0], ",".join(agents), "/healthz"
+
+
 class _Callers:
     """Those who ask for health: how long they wait, and what a kubelet that hangs up too soon is told."""
 
@@ -129,9 +188,8 @@ class _Callers:
         self._advised = False
         metrics.kubelet_patience.set_function(lambda: self._patience.shortest(time.monotonic()))
 
-    async def check(self, request: Request) -> Standing:
+    async def check(self, caller: Caller) -> Standing:
         """What is reported, in time for this caller if it is known to hang up."""
-        caller = (request.remote_addr or "", request.headers.get("User-Agent", ""), request.path)
         started = time.monotonic()
         patience = self._patience.of(caller, started) if self._prober.settings.answer_before_hangup else None
         try:
