@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from quart import Quart, Request, Response, request
@@ -40,7 +41,7 @@ def create_app(prober: Prober, metrics: Metrics, mux: Callable[[], Mux]) -> App:
     """The application of one listener; `mux` says what it serves at the time of a request."""
     app = Quart(__name__)
     callers = _Callers(prober, metrics)
-    app.asgi_app = _HealthFirst(app.asgi_app, metrics, mux, callers)  # type: ignore[method-assign]  # as Quart documents it
+    app.asgi_app = _WithoutQuart(app.asgi_app, metrics, mux, callers)  # type: ignore[method-assign]  # as Quart documents it
 
     # One hook instead of routes: upstream serves any method, and Go's mux has rules that Quart's router lacks.
     @app.before_request
@@ -48,7 +49,8 @@ def create_app(prober: Prober, metrics: Metrics, mux: Callable[[], Mux]) -> App:
         try:
             response = await _answer(request, metrics, mux(), callers)
         except Exception as error:  # noqa: BLE001  whatever it is, the caller is told, and so is the log
-            response = _response(*_health_answer(_own_fault(error)))
+            answer = _health_answer(_own_fault(error))
+            response = _response(answer.body, answer.status, answer.headers)
         metrics.responded(response.status_code)
         return response
 
@@ -59,8 +61,6 @@ async def _answer(request: Request, metrics: Metrics, mux: Mux, callers: _Caller
     raw_path = bytes(request.scope["raw_path"]).decode("latin-1")
     route = mux.route(request.method, raw_path)
     match route.handler:
-        case Handler.HEALTHZ:
-            raise AssertionError("answered before Quart")
         case Handler.LIVEZ | Handler.READYZ | Handler.STARTUPZ:
             caller = request.remote_addr or "", request.headers.get("User-Agent", ""), request.path
             return _split_response(request, route.handler, await callers.check(caller))
@@ -69,12 +69,8 @@ async def _answer(request: Request, metrics: Metrics, mux: Mux, callers: _Caller
             return _response(exposition.body, 200, exposition.headers, chunked=True)
         case Handler.REDIRECT:
             return _redirect(request, route.location)
-        case Handler.BAD_REQUEST:
-            return _response(b"400 Bad Request", 400, {"Content-Type": _TEXT, "Connection": "close"})
-        case Handler.SERVER_OPTIONS:
-            return _response(b"", 200, {})
-        case Handler.NOT_FOUND:
-            return _response(b"404 page not found\n", 404, {"Content-Type": _TEXT, "X-Content-Type-Options": "nosniff"})
+        case other:
+            raise AssertionError(f"{other} is answered without Quart")
 
 
 def _reported(standing: Standing) -> ProbeResult:
@@ -100,7 +96,28 @@ def _own_fault(error: Exception) -> ProbeResult:
     return ProbeResult(Reason.INTERNAL, f"livenessprobe: internal error: {error!r}")
 
 
-def _health_answer(result: ProbeResult) -> tuple[bytes, int, dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What goes out; without Content-Length it is chunked."""
+
+    body: bytes
+    status: int
+    headers: dict[str, str]
+
+
+def _plain(body: bytes, status: int, **headers: str) -> _Answer:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return _Answer(body, status, named | {"Content-Length": str(len(body))})
+
+
+_PLAIN = {
+    Handler.BAD_REQUEST: _plain(b"400 Bad Request", 400, Content_Type=_TEXT, Connection="close"),
+    Handler.SERVER_OPTIONS: _plain(b"", 200),
+    Handler.NOT_FOUND: _plain(b"404 page not found\n", 404, Content_Type=_TEXT, X_Content_Type_Options="nosniff"),
+}
+
+
+def _health_answer(result: ProbeResult) -> _Answer:
     # A gRPC message may hold bytes that are no UTF-8; they go out as they came.
     body = result.body.encode(errors="surrogateescape")
     headers = {"Content-Type": "application/octet-stream" if _BINARY.search(body) else _TEXT}
@@ -108,7 +125,7 @@ def _health_answer(result: ProbeResult) -> tuple[bytes, int, dict[str, str]]:
         headers[REASON_HEADER] = result.reason.value
     if len(body) <= _CHUNKED_ABOVE:
         headers["Content-Length"] = str(len(body))
-    return body, 200 if result.ready else 500, headers
+    return _Answer(body, 200 if result.ready else 500, headers)
 
 
 def _redirect(request: Request, location: str) -> Response:
@@ -132,11 +149,11 @@ def _response(body: bytes, status: int, headers: dict[str, str], *, chunked: boo
     return response
 
 
-class _HealthFirst:
+class _WithoutQuart:
     """
-    Answers `/healthz` before Quart sees it.
+    Answers what needs none of Quart's requests, responses and tasks, before Quart sees it.
 
-    That is what is asked every few seconds on every node, and it needs none of Quart's requests, responses and tasks.
+    `/healthz` is asked every few seconds on every node; and what is not there anyone may ask for, thousands of times.
     """
 
     def __init__(self, app: ASGI, metrics: Metrics, mux: Callable[[], Mux], callers: _Callers) -> None:
@@ -147,23 +164,29 @@ class _HealthFirst:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if self._mux().route(scope["method"], scope["raw_path"].decode("latin-1")).handler is not Handler.HEALTHZ:
+        handler = self._mux().route(scope["method"], scope["raw_path"].decode("latin-1")).handler
+        if handler is Handler.HEALTHZ:
+            answer = _health_answer(await self._health(scope, receive))
+        elif handler in _PLAIN:
+            answer = _PLAIN[handler]
+        else:
             await self._app(scope, receive, send)
             return
+        self._metrics.responded(answer.status)
+        headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    async def _health(self, scope: Scope, receive: Receive) -> ProbeResult:
         me = asyncio.current_task()
         assert me is not None  # noqa: S101  we are in a coroutine
         leaving = asyncio.create_task(_left(receive, me), name="wait for hang-up")
         try:
-            result = _reported(await self._callers.check(_caller(scope)))
+            return _reported(await self._callers.check(_caller(scope)))
         except Exception as error:  # noqa: BLE001  whatever it is, the caller is told, and so is the log
-            result = _own_fault(error)
+            return _own_fault(error)
         finally:
             leaving.cancel()
-        body, status, headers = _health_answer(result)
-        self._metrics.responded(status)
-        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": status, "headers": raw})
-        await send({"type": "http.response.body", "body": body})
 
 
 async def _left(receive: Receive, task: asyncio.Task[Any]) -> None:
