@@ -22,6 +22,14 @@ YOUNG_SECONDS = 1.0
 TRY_AGAIN_SECONDS = 0.1
 """After which those that could not be closed yet are looked at again."""
 
+READ_BYTES = 2048
+"""
+At a time, into a buffer that each connection keeps.
+
+Without one asyncio takes 256 KiB from malloc for each read and gives most of it back, which leaves holes: under attack the
+process grew by 7.5 MiB instead of 3.3.
+"""
+
 _REQUEST_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+ [\x21-\x7e]+ HTTP/[0-9]\.[0-9]\r?\n")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _REFUSALS = {417: b"", 501: b"Unsupported transfer encoding"}
@@ -154,14 +162,15 @@ class Connections:
             guest.abort()
 
 
-class Door(asyncio.Protocol):
+class Door(asyncio.BufferedProtocol):
     """One connection until the head of its first request is complete."""
 
     def __init__(self, connections: Connections, let_in: Callable[[asyncio.Transport, Door, bytes], None]) -> None:
         self._connections = connections
         self._let_in = let_in
         self._transport: asyncio.Transport
-        self._head = b""
+        self._buffer = bytearray(READ_BYTES)
+        self._head = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
@@ -169,17 +178,21 @@ class Door(asyncio.Protocol):
         self._transport = transport
         self._connections.opened(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002  asyncio's signature
+        """Where to put what it sends."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Let it in, refuse it, or wait for more."""
         if self._transport.is_closing():
             return
         searched = max(0, len(self._head) - 3)
-        self._head = head = self._head + data if self._head else data
-        line_end = head.find(b"\n")
-        if head[0] < 0x21 or (line_end >= 0 and not _REQUEST_LINE.match(head)):
+        self._head += self._buffer[:nbytes]
+        head = self._head
+        if head[0] < 0x21 or (b"\n" in head and not _REQUEST_LINE.match(head)):
             self._refuse(400)
         elif _HEAD_END.search(head, searched):
-            self._let_in(self._transport, self, head)
+            self._let_in(self._transport, self, bytes(head))
         elif len(head) > self._connections.limits().header_bytes:
             self._refuse(431)
 

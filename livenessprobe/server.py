@@ -34,7 +34,7 @@ from hypercorn.typing import (
 )
 from hypercorn.utils import parse_socket_addr
 
-from livenessprobe.door import REASONS, Connections, Door, Limits, refusal, unread
+from livenessprobe.door import READ_BYTES, REASONS, Connections, Door, Limits, refusal, unread
 from livenessprobe.listener import BACKLOG
 
 ACCEPT_AT_A_TIME = 16
@@ -110,13 +110,29 @@ _HOST = re.compile(rb"[A-Za-z0-9!$%&'()*+,\-.:;=\[\]_~]*")
 """What Go's server takes for a Host header (httpguts.ValidHostHeader)."""
 
 
+class _Streams(asyncio.StreamReaderProtocol, asyncio.BufferedProtocol):
+    """asyncio's, reading into a buffer of its own; see READ_BYTES."""
+
+    def __init__(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(reader, loop=loop)
+        self._buffer = bytearray(READ_BYTES)
+
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002  asyncio's signature
+        """Where to put what the client sends."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """It has sent so much."""
+        self.data_received(bytes(self._buffer[:nbytes]))
+
+
 class _Connection(TCPServer):
     """Hypercorn's connection, without HTTP/2 and without a task that waits for its next request."""
 
     def __init__(self, server: _Server, transport: asyncio.Transport, head: bytes) -> None:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(loop=loop)
-        streams = asyncio.StreamReaderProtocol(reader, loop=loop)
+        streams = _Streams(reader, loop=loop)
         transport.set_protocol(streams)
         streams.connection_made(transport)
         writer = asyncio.StreamWriter(transport, streams, reader, loop)
