@@ -34,7 +34,7 @@ QUIET_SECONDS = 0.05
 LOOK_SECONDS = 0.1
 """How often a dial that is not answered looks whether the socket is still the same."""
 DESCRIPTORS = 12
-"""Free ones without which nothing is dialled.  gRPC takes eight at once, and ends the process where it gets none."""
+"""Free ones without which gRPC is not woken: it takes eight, and ends the process where it gets none."""
 SHOWS_SECONDS = 0.5
 """Within which it shows on the channel that its connection has ended."""
 _FOREVER = 10.0**8
@@ -118,6 +118,7 @@ class Dialer:
         """How long a connection may serve probes, seconds; may be changed at any time."""
         self._dialled = dialled
         self._quiet_until = 0.0
+        self._awake: grpc.aio.Channel | None = None
         self._kept: Connection | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -127,7 +128,7 @@ class Dialer:
         if (quiet := min(self._quiet_until, deadline) - asyncio.get_running_loop().time()) > 0:
             await asyncio.sleep(quiet)
         socket = self.look_at_socket()
-        _refuse_without_descriptors(self.address)
+        self._keep_awake()
         self._dialled()
         now = asyncio.get_running_loop().time()
         channel = grpc.aio.insecure_channel(self.address.target, self._options(deadline - now))
@@ -146,6 +147,18 @@ class Dialer:
             raise
         self.peer = socket
         return Connection(channel, socket, now)
+
+    def _keep_awake(self) -> None:
+        """
+        Hold a channel that never connects, for as long as this dialer is open.
+
+        Without any, gRPC ends its threads and pollers, and starts them anew for each dial: 2.2 ms of CPU instead of 1.0.
+        Worse, where it gets no descriptor for them it calls abort(), and where it gets no thread it blocks the loop.  Awake, it
+        takes one descriptor for a dial and no thread, and its idle threads cost 0.03 % of a CPU.
+        """
+        if self._awake is None:
+            _refuse_without_descriptors(self.address)
+            self._awake = grpc.aio.insecure_channel(self.address.target, [("grpc.use_local_subchannel_pool", 1)])
 
     def came_to_nothing(self) -> None:
         """The last connection was of no use, so the next one is not to follow at once."""
@@ -270,6 +283,9 @@ class Dialer:
         if (kept := self._take()) is not None:
             await self.drop(kept)
         await asyncio.gather(*self._closing)
+        if self._awake is not None:
+            await self._awake.close()
+            self._awake = None
 
 
 _STREAM_REMOVED = "Stream removed ("
