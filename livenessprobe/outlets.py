@@ -60,7 +60,10 @@ class Outlets:
             settings, standing = prober.settings, prober.standing
             if settings.health_file or self._path:
                 age = asyncio.get_running_loop().time() - standing.at
-                await asyncio.to_thread(self._tell_file, settings, standing, metrics.driver_name, age)
+                try:
+                    await asyncio.to_thread(self._tell_file, settings, standing, metrics.driver_name, age)
+                except RuntimeError:  # no thread was to be had; better late for a moment than wrong
+                    self._tell_file(settings, standing, metrics.driver_name, age)
             failures = standing.ready.failures
             if settings.exit_on_failure and failures >= settings.thresholds.failure:
                 self._exit(settings, standing, failures)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -88,3 +90,27 @@ def test_trouble_that_comes_and_goes_is_told_once_a_minute(
 
     sentence = f"health file {path} cannot be written: No such file or directory"
     assert records == [(1000.0 + TELL_AGAIN_SECONDS * count, sentence) for count in range(3)]
+
+
+class NoThreads(ThreadPoolExecutor):
+    """What asyncio has where the system gives no more threads."""
+
+    def submit(self, *_: object, **__: object) -> object:
+        raise RuntimeError("can't start new thread")
+
+
+async def test_without_a_thread_the_file_is_written_all_the_same(
+    folder: Path, make_settings: Callable[..., Settings]
+) -> None:
+    file = folder / "health"
+    asyncio.get_running_loop().set_default_executor(NoThreads())
+    prober = SimpleNamespace(settings=make_settings(health_file=str(file)), standing=HEALTHY)
+    told = Outlets()
+    told.noted.set()
+    running = asyncio.create_task(told.run(prober, SimpleNamespace(driver_name="d"), asyncio.Event()))
+    await asyncio.sleep(0.1)
+
+    assert file.exists()
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait({running})
