@@ -211,7 +211,7 @@ def _code_for(reason: Reason, body: str) -> int:
     if reason is Reason.NOT_READY:
         return NOT_READY
     # Some reasons come up before there is a connection and after; an error of the call itself is always in gRPC's words.
-    if reason is Reason.INTERNAL or "rpc error: code = " in body:
+    if body.startswith("livenessprobe: internal error: ") or "rpc error: code = " in body:
         return CALL_FAILED
     return NOT_CONNECTED
 

@@ -8,6 +8,7 @@ all containers of a node and nobody sets it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -16,6 +17,10 @@ from datetime import UTC, datetime
 
 REQUEST_MODE_LASTS = 60.0
 """Seconds a file counts where probes are made only when somebody asks."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_AS_IT_IS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+"""Neither led elsewhere by a link nor held up by a FIFO."""
 
 
 class HealthFileError(Exception):
@@ -37,21 +42,36 @@ def write(path: str, driver: str, lasts: float, age: float = 0.0) -> None:
         "uptime": time.monotonic() - age,  # not rounded: that could lie in the future, where a reader has just been
         "lasts": lasts,
     }
-    temporary = f"{path}.new"
+    text = json.dumps(content) + "\n"
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        try:
+            _replace(path, text)
+        except OSError as error:
+            # What stands there would go on saying that all is well.
+            with contextlib.suppress(HealthFileError):
+                remove(path)
+            if error.errno not in _FULL:
+                raise
+            _replace(path, text)  # into the room that has become free
+    except OSError as error:
+        raise HealthFileError(f"health file {path} cannot be written: {error.strerror or error}") from None
+
+
+def _replace(path: str, text: str) -> None:
+    temporary = f"{path}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    try:
         # Exclusively: in a folder that others write to, the name could be a link to somewhere else.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(json.dumps(content) + "\n")
+            file.write(text)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        # What stands there would go on saying that all is well.
-        with contextlib.suppress(HealthFileError):
-            remove(path)
-        raise HealthFileError(f"health file {path} cannot be written: {error.strerror or error}") from None
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def remove(path: str) -> None:
@@ -62,6 +82,9 @@ def remove(path: str) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
+        # The folder is locked perhaps, or the file a mount of its own.  Empty it says nothing either.
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_WRONLY | os.O_TRUNC | _AS_IT_IS))
         raise HealthFileError(f"health file {path} cannot be removed: {error.strerror or error}") from None
 
 

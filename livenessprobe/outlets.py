@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 
 from livenessprobe import healthfile, termination
@@ -17,6 +18,9 @@ from livenessprobe.settings import Settings
 
 log = get_logger(__file__)
 
+TELL_AGAIN_SECONDS = 60.0
+"""After which what is still in the way of the health file is told again."""
+
 
 class Outlets:
     """Follows a prober.  Set `noted` whenever something may have to be told."""
@@ -27,6 +31,8 @@ class Outlets:
         """Whether --exit-on-failure has ended the process."""
         self._path = ""
         self._trouble = ""
+        self._told = 0.0
+        """When of it, by a clock that never goes back."""
         self._writing = threading.Lock()
         self._open = True
 
@@ -54,7 +60,10 @@ class Outlets:
             settings, standing = prober.settings, prober.standing
             if settings.health_file or self._path:
                 age = asyncio.get_running_loop().time() - standing.at
-                await asyncio.to_thread(self._tell_file, settings, standing, metrics.driver_name, age)
+                try:
+                    await asyncio.to_thread(self._tell_file, settings, standing, metrics.driver_name, age)
+                except RuntimeError:  # no thread was to be had; better late for a moment than wrong
+                    self._tell_file(settings, standing, metrics.driver_name, age)
             failures = standing.ready.failures
             if settings.exit_on_failure and failures >= settings.thresholds.failure:
                 self._exit(settings, standing, failures)
@@ -74,19 +83,20 @@ class Outlets:
             if standing.ready.stands:
                 lasts = report_lasts(settings.interval, settings.probe_timeout) if settings.interval else REQUEST_MODE_LASTS
                 self._try(healthfile.write, self._path, driver, lasts, age)
+                if not self._open:  # the write hung, and the end did not wait for it
+                    self._try(healthfile.remove, self._path)
             else:
                 self._try(healthfile.remove, self._path)
 
     def _try(self, action: Callable[..., None], *arguments: object) -> None:
-        """Do it, and say once what is in the way."""
+        """Do it, and say what is in the way; not again within TELL_AGAIN_SECONDS."""
         try:
             action(*arguments)
         except HealthFileError as error:
-            if str(error) != self._trouble:
-                self._trouble = str(error)
-                log.error("Health file is not as it should be", err=str(error))
-        else:
-            self._trouble = ""
+            trouble, now = str(error), time.monotonic()
+            if trouble != self._trouble or now - self._told >= TELL_AGAIN_SECONDS:
+                self._trouble, self._told = trouble, now
+                log.error("Health file is not as it should be", err=trouble)
 
     def _exit(self, settings: Settings, standing: Standing, failures: int) -> None:
         assert standing.result is not None  # noqa: S101  it has failed

@@ -104,7 +104,7 @@ def test_a_well_behaved_caller_is_answered_while_others_hold_and_throw(driver: F
 
     assert {(answer.status, answer.body) for answer in answers} == {(200, "ok")}
     # All of it is let go of afterwards.
-    eventually(lambda: len(os.listdir(f"/proc/{process.process.pid}/fd")) < 15)
+    eventually(lambda: len(os.listdir(f"/proc/{process.process.pid}/fd")) < 22)
 
 
 def test_an_incomplete_request_has_its_time(driver: FakeDriver, sidecar: Start) -> None:

@@ -7,7 +7,7 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -355,9 +355,11 @@ def locked(folder: Path) -> Iterator[str]:
     """The path of a health file in a folder where nothing can be made or removed."""
     path = str(folder / "health")
     write(path, "d", 60.0)
+    os.chmod(path, 0o444)
     os.chmod(folder, 0o555)
     root = os.geteuid() == 0
     if root:  # whom no mode keeps out
+        os.chown(path, 65534, 65534)
         os.seteuid(65534)
     yield path
     if root:
@@ -372,6 +374,16 @@ def test_a_folder_that_is_locked_is_a_sentence(locked: str) -> None:
     with pytest.raises(HealthFileError, match=f"^health file {locked} cannot be removed: Permission denied$"):
         remove(locked)
     assert read(locked) == "d"
+
+
+@pytest.mark.parametrize("action", [remove, lambda path: write(path, "d", 60.0)])
+def test_what_cannot_be_taken_away_is_emptied(locked: str, action: Callable[[str], None]) -> None:
+    """So that it says nothing, if it may be written at least."""
+    os.chmod(locked, 0o644)
+    with pytest.raises(HealthFileError, match=f"^health file {locked} cannot be "):
+        action(locked)
+    with pytest.raises(HealthFileError, match="is no health file"):
+        read(locked)
 
 
 def test_what_is_removed_is_gone_and_may_be_gone_already(path: str) -> None:

@@ -657,13 +657,14 @@ def test_a_driver_with_a_new_socket_has_yet_to_be_ready_once() -> None:
     live(main())
 
 
-def test_a_fault_of_our_own_is_an_answer() -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError("oh"), MemoryError(), RecursionError("deep")])
+def test_a_fault_of_our_own_is_an_answer(error: Exception) -> None:
     async def main() -> None:
         driver = Driver()
         prober = make(driver, interval="10s")
 
         def fault() -> tuple[float, ProbeResult]:
-            raise ZeroDivisionError("oh")
+            raise error
 
         driver.script = fault
         async with by_itself(prober):

@@ -397,6 +397,9 @@ def test_health_is_served_before_the_driver_exists_and_never_waits_for_its_name(
         ((grpc.StatusCode.UNAVAILABLE, "backend gone"), "driver_error"),
         ((grpc.StatusCode.PERMISSION_DENIED, "no"), "driver_error"),
         ((grpc.StatusCode.DEADLINE_EXCEEDED, "mine"), "driver_error"),
+        # Words of a gRPC library, as of one in the driver that asked the backend.
+        ((grpc.StatusCode.UNAVAILABLE, "Stream removed (Socket closed)"), "driver_error"),
+        ((grpc.StatusCode.INTERNAL, "Stream removed (of mine)"), "driver_error"),
     ],
 )
 def test_a_drivers_status_is_passed_on_with_a_reason(
@@ -412,6 +415,33 @@ def test_a_drivers_status_is_passed_on_with_a_reason(
     assert (answer.status, answer.reason) == (500, reason)
     assert answer.body == f"rpc error: code = {code} desc = {status[1]}"
     assert process.metric(f'livenessprobe_probe_failures_total{{reason="{reason}"}}') == 1
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ({"rst": 2}, "protocol_error"),
+        ({"rst": 7}, "protocol_error"),
+        ({"body_hex": "", "end_without_trailers": True}, "protocol_error"),
+        ({"body_hex": "00" * (4 << 20)}, "protocol_error"),
+        (
+            {"trailers_only": [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "x")]},
+            "protocol_error",
+        ),
+        ({"close": True}, "connection_lost"),
+        ({"ready": True, "close_after_data": True}, "connection_lost"),
+    ],
+)
+def test_what_grpc_makes_up_is_not_taken_for_the_drivers_own_error(
+    socket_path: str, sidecar: Start, behaviour: dict[str, object], reason: str
+) -> None:
+    driver = RawDriver({"listen": f"unix:{socket_path}", "probe": behaviour})
+    process = sidecar("--probe-timeout=5s")
+
+    answer = process.get()
+
+    assert (answer.status, answer.reason) == (500, reason)
+    driver.stop()
 
 
 def test_other_things_than_a_socket_have_their_reasons(socket_path: str, folder: Path, sidecar: Start) -> None:

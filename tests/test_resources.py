@@ -1,0 +1,565 @@
+"""A machine that has run out of something, whose clock jumps, or that lacks what others have: the whole process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import http.client
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from livenessprobe import connection, healthfile
+from livenessprobe.connection import Connection, NotConnected
+from livenessprobe.endpoint import parse_csi_address
+from livenessprobe.health import Reason
+from livenessprobe.healthfile import HealthFileError
+from tests.support import ROOT, Answer, FakeDriver, Sidecar, driver_process, eventually, request
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descriptors, mounts and groups of control are Linux's")
+
+Start = Callable[..., Sidecar]
+
+FRESH = "--connection-reuse=0s"
+"""Each probe dials."""
+AT_ONCE = "--unreachable-grace=0s"
+LITTLE = "--probe-timeout=500ms"
+NO_DESCRIPTORS = "livenessprobe has too few file descriptors left to connect to {}: Too many open files"
+
+
+class Caller:
+    """Asks over one connection, which is there before anything runs out."""
+
+    def __init__(self, process: Sidecar) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=20)
+        self._connection.connect()
+
+    def __enter__(self) -> Caller:
+        self.get()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def get(self, path: str = "/healthz") -> Answer:
+        return request(self._connection, path, "GET", {})
+
+
+def run_check(file: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "livenessprobe", "check", f"--health-file={file}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def records(process: Sidecar, text: str) -> list[str]:
+    return [line for line in process.log().splitlines() if text in line]
+
+
+# --- descriptors
+
+
+@contextlib.contextmanager
+def no_descriptors(pid: int) -> Iterator[None]:
+    """The process gets no new ones; what it has, it keeps."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def test_a_driver_without_descriptors_is_hung_until_it_has_some(socket_path: str, sidecar: Start) -> None:
+    """It cannot accept, so connections wait in its queue."""
+    with driver_process(socket_path) as driver:
+        process = sidecar(LITTLE, FRESH)
+        process.await_name()
+        assert process.get().status == 200
+        with no_descriptors(driver.pid):
+            answer = process.get()
+            assert (answer.status, answer.reason) == (500, "deadline")
+            assert answer.body.startswith(f"the driver at unix://{socket_path} accepts connections but does not speak gRPC")
+            assert answer.seconds < 3
+        eventually(lambda: process.get().status == 200)
+
+
+def test_without_descriptors_of_its_own_it_blames_itself_and_goes_on(driver: FakeDriver, sidecar: Start) -> None:
+    """gRPC would end the process with SIGABRT."""
+    process = sidecar(FRESH, AT_ONCE)
+    process.await_name()
+    with Caller(process) as caller:
+        assert caller.get().status == 200
+        with no_descriptors(process.process.pid):
+            answer = caller.get()
+            assert (answer.status, answer.reason) == (500, "internal")
+            assert answer.body == NO_DESCRIPTORS.format(driver.path)
+            assert caller.get("/livez").status == 500
+        assert caller.get().status == 200
+    assert process.metric('livenessprobe_probe_failures_total{reason="internal"}') == 2
+    assert process.process.poll() is None
+
+
+def test_a_short_want_of_descriptors_is_no_failure(driver: FakeDriver, sidecar: Start) -> None:
+    """It is dialled again within the grace."""
+    process = sidecar(FRESH, "--probe-timeout=20s")
+    process.await_name()
+    with Caller(process) as caller, ThreadPoolExecutor(1) as pool:
+        with no_descriptors(process.process.pid):
+            answer = pool.submit(caller.get)
+            time.sleep(0.5)
+            assert not answer.done()
+
+        assert answer.result().status == 200
+
+
+def test_who_comes_while_there_are_no_descriptors_is_answered_later(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar()
+    process.await_name()
+    with ThreadPoolExecutor(3) as pool:
+        with no_descriptors(process.process.pid):
+            answers = [pool.submit(process.get) for _ in range(3)]
+            process.await_log("out of system resource")
+            assert not any(answer.done() for answer in answers)
+
+        assert {answer.result().status for answer in answers} == {200}
+    # At most ten equal records a minute, and the rest as one.
+    assert len(records(process, "out of system resource")) <= 11
+
+
+def test_a_start_with_too_few_descriptors_is_no_crash(driver: FakeDriver) -> None:
+    """gRPC takes some when it is first used, and would end the process with SIGABRT."""
+    command = ["sh", "-c", 'ulimit -n 10; exec "$@"', "sh", sys.executable, "-m", "livenessprobe", "check"]
+
+    done = subprocess.run([*command, f"--csi-address={driver.path}"], cwd=ROOT, capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout) == (2, f"internal: {NO_DESCRIPTORS.format(driver.path)}\n")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_the_nodes_descriptors_and_ones_own_are_told_apart(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    def pipe() -> tuple[int, int]:
+        if len(taken) == connection.DESCRIPTORS - 2:
+            raise OSError(number, os.strerror(number))
+        taken.extend(pair := real())
+        return pair
+
+    real = os.pipe
+    monkeypatch.setattr(os, "pipe", pipe)
+    with pytest.raises(NotConnected) as refused:
+        connection._refuse_without_descriptors(parse_csi_address("/csi/csi.sock", "linux"))
+
+    assert refused.value.reason is Reason.INTERNAL
+    assert refused.value.sentence.endswith(f"left to connect to /csi/csi.sock: {os.strerror(number)}")
+    for descriptor in taken:  # all are given back
+        with pytest.raises(OSError):
+            os.fstat(descriptor)
+
+
+# --- a driver that does not accept
+
+
+def test_a_full_queue_of_a_hung_driver_is_told_in_a_sentence(socket_path: str, sidecar: Start) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as waiting:
+        listener.bind(socket_path)
+        listener.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(10):
+                client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(socket_path)
+        process = sidecar(AT_ONCE)
+
+        answer = process.get()
+
+        assert (answer.status, answer.reason) == (500, "unreachable")
+        assert answer.body == (
+            f"the driver at {socket_path} does not accept connections, and its queue of them is full: "
+            "it is hung, stopped or overloaded"
+        )
+
+
+def test_a_stopped_driver_fills_its_queue_and_recovers(socket_path: str, sidecar: Start) -> None:
+    """Each probe leaves a connection behind, until there is no room for more."""
+    somaxconn = int(Path("/proc/sys/net/core/somaxconn").read_text())
+    with driver_process(socket_path) as driver:
+        process = sidecar(AT_ONCE, LITTLE)
+        process.await_name()
+        driver.send_signal(signal.SIGSTOP)
+        assert process.get().reason == "deadline"
+        with contextlib.ExitStack() as waiting:
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(somaxconn + 2):
+                    client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                    client.setblocking(False)
+                    client.connect(socket_path)
+            assert process.get().reason == "unreachable"
+        driver.send_signal(signal.SIGCONT)
+        eventually(lambda: process.get().status == 200)
+
+
+class Channel:
+    """One whose connection is gone, which shows only when it is waited for; or one whose connection stays."""
+
+    def __init__(self, ends: bool) -> None:
+        self._ends = ends
+        self._state = connection.State.READY
+
+    def get_state(self) -> object:
+        return self._state
+
+    async def wait_for_state_change(self, _state: object) -> None:
+        if not self._ends:
+            await asyncio.Event().wait()
+        self._state = connection.State.IDLE
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_grpcs_word_that_a_connection_has_ended_is_checked(ends: bool) -> None:
+    """It may be of another connection; and on this one the end may show a moment after the call has failed."""
+    lent = Connection(Channel(ends), None, 0.0)  # type: ignore[arg-type]
+
+    assert await lent._has_ended("Stream removed (Socket closed)") is ends
+
+
+# --- disks
+
+
+@pytest.fixture
+def disk(folder: Path) -> Iterator[Path]:
+    """A file system of its own with room for 16 pages."""
+    path = folder / "disk"
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", path], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"this test has to mount a small disk, and may not: {mounted.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """A file that takes all the room there is."""
+    filler = disk / "filler"
+    with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    return filler
+
+
+def test_on_a_full_disk_a_new_health_file_takes_the_room_of_the_old_one(disk: Path) -> None:
+    file = disk / "health"
+    healthfile.write(str(file), "d", 60.0)
+    filler = fill(disk)
+    for driver in "abc":
+        healthfile.write(str(file), driver, 60.0)
+        assert healthfile.read(str(file)) == driver
+    file.unlink()
+    with filler.open("ab") as more, contextlib.suppress(OSError):
+        more.write(b"x" * 4096)
+
+    with pytest.raises(HealthFileError, match="cannot be written: No space left on device$"):
+        healthfile.write(str(file), "d", 60.0)
+
+    assert sorted(os.listdir(disk)) == ["filler"]  # nothing half-written either
+
+
+def test_a_full_disk_takes_no_health_file_from_a_healthy_driver(driver: FakeDriver, disk: Path, sidecar: Start) -> None:
+    file = disk / "health"
+    sidecar(f"--health-file={file}", "--interval=100ms")
+    eventually(file.exists)
+    fill(disk)
+    before = driver.probes
+    eventually(lambda: driver.probes > before + 10)
+
+    assert run_check(file).returncode == 0
+    driver.ready = False
+    eventually(lambda: not file.exists())  # there is always room to remove something
+    assert run_check(file).returncode == 4
+
+
+def test_a_full_disk_stops_no_probe_and_is_told_once(driver: FakeDriver, disk: Path, sidecar: Start) -> None:
+    """There is no health file then, however healthy the driver: it could not be kept up to date."""
+    file = disk / "health"
+    filler = fill(disk)
+    # Files are tried again after a minute; here sooner, or the test would take one.
+    (disk.parent / "sitecustomize.py").write_text(
+        "from livenessprobe.klogfiles import LogFiles\nLogFiles.RETRY_SECONDS = 1\n"
+    )
+    process = sidecar(
+        f"--health-file={file}",
+        "--interval=100ms",
+        "--logtostderr=false",
+        f"--log_file={disk}/log",
+        "--v=5",
+        environ={"PYTHONPATH": f"{disk.parent}:{ROOT}"},
+    )
+    eventually(lambda: driver.probes > 15)
+
+    assert process.get().status == 200
+    assert not file.exists()
+    assert len(records(process, "cannot write log file: [Errno 28] No space left on device; trying again in 1s")) <= 10
+    assert len(records(process, f"health file {file} cannot be written: No space left on device")) == 1
+    filler.unlink()
+    eventually(file.exists)
+    eventually(lambda: (disk / "log").exists() and "Sending probe request" in (disk / "log").read_text())
+
+
+# --- a machine that lacks what others have
+
+BARE = """
+mount --make-rprivate /
+for each in / /tmp /var/tmp /dev/shm; do
+  if [ -d "$each" ] && [ ! -L "$each" ]; then mount --bind "$each" "$each"; mount -o remount,bind,ro "$each"; fi
+done
+for each in /proc /usr/share/zoneinfo; do
+  if [ -d "$each" ]; then mount -t tmpfs -o ro,size=4k tmpfs "$each"; fi
+done
+if [ -f /etc/localtime ] && [ ! -L /etc/localtime ]; then mount --bind /dev/null /etc/localtime; fi
+exec "$@"
+"""
+"""Nothing can be written, /proc is empty, and no time zone is known: not even that of /etc/localtime."""
+
+
+@pytest.fixture
+def bare() -> tuple[str, ...]:
+    """What to run a command under."""
+    prefix = ("unshare", "--mount", "sh", "-e", "-c", BARE, "sh")
+    tried = subprocess.run([*prefix, "true"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"this test has to mount over a part of the machine, and may not: {tried.stderr.strip()}")
+    return prefix
+
+
+def test_nothing_to_write_to_no_proc_and_no_time_zone_are_no_reason_to_fail(
+    driver: FakeDriver, folder: Path, sidecar: Start, bare: tuple[str, ...]
+) -> None:
+    process = sidecar("--logtostderr=false", "--v=5", f"--health-file={folder}/health", prefix=bare)
+    before = time.time()
+
+    assert process.get().status == 200
+    driver.ready = False
+    assert process.get().reason == "not_ready"
+    driver.ready = True
+    # Without /proc the start is when it was asked for first.
+    assert abs(process.metric("process_start_time_seconds") - before) < 60
+    process.await_log(f"health file {folder}/health cannot be written: Read-only file system")
+    assert "No usable temporary directory found" in process.log()
+    assert process.metric("livenessprobe_log_records_dropped") == 0
+    process.process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+
+
+def test_a_check_needs_nothing_to_write_to_and_no_proc(driver: FakeDriver, bare: tuple[str, ...]) -> None:
+    command = [*bare, sys.executable, "-m", "livenessprobe", "check", f"--csi-address={driver.path}"]
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "healthy: ok\n", "")
+
+
+@pytest.mark.parametrize("zone", [None, "Nowhere/None", ":/none", "\x01"])
+def test_without_a_time_zone_the_log_is_in_utc(
+    zone: str | None, driver: FakeDriver, sidecar: Start, bare: tuple[str, ...]
+) -> None:
+    """As klog's."""
+    process = sidecar(prefix=bare, environ={} if zone is None else {"TZ": zone})
+    process.await_name()
+
+    first = re.match(r"I(\d{4} \d\d:\d\d:\d\d)\.\d{6} ", process.log())
+
+    now = datetime.now(UTC)
+    logged = datetime.strptime(f"{now.year}{first[1]}", "%Y%m%d %H:%M:%S").replace(tzinfo=UTC)
+    assert abs(now - logged) < timedelta(minutes=5)
+
+
+# --- clocks
+
+WALL = """
+import os, sys, time
+real = time.time
+def wall():
+    # gRPC adds a timeout to it and compares the sum with a clock that is out of reach here.
+    if sys._getframe(1).f_globals["__name__"].startswith("grpc"):
+        return real()
+    return real() + float(open({file!r}).read())
+time.time = wall
+"""
+DAY = 86_400.0
+
+
+class Wall:
+    """The clock on the wall of the processes with this environment; it can be set."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "wall"
+        self.set(0.0)
+        (folder / "sitecustomize.py").write_text(WALL.format(file=str(self._file)))
+        self.environ = {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+    def set(self, ahead: float) -> None:
+        """So many seconds before the true time."""
+        new = self._file.with_suffix(".new")
+        new.write_text(str(ahead))
+        new.rename(self._file)
+
+
+@pytest.fixture
+def wall(folder: Path) -> Wall:
+    return Wall(folder)
+
+
+@pytest.mark.parametrize("ahead", [DAY, -DAY])
+def test_a_clock_that_is_set_changes_no_answer(
+    ahead: float, driver: FakeDriver, folder: Path, sidecar: Start, wall: Wall
+) -> None:
+    """Neither on request nor at once, with a health file or without; only what tells the time follows."""
+    file, config = folder / "health", folder / "settings.toml"
+    config.write_text('interval = "200ms"\nprobe_timeout = "2s"\n')
+    process = sidecar(f"--health-file={file}", f"--config={config}", "--config-poll-interval=200ms", environ=wall.environ)
+    process.await_name()
+    eventually(lambda: file.exists() and driver.name in file.read_text())
+    wall.set(ahead)
+    before, first = driver.probes, file.read_text()
+    eventually(lambda: driver.probes > before + 3 and file.read_text() != first)
+
+    def is_off(seconds: float) -> bool:
+        return abs(seconds - time.time() - ahead) < 60
+
+    answers = [process.get() for _ in range(3)]
+    assert [(answer.status, answer.seconds < 1) for answer in answers] == [(200, True)] * 3
+    assert is_off(datetime.fromisoformat(json.loads(file.read_text())["time"]).timestamp())
+    assert run_check(file).returncode == 0
+    assert is_off(process.metric("livenessprobe_last_success_timestamp_seconds"))
+    assert process.metric("livenessprobe_last_probe_duration_seconds") < 2
+    assert abs(process.metric("process_start_time_seconds") - time.time()) < 60
+    # Settings are still looked at.
+    config.write_text('interval = "0s"\nprobe_timeout = "2s"\n')
+    process.await_log('"Setting changed" key="interval"')
+    assert process.get().status == 200
+    driver.stop()
+    assert process.get().reason == "socket_missing"
+    eventually(lambda: not file.exists())
+    assert "CSI driver is unhealthy" in process.log()
+
+
+@pytest.mark.parametrize("ahead", [DAY, -DAY])
+def test_a_health_file_expires_however_the_clock_is_set(
+    ahead: float, driver: FakeDriver, folder: Path, sidecar: Start, wall: Wall
+) -> None:
+    """One that nobody renews counts for 1.7 s here, by the clock of the machine's uptime; a day more or less is none of it."""
+    file = folder / "health"
+    process = sidecar(f"--health-file={file}", "--interval=200ms", "--probe-timeout=500ms", environ=wall.environ)
+    eventually(file.exists)
+    os.environ |= wall.environ
+    try:
+        wall.set(ahead)
+        assert run_check(file).returncode == 0
+        process.kill()
+        time.sleep(1.8)
+        assert run_check(file).returncode == 4
+    finally:
+        del os.environ["PYTHONPATH"]
+
+
+@pytest.mark.parametrize("ahead", [DAY, -DAY])
+def test_what_is_known_of_a_kubelets_patience_survives_a_clock_that_is_set(
+    ahead: float, driver: FakeDriver, sidecar: Start, wall: Wall
+) -> None:
+    process = sidecar("--answer-before-hangup", "--probe-timeout=20s", environ=wall.environ)
+    driver.hang = True
+    for _ in range(3):
+        with contextlib.suppress(TimeoutError):
+            process.get(timeout=1.3, User_Agent="kube-probe/1.30")
+    eventually(lambda: process.metric("livenessprobe_kubelet_patience_seconds") > 1)
+    wall.set(ahead)
+
+    answer = process.get(timeout=10, User_Agent="kube-probe/1.30")
+
+    assert (answer.status, answer.reason) == (500, "deadline")
+    assert answer.seconds < 5
+    assert 1 < process.metric("livenessprobe_kubelet_patience_seconds") < 2
+
+
+# --- little of a CPU, little memory
+
+
+@contextlib.contextmanager
+def group(controller: str, files: dict[str, str]) -> Iterator[Callable[[Sidecar], None]]:
+    """A control group with the one of `files` that there is, for version 1 or 2; yields what puts a process there."""
+    root = Path("/sys/fs/cgroup")
+    path = (root if (root / "cgroup.controllers").exists() else root / controller) / f"lp-test-{os.getpid()}"
+    try:
+        path.mkdir()
+    except OSError as error:
+        pytest.skip(f"this test has to make a control group, and may not: {error}")
+    try:
+        found = [name for name in files if (path / name).exists()]
+        if not found:
+            pytest.skip(f"this test has to limit a process, and {path} has none of {', '.join(files)}")
+        (path / found[0]).write_text(files[found[0]])
+        yield lambda process: (path / "cgroup.procs").write_text(str(process.process.pid)) and None
+    finally:
+        for pid in (path / "cgroup.procs").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+        eventually(lambda: not (path / "cgroup.procs").read_text())
+        path.rmdir()
+
+
+TWO_PERCENT = {"cpu.cfs_quota_us": "2000", "cpu.max": "2000 100000"}
+
+
+def test_with_2_percent_of_a_cpu_each_request_is_answered_truthfully(driver: FakeDriver, sidecar: Start) -> None:
+    """A probe costs some milliseconds of CPU; the kubelet's own timeout is another matter."""
+    process = sidecar(FRESH, AT_ONCE, "--probe-timeout=5s")
+    process.await_name()
+    with group("cpu", TWO_PERCENT) as limit:
+        limit(process)
+        answers = [process.get() for _ in range(5)]
+        assert [answer.status for answer in answers] == [200] * 5
+        assert max(answer.seconds for answer in answers) < 5
+        driver.stop()
+        assert process.get().reason == "socket_missing"
+        assert process.process.poll() is None
+
+
+def test_with_2_percent_of_a_cpu_probes_on_schedule_are_truthful(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar(FRESH, "--interval=500ms", "--probe-timeout=2s")
+    process.await_name()
+    with group("cpu", TWO_PERCENT) as limit:
+        limit(process)
+        before = driver.probes
+        while driver.probes < before + 5:
+            assert process.get().status == 200
+        assert not records(process, "CSI driver is unhealthy")
+        driver.ready = False
+        eventually(lambda: process.get().reason == "not_ready")
+        assert process.process.poll() is None
+
+
+def test_without_a_thread_to_be_had_it_goes_on(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+    """As where a driver in the same pod has used up the limit of them.  gRPC's are there from its first dial on."""
+    file = folder / "health"
+    process = sidecar(FRESH, AT_ONCE, f"--health-file={file}")
+    process.await_name()
+    with group("pids", {"pids.max": "1"}) as limit:
+        limit(process)
+        answers = [process.get(timeout=5) for _ in range(5)]
+        assert [answer.status for answer in answers] == [200] * 5
+        eventually(file.exists)
+        driver.ready = False
+        assert process.get(timeout=5).reason == "not_ready"
+        eventually(lambda: not file.exists())
