@@ -290,7 +290,10 @@ class Dialer:
 
 _STREAM_REMOVED = "Stream removed ("
 """How grpcio begins where a stream ended without a status of the driver's."""
-_NO_STATUS = re.compile(re.escape(_STREAM_REMOVED) + "(RST_STREAM|Data frame with |(Error|Failed) parsing )")
+_NO_STATUS = re.compile(
+    re.escape(_STREAM_REMOVED)
+    + "(RST_STREAM|Data frame with |(Error|Failed) parsing |CLIENT: |received metadata |Decompression )"
+)
 """The same where the connection stays.  A driver may pass on an error that begins alike, so more of the words counts."""
 
 
