@@ -8,11 +8,9 @@ The only room that knows gRPC.  A call has two phases, and telling them apart is
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import os
-import re
 import stat
 import sys
 from collections.abc import Callable
@@ -35,8 +33,6 @@ LOOK_SECONDS = 0.1
 """How often a dial that is not answered looks whether the socket is still the same."""
 DESCRIPTORS = 12
 """Free ones without which gRPC is not woken: it takes eight, and ends the process where it gets none."""
-SHOWS_SECONDS = 0.5
-"""Within which it shows on the channel that its connection has ended."""
 _FOREVER = 10.0**8
 """Seconds; gRPC's timeout header has eight digits."""
 
@@ -86,25 +82,10 @@ class Connection:
         except grpc.aio.AioRpcError as error:
             details = _undecodable.original(error.details() or "")
             code = error.code()
-            ended = code is grpc.StatusCode.UNAVAILABLE and await self._has_ended(details)
-            raise CallFailed(_CODES[code], details, _reason_of(code, details, ended=ended)) from None
+            raise CallFailed(_CODES[code], details, _reason_of(code, details, self.channel.get_state())) from None
         if answer is None:  # the call succeeded, and its message was missing or ended in the middle
             raise CallFailed("Internal", "the answer has no complete message", Reason.PROTOCOL_ERROR)
         return answer
-
-    async def _has_ended(self, details: str) -> bool:
-        """
-        Whether the connection has broken.
-
-        gRPC may fail the call a moment before that shows.  It is waited for if the words are gRPC's own for it; a driver that
-        passes on the failure of another connection, to its backend, sends the same words and this connection stays.
-        """
-        state = self.channel.get_state()
-        if state is State.READY and details.startswith(_STREAM_REMOVED) and not _NO_STATUS.match(details):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SHOWS_SECONDS):
-                    await self.channel.wait_for_state_change(state)
-        return self.channel.get_state() is not State.READY
 
 
 class Dialer:
@@ -174,9 +155,13 @@ class Dialer:
 
     async def _decided(self, channel: grpc.aio.Channel, socket: SocketIdentity | None) -> grpc.ChannelConnectivity:
         """The state in which connecting ends; raises NotConnected when another socket has taken the place of `socket`."""
-        state = channel.get_state(try_to_connect=True)
+        state = State.IDLE
         while state not in (State.READY, State.TRANSIENT_FAILURE, State.SHUTDOWN):
             change = asyncio.ensure_future(channel.wait_for_state_change(state))
+            if state is State.IDLE:
+                # Only once the change is waited for: a connection that is closed at once leaves the channel idle again.
+                await asyncio.sleep(0)
+                channel.get_state(try_to_connect=True)
             try:
                 while not change.done():
                     await asyncio.wait({change}, timeout=LOOK_SECONDS)
@@ -288,19 +273,13 @@ class Dialer:
             self._awake = None
 
 
-_STREAM_REMOVED = "Stream removed ("
-"""How grpcio begins where a stream ended without a status of the driver's."""
-_NO_STATUS = re.compile(
-    re.escape(_STREAM_REMOVED)
-    + "(RST_STREAM|Data frame with |(Error|Failed) parsing |CLIENT: |received metadata |Decompression )"
-)
-"""The same where the connection stays.  A driver may pass on an error that begins alike, so more of the words counts."""
-
-
-def _reason_of(code: grpc.StatusCode, details: str, *, ended: bool) -> Reason:
-    if ended:
+def _reason_of(code: grpc.StatusCode, details: str, state: grpc.ChannelConnectivity) -> Reason:
+    # "Stream removed (" is how grpcio begins when a stream ended without a status of the driver's.  A driver may pass on such
+    # words of a library of its own, about its backend; nothing tells the two apart for certain.
+    removed = details.startswith("Stream removed (")
+    if code is grpc.StatusCode.UNAVAILABLE and (state is not State.READY or (removed and "RST_STREAM" not in details)):
         return Reason.CONNECTION_LOST
-    if _NO_STATUS.match(details) or details.startswith(("Received http2 header with status", "Compression bit set")):
+    if removed or details.startswith(("Received http2 header with status", "Compression bit set")):
         return Reason.PROTOCOL_ERROR
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return Reason.UNIMPLEMENTED

@@ -79,6 +79,10 @@ REGRESSIONS: dict[str, list[Step]] = {
         start(),
         ("library", False, True, 0.0, 5 << 20, False),
     ],
+    "a connection that the driver sends away was an error of the driver's own": [
+        start(),
+        ("wire", False, "goaway", ["protocol_error", "connection_lost"], "any"),
+    ],
     "an answer that ends in the middle was an internal error": [
         start(),
         ("raw_breaks", False, {"raw_data_hex": "00000000ff01"}, ["protocol_error"]),

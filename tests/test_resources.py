@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import http.client
@@ -23,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from livenessprobe import connection, healthfile
-from livenessprobe.connection import Connection, NotConnected
+from livenessprobe.connection import NotConnected
 from livenessprobe.endpoint import parse_csi_address
 from livenessprobe.health import Reason
 from livenessprobe.healthfile import HealthFileError
@@ -210,30 +209,6 @@ def test_a_stopped_driver_fills_its_queue_and_recovers(socket_path: str, sidecar
             assert process.get().reason == "unreachable"
         driver.send_signal(signal.SIGCONT)
         eventually(lambda: process.get().status == 200)
-
-
-class Channel:
-    """One whose connection is gone, which shows only when it is waited for; or one whose connection stays."""
-
-    def __init__(self, ends: bool) -> None:
-        self._ends = ends
-        self._state = connection.State.READY
-
-    def get_state(self) -> object:
-        return self._state
-
-    async def wait_for_state_change(self, _state: object) -> None:
-        if not self._ends:
-            await asyncio.Event().wait()
-        self._state = connection.State.IDLE
-
-
-@pytest.mark.parametrize("ends", [True, False])
-async def test_grpcs_word_that_a_connection_has_ended_is_checked(ends: bool) -> None:
-    """It may be of another connection; and on this one the end may show a moment after the call has failed."""
-    lent = Connection(Channel(ends), None, 0.0)  # type: ignore[arg-type]
-
-    assert await lent._has_ended("Stream removed (Socket closed)") is ends
 
 
 # --- disks
