@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -352,6 +353,33 @@ def test_the_usage_text_has_each_flag_once() -> None:
 )
 def test_rows_of_other_flags_have_gos_form(row: str) -> None:
     assert row in flags.usage("x")
+
+
+def test_a_command_has_its_own_flags_in_front() -> None:
+    """As Go does, the first word in back quotes is the name of the value, and others keep theirs."""
+    own = flags.Flag("at", flags.STRING, "now", "The `when` or `when` of it.")
+
+    assert flags.usage("x", [own]).startswith(
+        'Usage of x:\n  -at when\n    \tThe when or `when` of it. (default "now")\n  -automaxprocs\n'
+    )
+
+
+def test_the_usage_text_has_sections() -> None:
+    without_flags = re.sub(r"  -.*\n    \t.*\n", "", flags.usage("x"))
+
+    assert without_flags == (
+        "Usage of x:\n"
+        "\nFlags of older upstream releases, still accepted:\n"
+        "\nFlags that upstream does not have:\n"
+        "\nNames of Longhorn's image for the same:\n"
+        "\nCommands (as first argument):\n"
+        "  check [flags]\n"
+        "    \tProbe once, and exit with 0 (healthy), 2 (not connected), 3 (call failed) or 4 (not ready).\n"
+        "  config [flags]\n"
+        "    \tPrint the settings in force as JSON, with the source of each, and exit.\n"
+        "  demo [flags]\n"
+        "    \tRun beside an example driver, to try this program on.\n"
+    )
 
 
 # --- properties
