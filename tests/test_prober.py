@@ -637,7 +637,11 @@ def test_without_any_time_the_driver_is_not_asked(interval: str, timeout: str) -
             assert await timed(prober.check()) == (0.0, Reason.DEADLINE)
             await asyncio.sleep(100)
             assert at_once(prober.check()).ready.report == NO_TIME
-        assert driver.attempts == []
+            assert driver.attempts == []
+            assert metric(prober, "livenessprobe_last_probe_duration_seconds") == 0
+            prober.adopt(make_settings(interval=interval, probe_timeout="3s"))
+            await asyncio.sleep(10)
+            assert (await prober.check()).ready.report == READY
 
     live(main())
 
@@ -798,6 +802,9 @@ def test_at_the_end_the_longest_of_all_waits_is_waited_for() -> None:
         await asyncio.sleep(10)
         assert prober.longest_wait() == 3  # who comes now
         caller.cancel()
+        prober.adopt(make_settings(probe_timeout="-1s"))
+        await asyncio.sleep(0.1)
+        assert prober.longest_wait() == 0
 
     live(main())
 
