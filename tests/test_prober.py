@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from livenessprobe import flags
+from livenessprobe import flags, klog
 from livenessprobe import settings as settings_module
 from livenessprobe.connection import Dialer
 from livenessprobe.health import (
@@ -32,6 +32,7 @@ from livenessprobe.health import (
     rpc_error,
 )
 from livenessprobe.identity import Attempt, Identity
+from livenessprobe.klogfmt import Options, render_text
 from livenessprobe.metrics import Metrics
 from livenessprobe.prober import Prober
 from livenessprobe.schedule import MARGIN
@@ -677,6 +678,105 @@ def test_a_fault_of_our_own_is_an_answer(error: Exception) -> None:
         assert len(driver.attempts) in (10, 11)  # and probing goes on
 
     live(main())
+
+
+# --- what is logged
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every record, none of them folded, without what stands before its message but the severity."""
+    bare, lines = Options(skip_headers=True), list[str]()
+    monkeypatch.setattr(klog._sink, "put", lambda record: lines.append(f"{record.severity} {render_text(record, bare)}"))
+    return lines
+
+
+def test_each_failure_is_logged_and_each_change_of_what_is_reported(logged: list[str]) -> None:
+    async def main() -> None:
+        driver = Driver()
+        prober = make(driver)
+        prober._metrics.name_driver("csi.example.com")
+        for later, result in (
+            (0.0, READY),
+            (10.0, BROKEN),
+            (10.0, BROKEN),
+            (10.0, NOT_READY),
+            (41.2501, READY),
+            (10.0, READY),
+            (10.0, NOT_READY),
+            (0.5, READY),
+        ):
+            await asyncio.sleep(later)
+            driver.result = result
+            await prober.check()
+
+    live(main())
+    broken = "rpc error: code = Internal desc = disk on fire"
+    not_ready = [
+        'E "Driver responded but is not ready"',
+        'W "CSI driver is unhealthy" driver="csi.example.com" reason="not_ready" detail="driver responded but is not ready"',
+    ]
+    assert logged == [
+        f'E "Health check failed" err="{broken}"',
+        f'W "CSI driver is unhealthy" driver="csi.example.com" reason="driver_error" detail="{broken}"',
+        f'E "Health check failed" err="{broken}"',
+        *not_ready,
+        'I "CSI driver is healthy again" driver="csi.example.com" unhealthyFor="1m1.25s"',
+        *not_ready,
+        'I "CSI driver is healthy again" driver="csi.example.com" unhealthyFor="500ms"',
+    ]
+
+
+@pytest.mark.parametrize(("verbosity", "said"), [(4, []), (5, ['I "Health check succeeded"'])])
+def test_success_is_logged_at_verbosity_5(verbosity: int, said: list[str], logged: list[str]) -> None:
+    klog.configure(Options(v=verbosity))
+    try:
+        live(make_and_check(Driver()))
+    finally:
+        klog.configure(Options())
+
+    assert logged == said
+
+
+async def make_and_check(driver: Driver) -> Standing:
+    return await make(driver).check()
+
+
+def test_a_fault_of_our_own_is_logged_and_told(logged: list[str]) -> None:
+    driver = Driver()
+    driver.script = lambda: (1 / 0, READY)
+    result = live(make_and_check(driver)).result
+
+    fault = "ZeroDivisionError('division by zero')"
+    assert result == ProbeResult(Reason.INTERNAL, f"livenessprobe: internal error: {fault}", "Health check failed", fault)
+    assert logged[:2] == [
+        f'E "Probe failed inside the sidecar" err="{fault}"',
+        f'E "Health check failed" err="{fault}"',
+    ]
+
+
+@pytest.mark.parametrize(("stalled", "again"), [(0.0, False), (MARGIN, False), (MARGIN + 0.5, True), (100.0, True)])
+def test_a_probe_during_which_we_stood_still_is_made_again(stalled: float, again: bool, logged: list[str]) -> None:
+    """The driver may have answered in time, and nobody was there to read it."""
+
+    async def main() -> tuple[float, Reason | None]:
+        driver = Driver(FOREVER)
+        prober = make(driver, probe_timeout="3s")
+        asking = asyncio.create_task(timed(prober.check()))
+        await asyncio.sleep(1)
+        driver.seconds = 0.25
+        loop().stall(2 + stalled)
+        took, reason = await asking
+        assert len(driver.attempts) == 1 + again
+        assert [attempt.deadline - loop().time() for attempt in driver.attempts[1:]] == [2.75] * again
+        assert metric(prober, "livenessprobe_last_probe_duration_seconds") == (0.25 if again else 3 + stalled)
+        return took, reason
+
+    took = 3 + stalled + (0.25 if again else 0)
+    assert live(main()) == (round(took, 6), None if again else Reason.DEADLINE)
+    note = [line for line in logged if "did not run" in line]
+    late = "1.5s" if stalled < 2 else "1m40s"
+    assert note == [f'I "This process did not run while the probe did; probing again" late="{late}"'] * again
 
 
 # --- callers that wait less than the probe timeout
