@@ -407,7 +407,6 @@ def test_lines_of_a_value_cannot_pass_for_a_record(text: str) -> None:
         ("[\\z]", ["z"], ["\\"]),
         ("[z-ab]", ["b"], ["z", "a", "m"]),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_patterns_of_go(pattern: str, matching: list[str], others: list[str]) -> None:
     match = compile_pattern(pattern)
