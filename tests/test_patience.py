@@ -49,6 +49,8 @@ def taught(*waits: float, caller: tuple[str, str] = KUBELET, now: float = 0.0) -
         ((3.0, 3.0, 3.0, 5.0, 5.0, 5.0), 5.0, 4.5),
         # A little less is no foreign wait, and the last three count.
         ((3.0, 3.0, 3.0, 2.9, 2.9, 2.9), 2.9, 2.61),
+        ((3.0, 3.0, 3.0, 3.0 - NEAR, 3.0 - NEAR, 3.0 - NEAR), 2.7, 2.43),
+        ((3.0 - NEAR, 3.0, 3.0), 3.0, 2.7),
     ],
 )
 def test_what_hang_ups_teach(waits: tuple[float, ...], learnt: float | None, answered_within: float | None) -> None:
