@@ -30,6 +30,7 @@ from livenessprobe.health import (
     Reason,
     Standing,
     rpc_error,
+    unreachable,
 )
 from livenessprobe.identity import Attempt, Identity
 from livenessprobe.klogfmt import Options, render_text
@@ -41,6 +42,7 @@ from livenessprobe.sources import overlay
 from tests.virtual import live, loop
 
 DAY = 86_400.0
+REFUSED = unreachable(Reason.REFUSED, "nobody listens", patience_spent=True)
 BROKEN = rpc_error(Reason.DRIVER_ERROR, "Internal", "disk on fire")
 FOREVER = math.inf
 
@@ -50,6 +52,7 @@ class Driver:
 
     def __init__(self, seconds: float = 0.0, result: ProbeResult = READY) -> None:
         self.dialer = SimpleNamespace(reuse=0.0, peer=None)
+        self.listens = True
         self.seconds = seconds
         self.result = result
         self.script: Callable[[], tuple[float, ProbeResult]] = lambda: (self.seconds, self.result)
@@ -72,9 +75,14 @@ class Driver:
         self.attempts.append(attempt)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        attempt.connected, attempt.socket, attempt.so_far = True, self.socket, CALL_TIMED_OUT
-        seconds, result = self.script()
         try:
+            while not self.listens:
+                attempt.so_far = REFUSED
+                if loop().time() >= min(attempt.redial_until, attempt.deadline):
+                    return REFUSED
+                await asyncio.sleep(0.125)
+            attempt.connected, attempt.socket, attempt.so_far = True, self.socket, CALL_TIMED_OUT
+            seconds, result = self.script()
             left = attempt.deadline - loop().time()
             await asyncio.sleep(min(seconds, left))
             return result if seconds <= left else CALL_TIMED_OUT
@@ -676,6 +684,65 @@ def test_a_fault_of_our_own_is_an_answer(error: Exception) -> None:
             assert await timed(prober.check()) == (0.0, Reason.INTERNAL)
             await asyncio.sleep(100)
         assert len(driver.attempts) in (10, 11)  # and probing goes on
+
+    live(main())
+
+
+# --- a driver that nobody can reach
+
+
+@pytest.mark.parametrize(
+    ("grace", "callers", "answers", "probes"),
+    [
+        ("3s", [(0, None)], [(3.0, Reason.REFUSED)], 1),
+        ("0s", [(0, None)], [(0.0, Reason.REFUSED)], 1),
+        ("1s", [(0, None)], [(1.0, Reason.REFUSED)], 1),
+        # Who joins late has its own grace, and goes on dialling with what is left of it.
+        ("1s", [(0, None), (0.5, None)], [(1.0, Reason.REFUSED), (1.0, Reason.REFUSED)], 2),
+        ("3s", [(0, None), (2, None)], [(3.0, Reason.REFUSED), (3.0, Reason.REFUSED)], 2),
+        # An impatient one is told what has been found so far.
+        ("3s", [(0, 1.25)], [(1.25, Reason.REFUSED)], 1),
+        ("3s", [(0, None), (2, 1.25)], [(3.0, Reason.REFUSED), (1.25, Reason.REFUSED)], 2),
+    ],
+)
+def test_an_unreachable_driver_is_dialled_for_as_long_as_each_caller_has_grace(
+    grace: str, callers: list[tuple[float, float | None]], answers: list[tuple[float, Reason | None]], probes: int
+) -> None:
+    driver = Driver()
+    driver.listens = False
+
+    assert asked(driver, callers, probe_timeout="3s", unreachable_grace=grace) == answers
+    assert len(driver.attempts) == probes
+
+
+def test_a_driver_that_comes_within_the_grace_is_answered_at_once() -> None:
+    async def main() -> None:
+        driver = Driver()
+        driver.listens = False
+        prober = make(driver, probe_timeout="3s", unreachable_grace="2s")
+        asking = [asyncio.create_task(timed(prober.check(), later)) for later in (0.0, 1.5)]
+        await asyncio.sleep(2.5)
+        driver.listens = True
+        assert [await each for each in asking] == [(2.0, Reason.REFUSED), (1.0, None)]
+
+    live(main())
+
+
+def test_what_is_left_after_a_failure_is_no_second_failure() -> None:
+    """A caller that joins at the end of a probe has hardly any time to find anything out."""
+
+    async def main() -> None:
+        driver = Driver()
+        prober = make(driver, probe_timeout="3s", failure_threshold="2")
+        await prober.check()
+        driver.listens = False
+        answers = await asyncio.gather(timed(prober.check()), timed(prober.check(), 0.25))
+        assert answers == [(3.0, None), (3.0, None)]
+        assert prober.standing.ready.failures == 1
+        assert len(driver.attempts) == 3
+        assert metric(prober, 'livenessprobe_probe_failures_total{reason="refused"}') == 1
+        await asyncio.sleep(1)
+        assert await timed(prober.check()) == (3.0, Reason.REFUSED)
 
     live(main())
 
