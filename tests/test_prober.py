@@ -747,6 +747,31 @@ def test_what_is_left_after_a_failure_is_no_second_failure() -> None:
     live(main())
 
 
+def test_the_name_is_asked_for_again_when_the_driver_has_been_away() -> None:
+    async def main() -> None:
+        driver = Driver()
+        prober = make(driver)
+        wanted = prober.names._wanted
+
+        async def asks_for_the_name(result: ProbeResult = READY, *, listens: bool = True) -> bool:
+            wanted.clear()
+            driver.result, driver.listens = result, listens
+            await prober.check()
+            return wanted.is_set()
+
+        assert not await asks_for_the_name()
+        assert not await asks_for_the_name(BROKEN)
+        assert not await asks_for_the_name(listens=False)
+        assert await asks_for_the_name()
+        assert not await asks_for_the_name()
+        assert not await asks_for_the_name(rpc_error(Reason.CONNECTION_LOST, "Unavailable", "Socket closed"))
+        assert await asks_for_the_name(NOT_READY)
+        driver.dialer.peer = "another"
+        assert await asks_for_the_name()
+
+    live(main())
+
+
 # --- what is logged
 
 
