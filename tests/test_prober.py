@@ -503,9 +503,14 @@ def test_what_is_asked_and_for_how_long_follows_the_settings() -> None:
         await prober.check()
         prober.adopt(
             make_settings(
-                probe_timeout="9s", unreachable_grace="4s", probe_path="/grpc.health.v1.Health/Check", health_service="x"
+                probe_timeout="9s",
+                unreachable_grace="4s",
+                probe_path="/grpc.health.v1.Health/Check",
+                health_service="x",
+                connection_reuse="7s",
             )
         )
+        assert driver.dialer.reuse == 7
         await prober.check()
         first, second = driver.attempts
         assert (first.method, first.service, first.deadline - first.started) == ("/csi.v1.Identity/Probe", "", 3)
@@ -747,6 +752,46 @@ def test_what_is_left_after_a_failure_is_no_second_failure() -> None:
     live(main())
 
 
+HANGS, AWAY = (FOREVER, READY), None
+
+
+@pytest.mark.parametrize(
+    ("timeout", "later", "rest", "failures"),
+    [
+        # What time is left is less than half a second, and than half the timeout.
+        (3.0, 0.25, HANGS, 1),
+        (3.0, 0.5, HANGS, 2),
+        (3.0, 0.75, HANGS, 2),
+        (0.5, 0.1875, HANGS, 1),
+        (0.5, 0.25, HANGS, 2),
+        (3.0, 0.25, AWAY, 1),
+        (3.0, 0.5, AWAY, 2),
+        # An answer is news, however soon.
+        (3.0, 0.25, (0.0, BROKEN), 2),
+        (3.0, 0.25, (0.0, READY), 0),
+    ],
+)
+def test_that_time_runs_out_is_counted_once(
+    timeout: float, later: float, rest: tuple[float, ProbeResult] | None, failures: int
+) -> None:
+    """Who joins a hung probe has this much left when it ends, and the driver does that then."""
+
+    async def main() -> None:
+        driver = Driver(FOREVER)
+        prober = make(driver, probe_timeout=f"{timeout}s")
+        asking = [asyncio.create_task(prober.check()), asyncio.create_task(timed(prober.check(), later))]
+        await asyncio.sleep(timeout - 0.01)
+        if rest is None:
+            driver.listens = False
+        else:
+            driver.seconds, driver.result = rest
+        await asyncio.wait(asking)
+        assert prober.standing.ready.failures == failures
+        assert len(driver.attempts) == 2
+
+    live(main())
+
+
 def test_the_name_is_asked_for_again_when_the_driver_has_been_away() -> None:
     async def main() -> None:
         driver = Driver()
@@ -768,6 +813,17 @@ def test_the_name_is_asked_for_again_when_the_driver_has_been_away() -> None:
         assert await asks_for_the_name(NOT_READY)
         driver.dialer.peer = "another"
         assert await asks_for_the_name()
+
+    live(main())
+
+
+def test_a_name_that_is_learnt_is_a_label_and_noted() -> None:
+    async def main() -> None:
+        noted: list[str] = []
+        prober = make(Driver(), lambda: noted.append("noted"))
+        noted.clear()
+        prober.names._named("csi.example.com")
+        assert (prober._metrics.driver_name, noted) == ("csi.example.com", ["noted"])
 
     live(main())
 
@@ -952,6 +1008,20 @@ def test_a_driver_that_hangs_is_counted_for_an_impatient_caller_too() -> None:
         await asyncio.sleep(12)
         assert metric(prober, 'livenessprobe_probe_failures_total{reason="deadline"}') == 3
         assert driver.in_flight == 0
+
+    live(main())
+
+
+def test_a_driver_that_hangs_is_counted_however_often_the_impatient_come() -> None:
+    """Each comes while the probe that the one before it has left still goes on."""
+
+    async def main() -> None:
+        driver = Driver()
+        prober = make(driver, probe_timeout="12s", failure_threshold="3")
+        await prober.check()
+        driver.seconds = FOREVER
+        answers = await asyncio.gather(*(timed(prober.check(2.5), later) for later in (0, 4, 8, 12)))
+        assert answers == [(2.5, None)] * 3 + [(2.5, TIMED_OUT)]
 
     live(main())
 
