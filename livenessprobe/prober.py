@@ -151,7 +151,7 @@ class Prober:
             service=self.settings.health_service,
             so_far=found,
         )
-        task = asyncio.get_running_loop().create_task(self._fly(attempt), name="probe")
+        task = asyncio.get_running_loop().create_task(self._fly(attempt))
         self._flights.add(task)
         task.add_done_callback(self._flights.discard)
         self._flight = _Flight(attempt, task)

@@ -53,6 +53,7 @@ class Driver:
     def __init__(self, seconds: float = 0.0, result: ProbeResult = READY) -> None:
         self.dialer = SimpleNamespace(reuse=0.0, peer=None)
         self.listens = True
+        self.dials_hang = False
         self.seconds = seconds
         self.result = result
         self.script: Callable[[], tuple[float, ProbeResult]] = lambda: (self.seconds, self.result)
@@ -77,9 +78,9 @@ class Driver:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             while not self.listens:
-                attempt.so_far = REFUSED
+                attempt.so_far = attempt.so_far if self.dials_hang else REFUSED
                 if loop().time() >= min(attempt.redial_until, attempt.deadline):
-                    return REFUSED
+                    return attempt.so_far
                 await asyncio.sleep(0.125)
             attempt.connected, attempt.socket, attempt.so_far = True, self.socket, CALL_TIMED_OUT
             seconds, result = self.script()
@@ -733,6 +734,20 @@ def test_a_driver_that_comes_within_the_grace_is_answered_at_once() -> None:
     live(main())
 
 
+def test_what_an_earlier_probe_found_is_told_when_the_next_one_finds_nothing() -> None:
+    async def main() -> None:
+        driver = Driver()
+        driver.listens = False
+        prober = make(driver, probe_timeout="3s")
+        asking = [asyncio.create_task(timed(prober.check(), later)) for later in (0.0, 0.75)]
+        await asyncio.sleep(2.99)
+        driver.dials_hang = True
+        assert [await each for each in asking] == [(3.0, Reason.REFUSED), (3.0, Reason.REFUSED)]
+        assert len(driver.attempts) == 2
+
+    live(main())
+
+
 def test_what_is_left_after_a_failure_is_no_second_failure() -> None:
     """A caller that joins at the end of a probe has hardly any time to find anything out."""
 
@@ -1034,6 +1049,8 @@ def test_what_an_impatient_caller_is_told_beside_a_patient_one_counts_for_nobody
         assert answers == [(10.0, None), *[(2.0, TIMED_OUT)] * 7]
         assert metric(prober, 'livenessprobe_probe_failures_total{reason="deadline"}') == 0
         assert prober.standing.result == READY
+        driver.seconds = FOREVER
+        assert (await prober.check(1.0)).at == loop().time()
 
     live(main())
 
