@@ -622,6 +622,7 @@ def test_one_probe_at_a_time_goes_on_that_all_have_left() -> None:
             await asyncio.sleep(0.1)
         assert driver.in_flight == 1
         assert driver.most_in_flight == 2
+        assert prober.standing == Standing()  # nobody was told anything, so nothing counts
 
     live(main())
 
@@ -1037,6 +1038,7 @@ def test_a_driver_that_hangs_is_counted_however_often_the_impatient_come() -> No
         driver.seconds = FOREVER
         answers = await asyncio.gather(*(timed(prober.check(2.5), later) for later in (0, 4, 8, 12)))
         assert answers == [(2.5, None)] * 3 + [(2.5, TIMED_OUT)]
+        assert metric(prober, "livenessprobe_last_probe_duration_seconds") == 6.5  # until the next one was left
 
     live(main())
 
