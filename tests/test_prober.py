@@ -677,6 +677,24 @@ def test_a_driver_with_a_new_socket_has_yet_to_be_ready_once() -> None:
     live(main())
 
 
+def test_what_is_found_late_of_a_driver_that_is_gone_is_told_to_those_who_asked_and_counts_no_more() -> None:
+    async def main() -> None:
+        driver = Driver(2.0, BROKEN)
+        prober = make(driver)
+        early = asyncio.create_task(prober.check())
+        await asyncio.sleep(1)
+        driver.socket, driver.seconds, driver.result = (1, 2, 2), 0.5, READY
+        assert await timed(prober.check()) == (0.5, None)
+        told = await early
+        assert (told.ready.report, told.at) == (BROKEN, loop().time())
+        assert prober.standing.ready.report == READY
+        assert metric(prober, 'livenessprobe_probe_failures_total{reason="driver_error"}') == 1
+        operations = 'csi_sidecar_operations_seconds_sum{driver_name="unknown-driver",grpc_status_code="Internal",'
+        assert metric(prober, operations + 'method_name="/csi.v1.Identity/Probe"}') == 2
+
+    live(main())
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError("oh"), MemoryError(), RecursionError("deep")])
 def test_a_fault_of_our_own_is_an_answer(error: Exception) -> None:
     async def main() -> None:
