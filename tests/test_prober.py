@@ -961,6 +961,23 @@ def test_a_probe_during_which_we_stood_still_is_made_again(stalled: float, again
     assert note == [f'I "This process did not run while the probe did; probing again" late="{late}"'] * again
 
 
+@pytest.mark.parametrize(("stalled", "answer", "probes"), [(3.0, (3.0, Reason.DEADLINE), 0), (5.0, (5.25, None), 1)])
+def test_a_driver_is_not_asked_when_its_time_is_up_before(
+    stalled: float, answer: tuple[float, Reason | None], probes: int
+) -> None:
+    async def main() -> None:
+        driver = Driver(0.25)
+        prober = make(driver, probe_timeout="3s")
+        asking = asyncio.create_task(timed(prober.check()))
+        for _ in range(2):
+            await asyncio.sleep(0)
+        loop().stall(stalled)
+        assert await asking == answer
+        assert len(driver.attempts) == probes
+
+    live(main())
+
+
 # --- callers that wait less than the probe timeout
 
 
@@ -984,6 +1001,7 @@ TIMED_OUT = Reason.DEADLINE
         (10.0, [(0, 2.7)], [(2.7, TIMED_OUT)]),
         (1.0, [(0, 2.7)], [(1.0, None)]),
         (FOREVER, [(0, 2.7)], [(2.7, TIMED_OUT)]),
+        (FOREVER, [(0, 0.5)], [(0.5, TIMED_OUT)]),
         (FOREVER, [(0, 99.0)], [(12.0, TIMED_OUT)]),  # never above the probe timeout
         # A patient neighbour gets its answer from a slow driver, whether it comes first or last.
         (10.0, [(0, None), (1, 2.7)], [(10.0, None), (2.7, TIMED_OUT)]),
