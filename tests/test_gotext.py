@@ -136,6 +136,7 @@ def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
         ("<a>&'`", '"<a>&\'`"'),
         ("100% %s", '"100% %s"'),
         (b"bad\xff\xfe\xc3".decode(errors="surrogateescape"), r'"bad\xff\xfe\xc3"'),
+        ("\udcff\udd00", r'"\xff\udd00"'),  # what follows those that stand for bytes
         (b"\xed\xa0\x80".decode(errors="surrogateescape"), r'"\xed\xa0\x80"'),  # an encoded surrogate is no UTF-8
     ],
 )
@@ -149,6 +150,7 @@ def test_quote_escapes_what_go_escapes(text: str, quoted: str) -> None:
         ('plain "q" \\', '"plain \\"q\\" \\\\"'),
         ("\n\x00\x7f", r'"\n\x00\x7f"'),
         ("é世😀", r'"\u00e9\u4e16\U0001f600"'),
+        ("\uffff\U00010000", r'"\uffff\U00010000"'),
         (b"\xff".decode(errors="surrogateescape"), r'"\xff"'),
     ],
 )
