@@ -87,7 +87,7 @@ def _component(whole: str, fraction: str, unit: int) -> int:
     # Go computes the fraction in floating point, from as many digits as fit 63 bits, and cuts off below a nanosecond.
     value, scale = 0, 1.0
     for digit in fraction:
-        if value > (_LIMIT - 1) // 10 or value * 10 + int(digit) > _LIMIT:
+        if value * 10 + int(digit) > _LIMIT:
             break
         value, scale = value * 10 + int(digit), scale * 10
     return int(whole or 0) * unit + int(value * (unit / scale))
