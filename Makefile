@@ -7,7 +7,7 @@ ARGS ?=
 
 STEPS ?= 10000
 
-.PHONY: help run test check unit conformance machine newest bench fuzz soak manifests workflows lock audit proto clean
+.PHONY: help run test check unit conformance machine newest bench fuzz soak mutate manifests workflows lock audit proto clean
 
 help:
 	@echo "make run          the sidecar with an example driver; CSI_ADDRESS=/path/to/csi.sock for yours; ARGS='--flags'"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench        what starting costs: the configuration, the sidecar, a check"
 	@echo "make fuzz         properties of all that parses foreign input, EXAMPLES=5000 each"
 	@echo "make soak         200 000 probes with faults mixed in; PROBES='20000 4' for a short form"
+	@echo "make mutate       small faults in the rooms that decide, and whether a test notices; MODULE=health for one room"
 	@echo "make manifests    k8s/ built and judged by Kubernetes' schemas, promtool and yamllint"
 	@echo "make workflows    .github/workflows checked offline"
 	@echo "make lock         requirements.lock anew, with hashes"
@@ -88,6 +89,16 @@ fuzz: $(VENV)/.test
 	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests --ignore tests/conformance -n 4 \
 	  -k "fuzz or any or no_file or no_environment or reads_the_same or endpoint or gotext or flags"
 
+$(VENV)/.mutate: $(VENV)/.test
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[mutate]'
+	touch $@
+
+# Long; every fault that no test notices is explained in tests/survivors.txt, or it fails.
+MODULE ?=
+
+mutate: $(VENV)/.mutate
+	nice -n 19 $(BIN)/python -m tests.mutate $(MODULE)
+
 # Apart from what is tested: these would bring other versions of the same libraries.
 TOOLS = $(VENV)/tools
 
@@ -124,4 +135,4 @@ proto-check: $(VENV)/.test
 	diff -r -x __init__.py -x __pycache__ $(VENV)/proto/livenessprobe/csi livenessprobe/csi
 
 clean:
-	rm -rf $(VENV) .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-* build dist mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -17,7 +17,7 @@ def quota(root: Path = Path("/")) -> float | None:
     for line in cgroups:
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        path = path.lstrip("/")
+        path = path.removeprefix("/")
         if controllers == "":
             limit = _cgroup2(root / "sys/fs/cgroup", path)
         elif "cpu" in controllers.split(","):

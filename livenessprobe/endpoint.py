@@ -103,21 +103,21 @@ def _unix_url(text: str, rest: str, windows: bool) -> CSIAddress:
     path = _without_authority(rest)
     if path.startswith("@"):
         return _abstract(text, path[1:], windows)
-    path = re.split(r"[?#]", path, maxsplit=1)[0]
+    path = re.split(r"[?#]", path)[0]
     # A rooted path is percent-decoded (url.URL.Path), a relative one is not (url.URL.Opaque).
     return _unix(text, _native(unquote(path, errors="surrogateescape") if path.startswith("/") else path, windows), windows)
 
 
 def _has_go_authority(rest: str) -> bool:
     """Whether Go's URL parser finds a host before the path; `C:\\csi` is no host, so it is left to the dialer."""
-    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    host = re.split(r"[/?#]", rest)[0]
     return host != "" and not re.search(r"[\\ <>\"^`{|}]|:(?![0-9]*$)", host)
 
 
 def _without_authority(rest: str) -> str:
     if not rest.startswith("//"):
         return rest
-    host = re.split(r"[/?#]", rest[2:], maxsplit=1)[0]
+    host = re.split(r"[/?#]", rest[2:])[0]
     if host:
         raise AddressError(f"{_GO_RESOLVER}invalid (non-empty) authority: {host}")
     return rest[2:]
@@ -128,7 +128,7 @@ def _refuse_what_go_cannot_parse(url: str) -> None:
     shown = gotext.quote(f"passthrough:///{url}")
     if re.search(r"[\x00-\x1f\x7f]", url):
         raise AddressError(f"parse {shown}: net/url: invalid control character in URL")
-    if bad := _BAD_ESCAPE.search(re.split(r"[?#]", url, maxsplit=1)[0]):
+    if bad := _BAD_ESCAPE.search(re.split(r"[?#]", url)[0]):
         raise AddressError(f"parse {shown}: invalid URL escape {gotext.quote(bad[0])}")
 
 
@@ -190,7 +190,7 @@ def _endpoint(text: str, rest: str) -> str:
 
 
 def _tcp(text: str, endpoint: str) -> CSIAddress:
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]@?#%\\]*):(\w+)", endpoint, re.ASCII)
+    match = re.fullmatch(r"(\[[:.%\w]+\]|[^\s:/\[\]@?#%\\]*):(\w+)", endpoint, re.ASCII)
     if match is None:
         raise AddressError(
             f"{gotext.quote(text)} is neither a path nor host:port; write /path/to/csi.sock, "
@@ -205,15 +205,18 @@ def _tcp(text: str, endpoint: str) -> CSIAddress:
 def _literal_ip(text: str, scheme: str, endpoint: str) -> CSIAddress:
     address = _tcp(text, endpoint)
     host = address.name.rpartition(":")[0].strip("[]")
-    try:
-        version = f"ipv{ipaddress.ip_address(host).version}"
-    except ValueError:
-        version = "no IP"
-    if scheme != version:
+    if not _is_ip(host, scheme):
         raise AddressError(
             f"{gotext.quote(text)}: {gotext.quote(host)} is not an {scheme} address; write host:port for a name"
         )
     return CSIAddress(text, "tcp", address.name, f"{scheme}:{address.name}")
+
+
+def _is_ip(host: str, scheme: str) -> bool:
+    try:
+        return scheme == f"ipv{ipaddress.ip_address(host).version}"
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ def _component(whole: str, fraction: str, unit: int) -> int:
     # Go computes the fraction in floating point, from as many digits as fit 63 bits, and cuts off below a nanosecond.
     value, scale = 0, 1.0
     for digit in fraction:
-        if value > (_LIMIT - 1) // 10 or value * 10 + int(digit) > _LIMIT:
+        if value * 10 + int(digit) > _LIMIT:
             break
         value, scale = value * 10 + int(digit), scale * 10
     return int(whole or 0) * unit + int(value * (unit / scale))
@@ -117,6 +117,9 @@ def _decimal(value: int, unit: int) -> str:
     return f"{whole}.{fraction:0{len(str(unit)) - 1}d}".rstrip("0")
 
 
+_INFINITE = {math.inf: "+Inf", -math.inf: "-Inf"}
+
+
 def format_float(value: float, exponent_from: int = 6) -> str:
     """
     The shortest decimal that reads back as `value`, in the style of Go's 'g' format.
@@ -126,29 +129,25 @@ def format_float(value: float, exponent_from: int = 6) -> str:
     """
     if math.isnan(value):
         return "NaN"
-    if value in (float("inf"), float("-inf")):
-        return "+Inf" if value > 0 else "-Inf"
+    if value in _INFINITE:
+        return _INFINITE[value]
     if value == 0:
         return "0"
     digits, exponent = _shortest(value)
     sign = "-" if value < 0 else ""
     if exponent < -4 or exponent >= exponent_from:
         mantissa = digits[0] + ("." + digits[1:] if len(digits) > 1 else "")
-        return f"{sign}{mantissa}e{'-' if exponent < 0 else '+'}{abs(exponent):02d}"
-    if exponent < 0:
-        return f"{sign}0.{'0' * (-exponent - 1)}{digits}"
+        return f"{sign}{mantissa}e{exponent:+03d}"
     digits = digits.ljust(exponent + 1, "0")
     fraction = digits[exponent + 1 :]
     return sign + digits[: exponent + 1] + ("." + fraction if fraction else "")
 
 
 def _shortest(value: float) -> tuple[str, int]:
-    """The significant digits and the decimal exponent of repr(value), which is the shortest text that reads back."""
+    """The digits and the decimal exponent of the first, from repr(value), which is the shortest text that reads back."""
     mantissa, _, exponent = repr(abs(value)).partition("e")
     whole, _, fraction = mantissa.partition(".")
-    digits = (whole + fraction).lstrip("0")
-    leading_zeros = len(whole + fraction) - len(digits)
-    return digits.rstrip("0"), int(exponent or 0) + len(whole) - 1 - leading_zeros
+    return (whole + fraction).rstrip("0"), int(exponent or 0) + len(whole) - 1
 
 
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})

@@ -21,6 +21,8 @@ REQUEST_MODE_LASTS = 60.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _AS_IT_IS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 """Neither led elsewhere by a link nor held up by a FIFO."""
+_FOR_READING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""Neither held up by a FIFO nor with other ends of lines; no system has both."""
 
 
 class HealthFileError(Exception):
@@ -42,30 +44,30 @@ def write(path: str, driver: str, lasts: float, age: float = 0.0) -> None:
         "uptime": time.monotonic() - age,  # not rounded: that could lie in the future, where a reader has just been
         "lasts": lasts,
     }
-    text = json.dumps(content) + "\n"
+    line = json.dumps(content).encode() + b"\n"
     try:
         try:
-            _replace(path, text)
+            _replace(path, line)
         except OSError as error:
             # What stands there would go on saying that all is well.
             with contextlib.suppress(HealthFileError):
                 remove(path)
             if error.errno not in _FULL:
                 raise
-            _replace(path, text)  # into the room that has become free
+            _replace(path, line)  # into the room that has become free
     except OSError as error:
-        raise HealthFileError(f"health file {path} cannot be written: {error.strerror or error}") from None
+        raise HealthFileError(f"health file {path} cannot be written: {error.strerror}") from None
 
 
-def _replace(path: str, text: str) -> None:
+def _replace(path: str, line: bytes) -> None:
     temporary = f"{path}.new"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     try:
         # Exclusively: in a folder that others write to, the name could be a link to somewhere else.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(line)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError:
@@ -85,7 +87,7 @@ def remove(path: str) -> None:
         # The folder is locked perhaps, or the file a mount of its own.  Empty it says nothing either.
         with contextlib.suppress(OSError):
             os.close(os.open(path, os.O_WRONLY | os.O_TRUNC | _AS_IT_IS))
-        raise HealthFileError(f"health file {path} cannot be removed: {error.strerror or error}") from None
+        raise HealthFileError(f"health file {path} cannot be removed: {error.strerror}") from None
 
 
 def read(path: str) -> str:
@@ -98,7 +100,7 @@ def read(path: str) -> str:
     except FileNotFoundError:
         raise HealthFileError(f"{path} does not exist: the driver is not healthy, or nobody has asked it yet") from None
     except OSError as error:
-        raise HealthFileError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise HealthFileError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
         raise HealthFileError(f"{path} is no health file of livenessprobe's") from None
     if not counts:
@@ -108,10 +110,10 @@ def read(path: str) -> str:
 
 def _content(path: str) -> bytes:
     """What is in the file; never blocks on a FIFO."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    descriptor = os.open(path, os.O_RDONLY | _FOR_READING)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("no regular file")
+            raise ValueError  # so it is no health file
         return file.read(65_536)
 
 

@@ -96,9 +96,13 @@ def _text_pair(key: str, value: object) -> str:
 
 
 def _html_safe_json(value: object) -> str:
-    """Go's encoding/json: compact, keys sorted, `<`, `>` and `&` escaped."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=str)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    """As Go's encoding/json by itself: `<`, `>` and `&` escaped."""
+    return _compact_json(value).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _compact_json(value: object) -> str:
+    """Keys sorted, no blanks; what is none of JSON's types as text."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=str)
 
 
 def _shown(text: str) -> str:
@@ -122,9 +126,9 @@ def _json_string(text: str) -> str:
 def render_json(record: Record) -> str:
     """A record as component-base's JSON format writes it: no `v` on errors, `err` last."""
     path, line = record.caller
-    name = "/".join(path.replace("\\", "/").rsplit("/", 2)[-2:])
+    name = "/".join(path.replace("\\", "/").split("/")[-2:])
     parts = [
-        f'"ts":{round(record.wall * 1000, 4)!r}',
+        f'"ts":{record.wall * 1000!r}',
         f'"caller":{_json_string(f"{name}:{line}")}',
         f'"msg":{_json_string(record.message)}',
     ]
@@ -141,8 +145,7 @@ def _json_value(value: object) -> str:
         value = base64.b64encode(value).decode()
     if isinstance(value, str | BaseException):
         return _json_string(str(value))
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=str)
-    return text.translate(_NO_CHARACTERS)
+    return _compact_json(value).translate(_NO_CHARACTERS)
 
 
 # --- verbosity

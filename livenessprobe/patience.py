@@ -8,7 +8,6 @@ caller was ever seen to wait are somebody else's, and a request that waits longe
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -18,6 +17,8 @@ GIVE_UPS = 3
 """Hang-ups after which the longest of them is believed."""
 SHORTEST = 1.0
 """Seconds; timeoutSeconds is 1 or more, so no kubelet hangs up sooner and none is answered sooner because of this."""
+SOONEST = 0.9 * SHORTEST
+"""The same by a clock that is a little off."""
 QUIET = 600.0
 """Seconds without a request after which a caller is forgotten; so long, at least, it is remembered how long one waited."""
 NEAR = 0.3
@@ -50,12 +51,11 @@ class _Seen:
 
     def age(self, now: float) -> None:
         """Begin a new period if it is time; what was seen counts for one or two of them."""
-        periods = math.floor((now - self.since) / QUIET)
-        if periods < 1:
+        if now - self.since < QUIET:
             return
         self.since = now
-        self.longest, self.longest_before = 0.0, self.longest if periods == 1 else 0.0
-        if self.learnt() is None and any(waited - NEAR > self.floor() for waited in self.hang_ups):
+        self.longest, self.longest_before = 0.0, self.longest
+        if any(waited - NEAR > self.floor() for waited in self.hang_ups):
             self.hang_ups.clear()  # or a single long one would make others that are alike look foreign for ever
 
 
@@ -67,7 +67,7 @@ class Patience:
 
     def hung_up(self, caller: Caller, waited: float, now: float) -> None:
         """A request of `caller` ended because it hung up after `waited` seconds."""
-        if not caller[1].startswith(KUBELET) or waited < SHORTEST * 0.9:
+        if not caller[1].startswith(KUBELET) or waited < SOONEST:
             return
         seen = self._seen(caller, now)
         if waited >= seen.floor():
@@ -78,7 +78,7 @@ class Patience:
 
     def answered(self, caller: Caller, waited: float, now: float, *, hurried: bool = False) -> None:
         """A request of `caller` had its answer after `waited` seconds; `hurried` if that was to come before it hangs up."""
-        if not caller[1].startswith(KUBELET) or (caller not in self._callers and waited < SHORTEST * 0.9):
+        if not caller[1].startswith(KUBELET) or (caller not in self._callers and waited < SOONEST):
             return
         seen = self._seen(caller, now)
         if hurried:  # if it came late nevertheless, nobody knows whether it was still waited for

@@ -94,6 +94,11 @@ class Prober:
         now = asyncio.get_running_loop().time()
         if settings.interval and self.standing.is_fresh(now, report_lasts(settings.interval, settings.probe_timeout)):
             return self.standing
+        return await self._probe(patience)
+
+    async def _probe(self, patience: float | None = None) -> Standing:
+        settings = self.settings
+        now = asyncio.get_running_loop().time()
         timeout = settings.probe_timeout if patience is None else min(settings.probe_timeout, patience)
         if timeout <= 0:
             return self._note(NO_TIME, Attempt(now, now, now), 0.0)
@@ -146,7 +151,7 @@ class Prober:
             service=self.settings.health_service,
             so_far=found,
         )
-        task = asyncio.get_running_loop().create_task(self._fly(attempt), name="probe")
+        task = asyncio.get_running_loop().create_task(self._fly(attempt))
         self._flights.add(task)
         task.add_done_callback(self._flights.discard)
         self._flight = _Flight(attempt, task)
@@ -277,14 +282,6 @@ class Prober:
             while self.settings.interval == interval:
                 await self._probe()
                 await self._sleep_until(schedule.next_after(loop.time()), interval)
-
-    async def _probe(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if self.settings.probe_timeout <= 0:
-            self._note(NO_TIME, Attempt(now, now, now), 0.0)
-            return
-        deadline = now + self.settings.probe_timeout
-        await self._ask(_Caller(deadline, deadline, now + self.settings.unreachable_grace))
 
     async def _sleep_until(self, moment: float, interval: float) -> None:
         """Until `moment`, or until another interval than `interval` is set."""

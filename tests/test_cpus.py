@@ -33,6 +33,7 @@ def tree(root: Path, cgroup: str | None, **files: str) -> Path:
         ("150000 100000\n", 1.5),
         ("2000 100000\n", 0.02),
         ("100000 50000\n", 2.0),
+        ("1 1\n", 1.0),
         ("max 100000\n", None),
         ("", None),
         ("200000 0\n", None),
@@ -51,6 +52,13 @@ def test_a_nested_group_under_v2(tmp_path: Path) -> None:
     files = {"kubepods__pod1__c1__cpu_DOT_max": "300000 100000", "cpu_DOT_max": "100000 100000"}
 
     assert quota(tree(tmp_path, "0::/kubepods/pod1/c1\n", **files)) == 3.0
+
+
+def test_a_group_with_colons_in_its_name(tmp_path: Path) -> None:
+    """As containerd names them where systemd keeps the tree."""
+    name = "pod1.slice:cri-containerd:c1"
+
+    assert quota(tree(tmp_path, f"0::/{name}\n", **{f"{name}__cpu_DOT_max": "300000 100000"})) == 3.0
 
 
 def test_a_path_of_the_host_under_v2(tmp_path: Path) -> None:
@@ -74,6 +82,7 @@ V1 = "12:cpuset:/\n4:cpu,cpuacct:/kubepods/pod1\n1:name=systemd:/kubepods/pod1\n
     [
         ("250000\n", "100000\n", 2.5),
         ("10000\n", "50000\n", 0.2),
+        ("1\n", "1\n", 1.0),
         ("-1\n", "100000\n", None),
         ("0\n", "100000\n", None),
         ("100000\n", "0\n", None),
@@ -153,7 +162,6 @@ def test_the_quota_is_rounded_down_to_at_least_1(limit: float | None, count: int
     [("3", 3), ("1", 1), ("08", 8), ("99999", 99999)]
     # What Go cannot use leaves the number of CPUs, and is honoured all the same.
     + [(text, 6) for text in ("", "0", "-1", "+3", "abc", "1.5", " 3", "٣", "²", "9" * 5000)],
-    ids=lambda value: str(value)[:8],
 )
 @pytest.mark.parametrize("limit", [None, 2.0, 0.5])
 def test_the_environment_wins_over_the_quota(text: str, count: int, limit: float | None) -> None:
@@ -163,6 +171,15 @@ def test_the_environment_wins_over_the_quota(text: str, count: int, limit: float
 
 
 def test_the_cpus_present_are_those_this_process_may_use() -> None:
-    if sys.platform == "linux":
-        assert present() == len(os.sched_getaffinity(0))
-    assert present() >= 1
+    assert 1 <= present() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="takes Linux and two CPUs")
+def test_cpus_that_others_have_to_themselves_do_not_count() -> None:
+    """As with `taskset` or a cpuset."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert present() == 1
+    finally:
+        os.sched_setaffinity(0, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,12 @@ DATA = Path(__file__).parent / "data"
 VERSIONS = json.loads((DATA / "flags_by_version.json").read_text(encoding="utf-8"))
 """Release -> flag -> [type, default], from the -h of each release of the Go program."""
 CONFLICT = ["--health-port=1", "--http-endpoint=:2"]
+
+
+def plain(value: object) -> str | None:
+    """The name of a case; pytest would escape others, which then cannot be asked for by their name."""
+    words = " ".join(value) if isinstance(value, list) else ""
+    return words if words.isascii() and words.isprintable() else None
 
 
 # --- what is a flag, what is its value, and where flags end
@@ -61,7 +68,7 @@ CONFLICT = ["--health-port=1", "--http-endpoint=:2"]
         (["--v=1", "livenessprobe", "--v=2"], (("v", "1"),), ("livenessprobe", "--v=2")),
         (["other", "--v=1"], (), ("other", "--v=1")),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    ids=plain,
 )
 def test_the_grammar_of_go(arguments: list[str], given: tuple, unread: tuple) -> None:
     line = parse(arguments)
@@ -174,7 +181,7 @@ def test_an_emptied_vmodule_still_reads() -> None:
             'invalid value "LOUD" for flag -stderrthreshold: strconv.ParseInt: parsing "LOUD": invalid syntax',
         ),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    ids=plain,
 )
 def test_the_error_lines_of_go(arguments: list[str], line: str) -> None:
     with pytest.raises(FlagError) as refused:
@@ -352,6 +359,33 @@ def test_the_usage_text_has_each_flag_once() -> None:
 )
 def test_rows_of_other_flags_have_gos_form(row: str) -> None:
     assert row in flags.usage("x")
+
+
+def test_a_command_has_its_own_flags_in_front() -> None:
+    """As Go does, the first word in back quotes is the name of the value, and others keep theirs."""
+    own = flags.Flag("at", flags.STRING, "now", "The `when` or `when` of it.")
+
+    assert flags.usage("x", [own]).startswith(
+        'Usage of x:\n  -at when\n    \tThe when or `when` of it. (default "now")\n  -automaxprocs\n'
+    )
+
+
+def test_the_usage_text_has_sections() -> None:
+    without_flags = re.sub(r"  -.*\n    \t.*\n", "", flags.usage("x"))
+
+    assert without_flags == (
+        "Usage of x:\n"
+        "\nFlags of older upstream releases, still accepted:\n"
+        "\nFlags that upstream does not have:\n"
+        "\nNames of Longhorn's image for the same:\n"
+        "\nCommands (as first argument):\n"
+        "  check [flags]\n"
+        "    \tProbe once, and exit with 0 (healthy), 2 (not connected), 3 (call failed) or 4 (not ready).\n"
+        "  config [flags]\n"
+        "    \tPrint the settings in force as JSON, with the source of each, and exit.\n"
+        "  demo [flags]\n"
+        "    \tRun beside an example driver, to try this program on.\n"
+    )
 
 
 # --- properties

@@ -24,21 +24,21 @@ INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 # --- durations
 
 
-@pytest.mark.parametrize("row", ACCEPTED, ids=lambda row: row["value"])
-def test_a_duration_that_go_accepts_has_gos_nanoseconds(row: dict) -> None:
-    assert parse_duration(row["value"]) == row["ns"]
+@pytest.mark.parametrize(("text", "nanoseconds"), [(row["value"], row["ns"]) for row in ACCEPTED])
+def test_a_duration_that_go_accepts_has_gos_nanoseconds(text: str, nanoseconds: int) -> None:
+    assert parse_duration(text) == nanoseconds
 
 
-@pytest.mark.parametrize("row", ACCEPTED, ids=lambda row: row["value"])
-def test_a_duration_is_printed_as_go_prints_it(row: dict) -> None:
-    assert format_duration(row["ns"]) == row["string"]
+@pytest.mark.parametrize(("nanoseconds", "text"), [(row["ns"], row["string"]) for row in ACCEPTED])
+def test_a_duration_is_printed_as_go_prints_it(nanoseconds: int, text: str) -> None:
+    assert format_duration(nanoseconds) == text
 
 
-@pytest.mark.parametrize("row", REFUSED, ids=lambda row: row["value"] or "empty")
-def test_a_duration_that_go_refuses_is_refused(row: dict) -> None:
+@pytest.mark.parametrize("text", [row["value"] for row in REFUSED])
+def test_a_duration_that_go_refuses_is_refused(text: str) -> None:
     """The command line shows the reason as it is, so it is Go's."""
     with pytest.raises(ValueError, match="^parse error$"):
-        parse_duration(row["value"])
+        parse_duration(text)
 
 
 def test_the_table_of_durations_has_both_sides() -> None:
@@ -65,7 +65,6 @@ def test_the_table_of_durations_has_both_sides() -> None:
         ("0" * 4000 + "1s", 1_000_000_000),
         ("0" * 5000 + "1s", 1_000_000_000),
     ],
-    ids=lambda value: str(value)[:40],
 )
 def test_durations_at_the_edges(text: str, nanoseconds: int) -> None:
     assert parse_duration(text) == nanoseconds
@@ -84,7 +83,6 @@ def test_durations_at_the_edges(text: str, nanoseconds: int) -> None:
         "١s",  # an Arabic digit
         "1 s",
     ],
-    ids=lambda text: text[:30],
 )
 def test_durations_beyond_the_edges_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="^parse error$"):
@@ -138,6 +136,7 @@ def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
         ("<a>&'`", '"<a>&\'`"'),
         ("100% %s", '"100% %s"'),
         (b"bad\xff\xfe\xc3".decode(errors="surrogateescape"), r'"bad\xff\xfe\xc3"'),
+        ("\udcff\udd00", r'"\xff\udd00"'),  # what follows those that stand for bytes
         (b"\xed\xa0\x80".decode(errors="surrogateescape"), r'"\xed\xa0\x80"'),  # an encoded surrogate is no UTF-8
     ],
 )
@@ -151,6 +150,7 @@ def test_quote_escapes_what_go_escapes(text: str, quoted: str) -> None:
         ('plain "q" \\', '"plain \\"q\\" \\\\"'),
         ("\n\x00\x7f", r'"\n\x00\x7f"'),
         ("é世😀", r'"\u00e9\u4e16\U0001f600"'),
+        ("\uffff\U00010000", r'"\uffff\U00010000"'),
         (b"\xff".decode(errors="surrogateescape"), r'"\xff"'),
     ],
 )
@@ -259,7 +259,6 @@ def test_a_printed_float_reads_back(value: float, exponent_from: int) -> None:
         ("18446744073709551615", 64, 18446744073709551615),
         ("0" * 10_000 + "7", 31, 7),
     ],
-    ids=lambda value: str(value)[:24],
 )
 def test_an_unsigned_number_is_decimal_digits(text: str, bits: int, number: int) -> None:
     assert parse_uint(text, bits) == number
@@ -282,7 +281,6 @@ def test_an_unsigned_number_is_decimal_digits(text: str, bits: int, number: int)
         ("18446744073709551616", 64, 'strconv.ParseUint: parsing "18446744073709551616": value out of range'),
         ("9" * 10_000, 64, f'strconv.ParseUint: parsing "{"9" * 10_000}": value out of range'),
     ],
-    ids=lambda value: str(value)[:24],
 )
 def test_other_numbers_are_refused_in_gos_words(text: str, bits: int, reason: str) -> None:
     with pytest.raises(ValueError) as refused:

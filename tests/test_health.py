@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from livenessprobe.health import (
     CALL_TIMED_OUT,
     DEADLINE,
+    MESSAGE_MAX,
     NO_TIME,
     NOT_READY,
     READY,
@@ -93,6 +94,17 @@ def test_a_failed_call_has_grpc_gos_words(code: str, description: str, text: str
 
     assert result == ProbeResult(Reason.DRIVER_ERROR, text, "Health check failed", text, code)
     assert not result.ready
+
+
+@pytest.mark.parametrize(
+    ("length", "passed_on"),
+    [(MESSAGE_MAX, "m" * MESSAGE_MAX), (MESSAGE_MAX + 1, "m" * MESSAGE_MAX + "… (cut)")],
+    ids=["the most", "too long"],
+)
+def test_a_message_that_goes_on_for_ever_is_cut(length: int, passed_on: str) -> None:
+    result = rpc_error(Reason.DRIVER_ERROR, "Internal", "m" * length)
+
+    assert result.body == result.err == f"rpc error: code = Internal desc = {passed_on}"
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,12 @@ def test_what_is_written_is_one_line_of_json(path: str, clock: Clock) -> None:
     assert os.listdir(os.path.dirname(path)) == ["health"]
 
 
+def test_it_is_of_now_unless_it_is_said_to_be_older(path: str, clock: Clock) -> None:
+    write(path, "d", 14.0)
+
+    assert json.loads(Path(path).read_text())["uptime"] == clock.uptime
+
+
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=80), st.floats(0, 1e10), st.floats(0, 1e3))
 def test_what_is_written_is_read(path: str, driver: str, lasts: float, age: float) -> None:
@@ -89,6 +95,26 @@ def test_everybody_may_read_it_whatever_the_umask(path: str, umask: int) -> None
         os.umask(before)
 
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o644
+
+
+def test_nobody_else_may_write_it_even_for_a_moment(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens it before its mode is set could write to it ever after."""
+    modes: list[int] = []
+    chmod = os.chmod
+
+    def look_first(name: str, mode: int) -> None:
+        modes.append(stat.S_IMODE(os.stat(name).st_mode))
+        chmod(name, mode)
+
+    before = os.umask(0)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "chmod", look_first)
+            write(path, "d", 60.0)
+    finally:
+        os.umask(before)
+
+    assert modes == [0o644]
 
 
 def test_a_reader_never_sees_half_a_file(path: str) -> None:
@@ -158,6 +184,7 @@ def test_one_from_before_a_restart_of_the_machine_has_expired(path: str, clock: 
 
 def test_a_wall_clock_that_is_set_changes_nothing(path: str, clock: Clock) -> None:
     write(path, "d", 14.0)
+    assert json.loads(Path(path).read_text())["uptime"] == clock.uptime
     for wall in (0.0, 2_000_000_000.0):
         clock.wall = wall
         assert read(path) == "d"
@@ -203,7 +230,8 @@ GOOD = {"driver": "d", "time": "t", "uptime": 0.0, "lasts": 1e12}
         b"{}",
         b"[" * 60_000,
         b"1" * 60_000,
-        b" " * 70_000 + json.dumps(GOOD).encode(),  # beyond what is read
+        json.dumps(GOOD).encode().rjust(65_537),  # one byte beyond what is read
+        json.dumps(GOOD | {"driver": "é" * 40_000}, ensure_ascii=False).encode(),  # it is bytes that count
         *(json.dumps({name: value for name, value in GOOD.items() if name != left_out}).encode() for left_out in GOOD),
         *(
             json.dumps(GOOD | {name: value}).encode()
@@ -218,6 +246,18 @@ def test_what_is_no_health_file_says_so(path: str, content: bytes) -> None:
     Path(path).write_bytes(content)
     with pytest.raises(HealthFileError, match=f"^{path} is no health file of livenessprobe's$"):
         read(path)
+
+
+def test_64_kib_are_read(path: str) -> None:
+    Path(path).write_bytes(json.dumps(GOOD).encode().rjust(65_536))
+
+    assert read(path) == "d"
+
+
+def test_what_cannot_be_read_says_why(path: str) -> None:
+    Path(path).touch()
+    with pytest.raises(HealthFileError, match=f"^{path}/below cannot be read: Not a directory$"):
+        read(f"{path}/below")
 
 
 @pytest.mark.parametrize(("name", "value"), [("uptime", 1e300), ("uptime", float("nan")), ("lasts", -1), ("lasts", 0)])

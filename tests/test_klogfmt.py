@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import date
 
 import pytest
 from hypothesis import example, given, settings
@@ -66,6 +67,7 @@ def error(message: str, err: object | None, *pairs: tuple[str, object]) -> Recor
             '"struct" s={"A":1,"C":null,"b":"x\\u003cy\\u003e\\u0026"}',
             '"v":0,"s":{"A":1,"C":null,"b":"x<y>&"}',
         ),
+        (info("other", ("day", [date(2026, 1, 2)])), '"other" day=["2026-01-02"]', '"v":0,"day":["2026-01-02"]'),
         (info("same", ("k", 1), ("k", 1)), '"same" k=1', '"v":0,"k":1,"k":1'),
         (info("dup", ("k", 1), ("k", 2), ("k", 1)), '"dup" k=1', '"v":0,"k":1,"k":2,"k":1'),
         (
@@ -140,6 +142,15 @@ def test_a_message_is_quoted_whatever_is_in_it() -> None:
         ("\n", "<\n\t\n >", '"\\n"'),
         ("a\n\nb", "<\n\ta\n\t\n\tb\n >", '"a\\n\\nb"'),
         ("a\n\n", "<\n\ta\n\t\n >", '"a\\n\\n"'),
+        # What a terminal would obey is shown, the end of a line of Windows apart.
+        ("\x1b[2J\nx", "<\n\t\\x1b[2J\n\tx\n >", '"\\u001b[2J\\nx"'),
+        (
+            "\x00\x08\x0b\x0c\x0e\n\x1f\x7f\x80\x9f\xa0",
+            "<\n\t\\x00\\x08\\x0b\\x0c\\x0e\n\t\\x1f\\x7f\\x80\\x9f\xa0\n >",
+            '"\\u0000\\u0008\\u000b\\u000c\\u000e\\n\\u001f\x7f\x80\x9f\xa0"',
+        ),
+        ("ok\rno\n", "<\n\tok\\x0dno\n >", '"ok\\rno\\n"'),
+        ("a\n\r", "<\n\ta\n\t\r\n >", '"a\\n\\r"'),
         ('a\r\nb "q"\n\tt', '<\n\ta\r\n\tb "q"\n\t\tt\n >', '"a\\r\\nb \\"q\\"\\n\\tt"'),
     ],
 )
@@ -396,7 +407,6 @@ def test_lines_of_a_value_cannot_pass_for_a_record(text: str) -> None:
         ("[\\z]", ["z"], ["\\"]),
         ("[z-ab]", ["b"], ["z", "a", "m"]),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_patterns_of_go(pattern: str, matching: list[str], others: list[str]) -> None:
     match = compile_pattern(pattern)

@@ -27,7 +27,8 @@ def test_every_method_reaches_healthz(method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw_path", ["/healthz", "/%68ealthz", "/%68%65%61%6C%74%68%7A", "http://other/healthz", "HTTPS://h:1/healthz"]
+    "raw_path",
+    ["/healthz", "/%68ealthz", "/%68%65%61%6C%74%68%7A", "/hea%6cthz", "http://other/healthz", "HTTPS://h:1/healthz"],
 )
 def test_spellings_of_healthz(raw_path: str) -> None:
     """Escapes are decoded, and an absolute URI loses its host."""
@@ -71,6 +72,15 @@ def test_a_listener_for_metrics_has_no_healthz() -> None:
     assert Mux(healthz=False, metrics_path="/healthz").route("GET", "/healthz") == Route(METRICS)
 
 
+@pytest.mark.parametrize(
+    ("path", "handler"), [("/livez", Handler.LIVEZ), ("/readyz", Handler.READYZ), ("/startupz", Handler.STARTUPZ)]
+)
+def test_paths_of_our_own_are_where_health_is_and_no_metrics_are(path: str, handler: Handler) -> None:
+    assert BOTH.route("GET", path) == HEALTH_ONLY.route("POST", path) == Route(handler)
+    assert METRICS_ONLY.route("GET", path) == Route(NOT_FOUND)
+    assert ROOT.route("GET", path) == Mux(healthz=True, metrics_path=path).route("GET", path) == Route(METRICS)
+
+
 # --- redirects to the clean path
 
 
@@ -78,6 +88,7 @@ def test_a_listener_for_metrics_has_no_healthz() -> None:
     ("raw_path", "location"),
     [
         ("//healthz", "/healthz"),
+        ("//X", "/X"),
         ("///healthz", "/healthz"),
         ("/./healthz", "/healthz"),
         ("/x/../healthz", "/healthz"),

@@ -47,6 +47,10 @@ def taught(*waits: float, caller: tuple[str, str] = KUBELET, now: float = 0.0) -
         ((3.0, 3.0, 3.0, 5.0), None, None),
         ((3.0, 3.0, 3.0, 5.0, 3.0, 3.0, 3.0), None, None),
         ((3.0, 3.0, 3.0, 5.0, 5.0, 5.0), 5.0, 4.5),
+        # A little less is no foreign wait, and the last three count.
+        ((3.0, 3.0, 3.0, 2.9, 2.9, 2.9), 2.9, 2.61),
+        ((3.0, 3.0, 3.0, 3.0 - NEAR, 3.0 - NEAR, 3.0 - NEAR), 2.7, 2.43),
+        ((3.0 - NEAR, 3.0, 3.0), 3.0, 2.7),
     ],
 )
 def test_what_hang_ups_teach(waits: tuple[float, ...], learnt: float | None, answered_within: float | None) -> None:
@@ -105,16 +109,42 @@ def test_it_takes_three_hang_ups_again_once_it_was_unlearnt() -> None:
         assert patience.learnt(KUBELET, 2.0) == expected
 
 
-def test_a_shorter_wait_keeps_counting_when_a_longer_one_before_it_is_forgotten() -> None:
+@pytest.mark.parametrize("waited", [0.95, 4.0])
+@pytest.mark.parametrize("at", range(0, 3 * int(QUIET), 100))
+def test_a_wait_counts_for_a_while_whenever_it_was(at: int, waited: float) -> None:
+    """Also when a longer one before it is forgotten."""
     patience = Patience()
     patience.answered(KUBELET, 5.0, 0.0)
-    for now in range(10, int(QUIET), 10):
+    for now in range(10, at, 10):
         patience.answered(KUBELET, 0.05, float(now))
-    patience.answered(KUBELET, 4.0, QUIET - 5)
+    patience.answered(KUBELET, waited, float(at))
+    for now in range(at + 10, at + int(QUIET), 10):
+        patience.answered(KUBELET, 0.05, float(now))
     for _ in range(GIVE_UPS):
-        patience.hung_up(KUBELET, 1.1, QUIET + 1)
+        patience.hung_up(KUBELET, waited - 0.05, at + QUIET - 1)
 
-    assert patience.learnt(KUBELET, QUIET + 1) is None
+    assert patience.learnt(KUBELET, at + QUIET - 1) is None
+
+
+def test_a_second_is_learnt_when_all_longer_waits_are_forgotten() -> None:
+    patience = Patience()
+    patience.answered(KUBELET, 5.0, 0.0)
+    for now in range(10, 2 * int(QUIET) + 20, 10):
+        patience.answered(KUBELET, 0.05, float(now))
+    for _ in range(GIVE_UPS):
+        patience.hung_up(KUBELET, 0.9, 2 * QUIET + 20)
+
+    assert patience.learnt(KUBELET, 2 * QUIET + 20) == 0.9
+
+
+def test_hang_ups_may_be_far_between() -> None:
+    """A driver that is slow now and then; the kubelet comes all the time."""
+    patience = taught(3.0, 3.0)
+    for now in range(10, int(QUIET) + 10, 10):
+        patience.answered(KUBELET, 0.05, float(now))
+    patience.hung_up(KUBELET, 3.0, QUIET + 5)
+
+    assert patience.learnt(KUBELET, QUIET + 5) == 3.0
 
 
 @pytest.mark.parametrize("answered", [True, False])
@@ -156,10 +186,11 @@ def test_a_caller_that_is_quiet_is_forgotten(quiet: float, learnt: float | None)
     assert taught(3.0, 3.0, 3.0).shortest(quiet) == (learnt or 0.0)
 
 
-def test_a_caller_that_is_answered_is_not_forgotten() -> None:
+@pytest.mark.parametrize("waited", [0.05, 2.7])
+def test_a_caller_that_is_answered_is_not_forgotten(waited: float) -> None:
     patience = taught(3.0, 3.0, 3.0)
     for now in range(0, 10_000, 500):
-        patience.answered(KUBELET, 2.7, float(now))
+        patience.answered(KUBELET, waited, float(now))
         assert patience.learnt(KUBELET, now + QUIET) == 3.0
 
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from livenessprobe import flags
+from livenessprobe import flags, klog
 from livenessprobe import settings as settings_module
 from livenessprobe.connection import Dialer
 from livenessprobe.health import (
@@ -30,8 +30,10 @@ from livenessprobe.health import (
     Reason,
     Standing,
     rpc_error,
+    unreachable,
 )
 from livenessprobe.identity import Attempt, Identity
+from livenessprobe.klogfmt import Options, render_text
 from livenessprobe.metrics import Metrics
 from livenessprobe.prober import Prober
 from livenessprobe.schedule import MARGIN
@@ -40,6 +42,7 @@ from livenessprobe.sources import overlay
 from tests.virtual import live, loop
 
 DAY = 86_400.0
+REFUSED = unreachable(Reason.REFUSED, "nobody listens", patience_spent=True)
 BROKEN = rpc_error(Reason.DRIVER_ERROR, "Internal", "disk on fire")
 FOREVER = math.inf
 
@@ -49,6 +52,8 @@ class Driver:
 
     def __init__(self, seconds: float = 0.0, result: ProbeResult = READY) -> None:
         self.dialer = SimpleNamespace(reuse=0.0, peer=None)
+        self.listens = True
+        self.dials_hang = False
         self.seconds = seconds
         self.result = result
         self.script: Callable[[], tuple[float, ProbeResult]] = lambda: (self.seconds, self.result)
@@ -71,9 +76,14 @@ class Driver:
         self.attempts.append(attempt)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        attempt.connected, attempt.socket, attempt.so_far = True, self.socket, CALL_TIMED_OUT
-        seconds, result = self.script()
         try:
+            while not self.listens:
+                attempt.so_far = attempt.so_far if self.dials_hang else REFUSED
+                if loop().time() >= min(attempt.redial_until, attempt.deadline):
+                    return attempt.so_far
+                await asyncio.sleep(0.125)
+            attempt.connected, attempt.socket, attempt.so_far = True, self.socket, CALL_TIMED_OUT
+            seconds, result = self.script()
             left = attempt.deadline - loop().time()
             await asyncio.sleep(min(seconds, left))
             return result if seconds <= left else CALL_TIMED_OUT
@@ -494,9 +504,14 @@ def test_what_is_asked_and_for_how_long_follows_the_settings() -> None:
         await prober.check()
         prober.adopt(
             make_settings(
-                probe_timeout="9s", unreachable_grace="4s", probe_path="/grpc.health.v1.Health/Check", health_service="x"
+                probe_timeout="9s",
+                unreachable_grace="4s",
+                probe_path="/grpc.health.v1.Health/Check",
+                health_service="x",
+                connection_reuse="7s",
             )
         )
+        assert driver.dialer.reuse == 7
         await prober.check()
         first, second = driver.attempts
         assert (first.method, first.service, first.deadline - first.started) == ("/csi.v1.Identity/Probe", "", 3)
@@ -607,6 +622,7 @@ def test_one_probe_at_a_time_goes_on_that_all_have_left() -> None:
             await asyncio.sleep(0.1)
         assert driver.in_flight == 1
         assert driver.most_in_flight == 2
+        assert prober.standing == Standing()  # nobody was told anything, so nothing counts
 
     live(main())
 
@@ -637,7 +653,11 @@ def test_without_any_time_the_driver_is_not_asked(interval: str, timeout: str) -
             assert await timed(prober.check()) == (0.0, Reason.DEADLINE)
             await asyncio.sleep(100)
             assert at_once(prober.check()).ready.report == NO_TIME
-        assert driver.attempts == []
+            assert driver.attempts == []
+            assert metric(prober, "livenessprobe_last_probe_duration_seconds") == 0
+            prober.adopt(make_settings(interval=interval, probe_timeout="3s"))
+            await asyncio.sleep(10)
+            assert (await prober.check()).ready.report == READY
 
     live(main())
 
@@ -657,6 +677,24 @@ def test_a_driver_with_a_new_socket_has_yet_to_be_ready_once() -> None:
     live(main())
 
 
+def test_what_is_found_late_of_a_driver_that_is_gone_is_told_to_those_who_asked_and_counts_no_more() -> None:
+    async def main() -> None:
+        driver = Driver(2.0, BROKEN)
+        prober = make(driver)
+        early = asyncio.create_task(prober.check())
+        await asyncio.sleep(1)
+        driver.socket, driver.seconds, driver.result = (1, 2, 2), 0.5, READY
+        assert await timed(prober.check()) == (0.5, None)
+        told = await early
+        assert (told.ready.report, told.at) == (BROKEN, loop().time())
+        assert prober.standing.ready.report == READY
+        assert metric(prober, 'livenessprobe_probe_failures_total{reason="driver_error"}') == 1
+        operations = 'csi_sidecar_operations_seconds_sum{driver_name="unknown-driver",grpc_status_code="Internal",'
+        assert metric(prober, operations + 'method_name="/csi.v1.Identity/Probe"}') == 2
+
+    live(main())
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError("oh"), MemoryError(), RecursionError("deep")])
 def test_a_fault_of_our_own_is_an_answer(error: Exception) -> None:
     async def main() -> None:
@@ -671,6 +709,271 @@ def test_a_fault_of_our_own_is_an_answer(error: Exception) -> None:
             assert await timed(prober.check()) == (0.0, Reason.INTERNAL)
             await asyncio.sleep(100)
         assert len(driver.attempts) in (10, 11)  # and probing goes on
+
+    live(main())
+
+
+# --- a driver that nobody can reach
+
+
+@pytest.mark.parametrize(
+    ("grace", "callers", "answers", "probes"),
+    [
+        ("3s", [(0, None)], [(3.0, Reason.REFUSED)], 1),
+        ("0s", [(0, None)], [(0.0, Reason.REFUSED)], 1),
+        ("1s", [(0, None)], [(1.0, Reason.REFUSED)], 1),
+        # Who joins late has its own grace, and goes on dialling with what is left of it.
+        ("1s", [(0, None), (0.5, None)], [(1.0, Reason.REFUSED), (1.0, Reason.REFUSED)], 2),
+        ("3s", [(0, None), (2, None)], [(3.0, Reason.REFUSED), (3.0, Reason.REFUSED)], 2),
+        # An impatient one is told what has been found so far.
+        ("3s", [(0, 1.25)], [(1.25, Reason.REFUSED)], 1),
+        ("3s", [(0, None), (2, 1.25)], [(3.0, Reason.REFUSED), (1.25, Reason.REFUSED)], 2),
+    ],
+)
+def test_an_unreachable_driver_is_dialled_for_as_long_as_each_caller_has_grace(
+    grace: str, callers: list[tuple[float, float | None]], answers: list[tuple[float, Reason | None]], probes: int
+) -> None:
+    driver = Driver()
+    driver.listens = False
+
+    assert asked(driver, callers, probe_timeout="3s", unreachable_grace=grace) == answers
+    assert len(driver.attempts) == probes
+
+
+def test_a_driver_that_comes_within_the_grace_is_answered_at_once() -> None:
+    async def main() -> None:
+        driver = Driver()
+        driver.listens = False
+        prober = make(driver, probe_timeout="3s", unreachable_grace="2s")
+        asking = [asyncio.create_task(timed(prober.check(), later)) for later in (0.0, 1.5)]
+        await asyncio.sleep(2.5)
+        driver.listens = True
+        assert [await each for each in asking] == [(2.0, Reason.REFUSED), (1.0, None)]
+
+    live(main())
+
+
+def test_what_an_earlier_probe_found_is_told_when_the_next_one_finds_nothing() -> None:
+    async def main() -> None:
+        driver = Driver()
+        driver.listens = False
+        prober = make(driver, probe_timeout="3s")
+        asking = [asyncio.create_task(timed(prober.check(), later)) for later in (0.0, 0.75)]
+        await asyncio.sleep(2.99)
+        driver.dials_hang = True
+        assert [await each for each in asking] == [(3.0, Reason.REFUSED), (3.0, Reason.REFUSED)]
+        assert len(driver.attempts) == 2
+
+    live(main())
+
+
+def test_what_is_left_after_a_failure_is_no_second_failure() -> None:
+    """A caller that joins at the end of a probe has hardly any time to find anything out."""
+
+    async def main() -> None:
+        driver = Driver()
+        prober = make(driver, probe_timeout="3s", failure_threshold="2")
+        await prober.check()
+        driver.listens = False
+        answers = await asyncio.gather(timed(prober.check()), timed(prober.check(), 0.25))
+        assert answers == [(3.0, None), (3.0, None)]
+        assert prober.standing.ready.failures == 1
+        assert len(driver.attempts) == 3
+        assert metric(prober, 'livenessprobe_probe_failures_total{reason="refused"}') == 1
+        await asyncio.sleep(1)
+        assert await timed(prober.check()) == (3.0, Reason.REFUSED)
+
+    live(main())
+
+
+HANGS, AWAY = (FOREVER, READY), None
+
+
+@pytest.mark.parametrize(
+    ("timeout", "later", "rest", "failures"),
+    [
+        # What time is left is less than half a second, and than half the timeout.
+        (3.0, 0.25, HANGS, 1),
+        (3.0, 0.5, HANGS, 2),
+        (3.0, 0.75, HANGS, 2),
+        (0.5, 0.1875, HANGS, 1),
+        (0.5, 0.25, HANGS, 2),
+        (3.0, 0.25, AWAY, 1),
+        (3.0, 0.5, AWAY, 2),
+        # An answer is news, however soon.
+        (3.0, 0.25, (0.0, BROKEN), 2),
+        (3.0, 0.25, (0.0, READY), 0),
+    ],
+)
+def test_that_time_runs_out_is_counted_once(
+    timeout: float, later: float, rest: tuple[float, ProbeResult] | None, failures: int
+) -> None:
+    """Who joins a hung probe has this much left when it ends, and the driver does that then."""
+
+    async def main() -> None:
+        driver = Driver(FOREVER)
+        prober = make(driver, probe_timeout=f"{timeout}s")
+        asking = [asyncio.create_task(prober.check()), asyncio.create_task(timed(prober.check(), later))]
+        await asyncio.sleep(timeout - 0.01)
+        if rest is None:
+            driver.listens = False
+        else:
+            driver.seconds, driver.result = rest
+        await asyncio.wait(asking)
+        assert prober.standing.ready.failures == failures
+        assert len(driver.attempts) == 2
+
+    live(main())
+
+
+def test_the_name_is_asked_for_again_when_the_driver_has_been_away() -> None:
+    async def main() -> None:
+        driver = Driver()
+        prober = make(driver)
+        wanted = prober.names._wanted
+
+        async def asks_for_the_name(result: ProbeResult = READY, *, listens: bool = True) -> bool:
+            wanted.clear()
+            driver.result, driver.listens = result, listens
+            await prober.check()
+            return wanted.is_set()
+
+        assert not await asks_for_the_name()
+        assert not await asks_for_the_name(BROKEN)
+        assert not await asks_for_the_name(listens=False)
+        assert await asks_for_the_name()
+        assert not await asks_for_the_name()
+        assert not await asks_for_the_name(rpc_error(Reason.CONNECTION_LOST, "Unavailable", "Socket closed"))
+        assert await asks_for_the_name(NOT_READY)
+        driver.dialer.peer = "another"
+        assert await asks_for_the_name()
+
+    live(main())
+
+
+def test_a_name_that_is_learnt_is_a_label_and_noted() -> None:
+    async def main() -> None:
+        noted: list[str] = []
+        prober = make(Driver(), lambda: noted.append("noted"))
+        noted.clear()
+        prober.names._named("csi.example.com")
+        assert (prober._metrics.driver_name, noted) == ("csi.example.com", ["noted"])
+
+    live(main())
+
+
+# --- what is logged
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every record, none of them folded, without what stands before its message but the severity."""
+    bare, lines = Options(skip_headers=True), list[str]()
+    monkeypatch.setattr(klog._sink, "put", lambda record: lines.append(f"{record.severity} {render_text(record, bare)}"))
+    return lines
+
+
+def test_each_failure_is_logged_and_each_change_of_what_is_reported(logged: list[str]) -> None:
+    async def main() -> None:
+        driver = Driver()
+        prober = make(driver)
+        prober._metrics.name_driver("csi.example.com")
+        for later, result in (
+            (0.0, READY),
+            (10.0, BROKEN),
+            (10.0, BROKEN),
+            (10.0, NOT_READY),
+            (41.2501, READY),
+            (10.0, READY),
+            (10.0, NOT_READY),
+            (0.5, READY),
+        ):
+            await asyncio.sleep(later)
+            driver.result = result
+            await prober.check()
+
+    live(main())
+    broken = "rpc error: code = Internal desc = disk on fire"
+    not_ready = [
+        'E "Driver responded but is not ready"',
+        'W "CSI driver is unhealthy" driver="csi.example.com" reason="not_ready" detail="driver responded but is not ready"',
+    ]
+    assert logged == [
+        f'E "Health check failed" err="{broken}"',
+        f'W "CSI driver is unhealthy" driver="csi.example.com" reason="driver_error" detail="{broken}"',
+        f'E "Health check failed" err="{broken}"',
+        *not_ready,
+        'I "CSI driver is healthy again" driver="csi.example.com" unhealthyFor="1m1.25s"',
+        *not_ready,
+        'I "CSI driver is healthy again" driver="csi.example.com" unhealthyFor="500ms"',
+    ]
+
+
+@pytest.mark.parametrize(("verbosity", "said"), [(4, []), (5, ['I "Health check succeeded"'])])
+def test_success_is_logged_at_verbosity_5(verbosity: int, said: list[str], logged: list[str]) -> None:
+    klog.configure(Options(v=verbosity))
+    try:
+        live(make_and_check(Driver()))
+    finally:
+        klog.configure(Options())
+
+    assert logged == said
+
+
+async def make_and_check(driver: Driver) -> Standing:
+    return await make(driver).check()
+
+
+def test_a_fault_of_our_own_is_logged_and_told(logged: list[str]) -> None:
+    driver = Driver()
+    driver.script = lambda: (1 / 0, READY)
+    result = live(make_and_check(driver)).result
+
+    fault = "ZeroDivisionError('division by zero')"
+    assert result == ProbeResult(Reason.INTERNAL, f"livenessprobe: internal error: {fault}", "Health check failed", fault)
+    assert logged[:2] == [
+        f'E "Probe failed inside the sidecar" err="{fault}"',
+        f'E "Health check failed" err="{fault}"',
+    ]
+
+
+@pytest.mark.parametrize(("stalled", "again"), [(0.0, False), (MARGIN, False), (MARGIN + 0.5, True), (100.0, True)])
+def test_a_probe_during_which_we_stood_still_is_made_again(stalled: float, again: bool, logged: list[str]) -> None:
+    """The driver may have answered in time, and nobody was there to read it."""
+
+    async def main() -> tuple[float, Reason | None]:
+        driver = Driver(FOREVER)
+        prober = make(driver, probe_timeout="3s")
+        asking = asyncio.create_task(timed(prober.check()))
+        await asyncio.sleep(1)
+        driver.seconds = 0.25
+        loop().stall(2 + stalled)
+        took, reason = await asking
+        assert len(driver.attempts) == 1 + again
+        assert [attempt.deadline - loop().time() for attempt in driver.attempts[1:]] == [2.75] * again
+        assert metric(prober, "livenessprobe_last_probe_duration_seconds") == (0.25 if again else 3 + stalled)
+        return took, reason
+
+    took = 3 + stalled + (0.25 if again else 0)
+    assert live(main()) == (round(took, 6), None if again else Reason.DEADLINE)
+    note = [line for line in logged if "did not run" in line]
+    late = "1.5s" if stalled < 2 else "1m40s"
+    assert note == [f'I "This process did not run while the probe did; probing again" late="{late}"'] * again
+
+
+@pytest.mark.parametrize(("stalled", "answer", "probes"), [(3.0, (3.0, Reason.DEADLINE), 0), (5.0, (5.25, None), 1)])
+def test_a_driver_is_not_asked_when_its_time_is_up_before(
+    stalled: float, answer: tuple[float, Reason | None], probes: int
+) -> None:
+    async def main() -> None:
+        driver = Driver(0.25)
+        prober = make(driver, probe_timeout="3s")
+        asking = asyncio.create_task(timed(prober.check()))
+        for _ in range(2):
+            await asyncio.sleep(0)
+        loop().stall(stalled)
+        assert await asking == answer
+        assert len(driver.attempts) == probes
 
     live(main())
 
@@ -698,6 +1001,7 @@ TIMED_OUT = Reason.DEADLINE
         (10.0, [(0, 2.7)], [(2.7, TIMED_OUT)]),
         (1.0, [(0, 2.7)], [(1.0, None)]),
         (FOREVER, [(0, 2.7)], [(2.7, TIMED_OUT)]),
+        (FOREVER, [(0, 0.5)], [(0.5, TIMED_OUT)]),
         (FOREVER, [(0, 99.0)], [(12.0, TIMED_OUT)]),  # never above the probe timeout
         # A patient neighbour gets its answer from a slow driver, whether it comes first or last.
         (10.0, [(0, None), (1, 2.7)], [(10.0, None), (2.7, TIMED_OUT)]),
@@ -760,6 +1064,21 @@ def test_a_driver_that_hangs_is_counted_for_an_impatient_caller_too() -> None:
     live(main())
 
 
+def test_a_driver_that_hangs_is_counted_however_often_the_impatient_come() -> None:
+    """Each comes while the probe that the one before it has left still goes on."""
+
+    async def main() -> None:
+        driver = Driver()
+        prober = make(driver, probe_timeout="12s", failure_threshold="3")
+        await prober.check()
+        driver.seconds = FOREVER
+        answers = await asyncio.gather(*(timed(prober.check(2.5), later) for later in (0, 4, 8, 12)))
+        assert answers == [(2.5, None)] * 3 + [(2.5, TIMED_OUT)]
+        assert metric(prober, "livenessprobe_last_probe_duration_seconds") == 6.5  # until the next one was left
+
+    live(main())
+
+
 def test_what_an_impatient_caller_is_told_beside_a_patient_one_counts_for_nobody_else() -> None:
     async def main() -> None:
         driver = Driver(10.0)
@@ -768,6 +1087,8 @@ def test_what_an_impatient_caller_is_told_beside_a_patient_one_counts_for_nobody
         assert answers == [(10.0, None), *[(2.0, TIMED_OUT)] * 7]
         assert metric(prober, 'livenessprobe_probe_failures_total{reason="deadline"}') == 0
         assert prober.standing.result == READY
+        driver.seconds = FOREVER
+        assert (await prober.check(1.0)).at == loop().time()
 
     live(main())
 
@@ -798,6 +1119,9 @@ def test_at_the_end_the_longest_of_all_waits_is_waited_for() -> None:
         await asyncio.sleep(10)
         assert prober.longest_wait() == 3  # who comes now
         caller.cancel()
+        prober.adopt(make_settings(probe_timeout="-1s"))
+        await asyncio.sleep(0.1)
+        assert prober.longest_wait() == 0
 
     live(main())
 

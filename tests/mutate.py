@@ -1,0 +1,86 @@
+"""
+Which small faults in the rooms that decide would no test notice?
+
+    python -m tests.mutate [ROOM...]
+
+mutmut plants one fault after another, a mutant each, and runs the tests of its room.  Those that no test notices are compared
+with tests/survivors.txt, which says of each why it makes no difference.  One that is missing there fails the run, and so does
+an entry for one that is noticed, or is no more.  The rooms are named in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+MUTMUT = Path(sys.executable).with_name("mutmut")
+SURVIVORS = Path("tests/survivors.txt")
+NOTICED = ("killed", "timeout")
+"""What hangs, or takes many times as long, fails as well."""
+
+
+def main(rooms: list[str]) -> int:
+    shutil.rmtree("mutants", ignore_errors=True)  # or results of before a test was changed would stay
+    # Given a pattern, it first asks for all tests by their names: one that pytest cannot find would look like one that fails.
+    subprocess.run([MUTMUT, "run", *[f"livenessprobe.{room}.*" for room in rooms or ["*"]]], check=True)
+
+    found = results()
+    show(found)
+    survived = {diff(name) for name, status in found.items() if status not in NOTICED}
+    explained = {fault for fault in explanations() if not rooms or fault.partition(".")[0] in rooms}
+    for fault in sorted(survived - explained):
+        print(f"\nNo test of its room notices this, and {SURVIVORS} does not say why:\n\n{fault}")
+    for fault in sorted(explained - survived):
+        print(f"\nThis is noticed now, or is no more; remove it from {SURVIVORS}:\n\n{fault}")
+    return int(survived != explained)
+
+
+def results() -> dict[str, str]:
+    """What became of each mutant, by mutmut's name for it."""
+    lines = mutmut("results", "--all=true").splitlines()
+    found = dict(line.strip().split(": ") for line in lines)
+    return {name: status for name, status in found.items() if status != "not checked"}
+
+
+def show(found: dict[str, str]) -> None:
+    """A line for each room: how many of its mutants are noticed by a test that fails, by one that hangs, and by none."""
+    counts = Counter((room, status) for name, status in found.items() for room in (place(name).partition(".")[0], "in all"))
+    print(f"\n{'room':12}{'mutants':>9}{'failed':>9}{'hung':>9}{'survived':>9}")
+    for room in sorted({room for room, _ in counts}, key=lambda room: (room == "in all", room)):
+        total = sum(count for (each, _), count in counts.items() if each == room)
+        failed, hung = (counts[room, status] for status in NOTICED)
+        print(f"{room:12}{total:9}{failed:9}{hung:9}{total - failed - hung:9}")
+
+
+def diff(name: str) -> str:
+    """Where it is and which lines change: unlike mutmut's numbers these stay when other lines change."""
+    lines = mutmut("show", name).splitlines()
+    changed = [f"{line[0]} {line[1:].strip()}" for line in lines if re.match(r"[-+](?![-+]{2} )", line)]
+    return "\n".join([place(name), *changed])
+
+
+def place(name: str) -> str:
+    """`health.rpc_error` or `health.Health.after`, from mutmut's name for a mutant there."""
+    match = re.fullmatch(r"livenessprobe\.(.+)\.x(?:_|ǁ(.+)ǁ)(.+)__mutmut_\d+", name)
+    assert match is not None, name
+    return ".".join(filter(None, match.groups()))
+
+
+def explanations() -> dict[str, str]:
+    """Why each survivor makes no difference: paragraphs as `diff` writes them, and the reason in one more line."""
+    paragraphs = SURVIVORS.read_text(encoding="utf-8").strip().split("\n\n")
+    parted = [paragraph.rpartition("\n") for paragraph in paragraphs]
+    assert all(reason[:2] not in ("- ", "+ ") for _, _, reason in parted), f"a reason is missing in {SURVIVORS}"
+    return {fault: reason for fault, _, reason in parted}
+
+
+def mutmut(*arguments: str) -> str:
+    return subprocess.run([MUTMUT, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
