@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from bench import figures, load
+from bench import figures, load, plot
 from bench.figures import FIGURES, TARGETS, Samples, Target
 from bench.programs import Caller, ProgramError, Running, once, servers
 from tests.support import driver_process, eventually
@@ -196,3 +197,22 @@ def test_a_program_that_does_not_start_is_named_with_its_output() -> None:
         once("peer", command)
     with pytest.raises(ProgramError, match="peer: cannot start /no/such"):
         Running("peer", shlex.split("/no/such {port}"), "/none")
+
+
+def test_a_chart_has_a_bar_for_each_program_of_each_result() -> None:
+    def result(version: str, **programs: list[float]) -> plot.Result:
+        python = {"version": version, "arguments": ["-X", "lazy_imports=all"]}
+        return {"python": python, "figures": figures.summary(samples(**programs))}
+
+    results = [result("3.11.7", sidecar=[1.0, 3.0], floor_kept=[1.0, 1.0]), result("3.15.0", sidecar=[4.0])]
+
+    bars = list(plot.bars_of("kubelet_p50", results))
+
+    assert [(bar.label, bar.value, bar.least, bar.most, bar.note) for bar in bars] == [
+        ("sidecar, 3.11.7 lazy_imports=all", 2.0, 1.0, 3.0, "  (2.00 × floor-kept)"),
+        ("sidecar, 3.15.0 lazy_imports=all", 4.0, 4.0, 4.0, ""),
+        ("floor-kept, 3.11.7 lazy_imports=all", 1.0, 1.0, 1.0, ""),
+    ]
+    drawn = ElementTree.fromstring(plot.chart("a < b", bars))
+    _background, *rectangles = drawn.iter("{http://www.w3.org/2000/svg}rect")
+    assert [float(each.attrib["width"]) for each in rectangles] == [170.0, 340.0, 85.0]
