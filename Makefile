@@ -7,7 +7,7 @@ ARGS ?=
 
 STEPS ?= 10000
 
-.PHONY: help run test check unit conformance machine newest bench fuzz soak mutate manifests workflows lock audit proto clean
+.PHONY: help run test check unit conformance machine newest bench attack fuzz soak mutate manifests workflows lock audit proto clean
 
 help:
 	@echo "make run          the sidecar with an example driver; CSI_ADDRESS=/path/to/csi.sock for yours; ARGS='--flags'"
@@ -17,7 +17,8 @@ help:
 	@echo "make conformance  the recorded behaviour of the Go program"
 	@echo "make machine      a random walk of STEPS=10000 steps against a model; MACHINE_SEED=1 repeats one"
 	@echo "make newest       the tests on the newest Python found"
-	@echo "make bench        what starting costs: the configuration, the sidecar, a check"
+	@echo "make bench        what all of it costs, beside floors; QUICK=1 tries it out, PEER='cmd with {sock} and {port}' too"
+	@echo "make attack       how a caller fares, and what it costs, while others hold connections and throw garbage"
 	@echo "make fuzz         properties of all that parses foreign input, EXAMPLES=5000 each"
 	@echo "make soak         200 000 probes with faults mixed in; PROBES='20000 4' for a short form"
 	@echo "make mutate       small faults in the rooms that decide, and whether a test notices; MODULE=health for one room"
@@ -73,9 +74,12 @@ machine: $(VENV)/.test
 newest:
 	@PYTHON=$(PYTHON) sh tests/newest.sh
 
+# Beside floors that do the same work; PYTHON, PYTHON_ARGS, PEER and QUICK are read from the environment.
 bench: $(VENV)/.test
-	$(BIN)/python bench/configuration.py
-	$(BIN)/python bench/start.py
+	@$(BIN)/python -m bench
+
+# A caller that behaves, while others do not.
+attack: $(VENV)/.test
 	$(BIN)/python -m bench.attack
 
 # Minutes; the short form is part of .ci/run.

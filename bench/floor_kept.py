@@ -1,0 +1,38 @@
+"""
+A floor: a bare ASGI app that asks the driver's Probe for each request, all on one channel that stays open.
+
+    python -m bench.floor_kept SOCKET PORT
+"""
+
+import asyncio
+import sys
+
+import grpc.aio
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+
+from livenessprobe.csi import csi_pb2
+
+SOCKET, PORT = sys.argv[1:]
+
+
+async def main():
+    """Serve for ever."""
+    channel = grpc.aio.insecure_channel(f"unix:{SOCKET}")
+    call = channel.unary_unary("/csi.v1.Identity/Probe", None, csi_pb2.ProbeResponse.FromString)
+
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"  # a refused "lifespan" is how an app says that it has none
+        try:
+            answer = await call(b"", timeout=3)
+            status, body = (500, b"not ready") if answer.HasField("ready") and not answer.ready.value else (200, b"ok")
+        except grpc.aio.AioRpcError as error:
+            status, body = 500, error.details().encode()
+        headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    await serve(app, Config.from_mapping(bind=f"127.0.0.1:{PORT}"))
+
+
+asyncio.run(main())
