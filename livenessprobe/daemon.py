@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from livenessprobe import klog, signals
-from livenessprobe.app import App, create_app
+from livenessprobe.app import App
+from livenessprobe.callers import Callers
 from livenessprobe.connection import Dialer
 from livenessprobe.door import Limits
 from livenessprobe.identity import Identity
@@ -135,9 +136,10 @@ def _apps(prober: Prober, metrics: Metrics, settings: Settings, listeners: Liste
     def metrics_mux() -> Mux:
         return Mux(healthz=False, metrics_path=prober.settings.metrics_path)
 
-    yield create_app(prober, metrics, mux), listeners.http
+    callers = Callers(prober, metrics)
+    yield App(callers, metrics, mux), listeners.http
     if listeners.metrics is not None:
-        yield create_app(prober, metrics, metrics_mux), listeners.metrics
+        yield App(callers, metrics, metrics_mux), listeners.metrics
 
 
 def _announce(loaded: Loaded) -> None:
