@@ -7,11 +7,13 @@ passes on as they are: since it is never shown a string, none of its casts (`@re
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import stat
-from collections.abc import Container, Iterable, Mapping
+import sys
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from livenessprobe import flags, gotext
@@ -80,12 +82,29 @@ Layer = Mapping[str, Raw]
 """Values by key."""
 
 
+@contextlib.contextmanager
+def _as_if_missing(*names: str) -> Iterator[None]:
+    """
+    Modules that are not found while something else is imported.
+
+    Dynaconf takes Flask and Jinja into itself where it finds them, and Quart brings both: 12 MiB that nobody uses here.
+    """
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is how Python documents a module not to be found
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
 def merge(*layers: Layer) -> dict[str, Raw]:
     """The topmost value of each key; later layers are above earlier ones."""
     # Switches of Dynaconf's own, which can run code and read files, stay out of its reach.
     for name in [name for name in os.environ if "DYNACONF" in name or name in _DYNACONFS_OLD_NAMES]:
         del os.environ[name]
-    from dynaconf import Dynaconf
+    with _as_if_missing("flask", "jinja2"):
+        from dynaconf import Dynaconf
 
     dynaconf = Dynaconf(
         settings_files=[], core_loaders=[], loaders=[], load_dotenv=False, environments=False, envvar_prefix=False
