@@ -119,9 +119,13 @@ manifests: $(VENV)/.test $(TOOLS)/.installed
 workflows: $(TOOLS)/.installed
 	@PATH=$(TOOLS)/bin:$$PATH sh tests/workflows.sh $(TOOLS)
 
+LOCK = --universal --generate-hashes --quiet --no-header
+
 # What is installed in an image: every file by its hash.  Made anew after a change of pyproject.toml.
 lock: $(TOOLS)/.installed
-	$(TOOLS)/bin/uv pip compile pyproject.toml --universal --generate-hashes --quiet --no-header -o requirements.lock
+	$(TOOLS)/bin/uv pip compile pyproject.toml $(LOCK) -o requirements.lock
+	@# What builds the package in the image.
+	echo hatchling | $(TOOLS)/bin/uv pip compile - $(LOCK) -o requirements-build.lock
 
 # Known vulnerabilities of what is locked; says so where no database can be reached.
 audit: $(TOOLS)/.installed
