@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 
-from tests.e2e import containers, drivers, image, kubelet
+from tests.e2e import containers, drivers, image, kubelet, prometheus
 from tests.e2e.host import Failed, Skip
 
 SHORT = {
@@ -27,6 +27,7 @@ STAGES = {
     "limits": containers.stage_limits,
     "ember": drivers.stage_ember,
     "go": drivers.stage_go,
+    "prometheus": prometheus.stage_prometheus,
     "kubelet": kubelet.stage_kubelet,
 }
 

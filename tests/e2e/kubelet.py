@@ -76,7 +76,9 @@ def stage_kubelet() -> None:
 
 def _all_run(found: Node, pods: list[str]) -> bool:
     containers = found.containers()
-    return all((pod, name) in containers and containers[pod, name].running for pod in pods for name in ("driver", "liveness-probe"))
+    return all(
+        (pod, name) in containers and containers[pod, name].running for pod in pods for name in ("driver", "liveness-probe")
+    )
 
 
 def _report(found: Node, seconds: float) -> None:
@@ -87,7 +89,9 @@ def _report(found: Node, seconds: float) -> None:
     for (pod, name), status in containers.items():
         if name == "liveness-probe" and status.restarts:
             raise Failed(f"the sidecar of {pod} was restarted {status.restarts} times")
-    said = Counter(re.findall(r'Liveness probe for \\?"([\w-]+?)-node_.*?failed \((.*?)\)', found.log()))
+    said = Counter(
+        re.findall(r'Liveness probe for "([\w-]+?)-node_.*?failed \(failure\): .*?(statuscode: \d+|\(Client.*)', found.log())
+    )
     for (pod, why), count in sorted(said.items()):
         say(f"the kubelet's log: {pod}: {count} x {why}")
     if any(restarts.values()):

@@ -108,7 +108,9 @@ class Node:
         found = {}
         for pod in json.loads(self._get(f"http://127.0.0.1:{PORT}/pods"))["items"] or []:
             for each in pod["status"].get("containerStatuses", []):
-                status = Status(each.get("containerID", "").split("//")[-1], "running" in each["state"], each["restartCount"])
+                status = Status(
+                    each.get("containerID", "").split("//")[-1], "running" in each["state"], each["restartCount"]
+                )
                 found[pod["metadata"]["name"].removesuffix("-node"), each["name"]] = status
         return found
 
