@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.e2e import containers, golang
-from tests.e2e.host import CACHE, ROOT, Failed, get, say, tools, wait_for
+from tests.e2e.host import ROOT, Failed, get, say, tools, wait_for
 
 EMBER = (
     "ember-csi==0.9.1",

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import stat
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from livenessprobe import __version__
 from tests.e2e import bases, podman
-from tests.e2e.host import CACHE, ROOT, Failed, Skip, install, run, say, tools
+from tests.e2e.host import CACHE, ROOT, Failed, install, run, say, tools
 
 IMAGE = "localhost/livenessprobe:e2e"
 LARGEST = 110_000_000
