@@ -1,7 +1,7 @@
 """
 `python -m tests.e2e [STAGE …]`: run these stages, or all of them, and sum up.
 
-`short` stands for those that need no other program than podman.
+`short` stands for those that need no more than podman; CI runs them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main(chosen: list[str]) -> int:
         print(f"== {name}: {outcomes[name]} ({time.monotonic() - started:.0f} s)", flush=True)
     print("\n== summary")
     for name, outcome in outcomes.items():
-        print(f"{name:12} {outcome}")
+        print(f"{name:12} {outcome.splitlines()[0]}")
     words = [outcome.split(":")[0] for outcome in outcomes.values()]
     print(f"{words.count('passed')} passed, {words.count('FAILED')} failed, {words.count('SKIPPED')} skipped")
     return int("FAILED" in words)
