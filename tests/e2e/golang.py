@@ -65,8 +65,8 @@ def kubelet() -> Path:
 
 
 def driver() -> Path:
-    """Made anew when its source is newer."""
-    program = CACHE / "bin/driver"
-    if program.exists() and program.stat().st_mtime < (HERE / "driver/main.go").stat().st_mtime:
-        program.unlink()
+    """Made anew after a change of its source."""
+    built = CACHE / "source/kubernetes/cmd/e2e-driver/main.go"
+    if built.exists() and built.read_bytes() != (HERE / "driver/main.go").read_bytes():
+        (CACHE / "bin/driver").unlink(missing_ok=True)
     return _build("driver", "k8s.io/kubernetes/cmd/e2e-driver")
