@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 from tests.e2e import debian, podman
@@ -44,12 +45,13 @@ def names() -> dict[str, str]:
     return found
 
 
-def resolve() -> tuple[dict[str, str], bool]:
-    """An image for each of `names`, and whether all are the real ones."""
+@cache
+def resolve() -> dict[str, str]:
+    """An image for each of `names`; says which are taken."""
     wanted = names()
     if all(podman.pull(image) for image in wanted.values()):
         say(f"bases: the real {', '.join(wanted.values())}")
-        return wanted, True
+        return wanted
     stand_ins = {name: f"localhost/stand-in/{image.split('/', 1)[1]}" for name, image in wanted.items()}
     for name, image in stand_ins.items():
         if not podman.exists(image):
@@ -58,7 +60,7 @@ def resolve() -> tuple[dict[str, str], bool]:
                 MAKERS[name](archive)
             podman.load_root(CACHE / "bases" / f"{name}.tar", image, SETTINGS[name])
     say("bases: STAND-INS out of Debian's packages, since no registry answered for the real ones")
-    return stand_ins, False
+    return stand_ins
 
 
 def _unpack(packages: list[Path], root: Path) -> None:

@@ -29,8 +29,7 @@ UNWANTED = re.compile(r"/(sh|ash|bash|dash|busybox|perl|apt|apt-get|dpkg|pip\d*|
 def build() -> str:
     """Its digest.  Nothing is taken from an earlier build, which may have had other labels."""
     podman.set_up()
-    arguments, _ = bases.resolve()
-    arguments |= {"VERSION": __version__, "REVISION": _revision()}
+    arguments = bases.resolve() | {"VERSION": __version__, "REVISION": _revision()}
     # pip is to trust whom this machine trusts.
     trust = ("--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro") if CERTIFICATES.exists() else ()
     values = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
