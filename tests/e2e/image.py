@@ -33,7 +33,10 @@ def build() -> str:
     # pip is to trust whom this machine trusts.
     trust = ("--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro") if CERTIFICATES.exists() else ()
     values = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
+    before = podman.unnamed()
     podman.podman("build", "--no-cache", "--network=host", "--timestamp=0", *trust, *values, "--tag", IMAGE, ROOT)
+    for left in podman.unnamed() - before:
+        podman.podman("rmi", left)
     return podman.inspect(IMAGE, ".Digest")
 
 

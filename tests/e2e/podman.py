@@ -45,6 +45,11 @@ def exists(image: str) -> bool:
     return subprocess.run(["podman", "image", "exists", image], env=environment(), check=False).returncode == 0
 
 
+def unnamed() -> set[str]:
+    """Images without a name that no other is made of: what builds leave behind."""
+    return set(podman("images", "--filter", "dangling=true", "--quiet", "--no-trunc").split())
+
+
 def pull(image: str) -> bool:
     """Whether the image is here now."""
     try:
