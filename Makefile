@@ -7,7 +7,7 @@ ARGS ?=
 
 STEPS ?= 10000
 
-.PHONY: help run test check unit conformance machine newest bench attack fuzz soak mutate manifests workflows lock audit proto clean
+.PHONY: help run test check unit conformance machine newest bench attack fuzz soak mutate manifests workflows lock audit proto image e2e clean
 
 help:
 	@echo "make run          the sidecar with an example driver; CSI_ADDRESS=/path/to/csi.sock for yours; ARGS='--flags'"
@@ -24,6 +24,8 @@ help:
 	@echo "make mutate       small faults in the rooms that decide, and whether a test notices; MODULE=health for one room"
 	@echo "make manifests    k8s/ built and judged by Kubernetes' schemas, promtool and yamllint"
 	@echo "make workflows    .github/workflows checked offline"
+	@echo "make image        the image, built twice, and what the usual tools say about it"
+	@echo "make e2e          the image under podman, beside drivers of others, under a kubelet; STAGES='image smoke' for some"
 	@echo "make lock         requirements.lock anew, with hashes"
 	@echo "make audit        known vulnerabilities of what is locked"
 	@echo "make proto        regenerate livenessprobe/csi from proto/"
@@ -119,13 +121,26 @@ manifests: $(VENV)/.test $(TOOLS)/.installed
 workflows: $(TOOLS)/.installed
 	@PATH=$(TOOLS)/bin:$$PATH sh tests/workflows.sh $(TOOLS)
 
+LOCK = --universal --generate-hashes --quiet --no-header
+
 # What is installed in an image: every file by its hash.  Made anew after a change of pyproject.toml.
 lock: $(TOOLS)/.installed
-	$(TOOLS)/bin/uv pip compile pyproject.toml --universal --generate-hashes --quiet --no-header -o requirements.lock
+	$(TOOLS)/bin/uv pip compile pyproject.toml $(LOCK) -o requirements.lock
+	@# What builds the package in the image.
+	echo hatchling | $(TOOLS)/bin/uv pip compile - $(LOCK) -o requirements-build.lock
 
 # Known vulnerabilities of what is locked; says so where no database can be reached.
 audit: $(TOOLS)/.installed
 	@PATH=$(TOOLS)/bin:$$PATH sh tests/audit.sh
+
+# Needs Debian and root; each stage that cannot run says why.
+STAGES ?=
+
+e2e: $(VENV)/.run
+	$(BIN)/python -m tests.e2e $(STAGES)
+
+image: $(VENV)/.run
+	$(BIN)/python -m tests.e2e image tools
 
 PROTOC = $(BIN)/python -m grpc_tools.protoc -Iproto livenessprobe/csi/csi.proto livenessprobe/csi/grpc_health.proto
 
@@ -139,4 +154,4 @@ proto-check: $(VENV)/.test
 	diff -r -x __init__.py -x __pycache__ $(VENV)/proto/livenessprobe/csi livenessprobe/csi
 
 clean:
-	rm -rf $(VENV) .venv-* build dist mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-* build dist mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .e2e

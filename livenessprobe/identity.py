@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from google.protobuf import wrappers_pb2  # noqa: F401  csi_pb2 needs its descriptor, also under lazy imports
 from google.protobuf.message import DecodeError, Message
 
 from livenessprobe.connection import CallFailed, Connection, Dialer, NotConnected, SocketIdentity

@@ -1,0 +1,30 @@
+# The sidecar on CPython 3.15: no shell, no pip, no package manager.  Root unless the manifest says otherwise, since a
+# driver's socket belongs to root; right under any uid, with a read-only root and without capabilities.
+ARG PYTHON=docker.io/library/python:3.15-slim-trixie
+ARG BASE=gcr.io/distroless/cc-debian13:latest
+
+FROM ${PYTHON} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONHASHSEED=0
+WORKDIR /src
+COPY requirements.lock requirements-build.lock ./
+RUN python3 -m pip install --require-hashes --no-deps --only-binary=:all: --target=/packages -r requirements.lock \
+ && python3 -m pip install --require-hashes --no-deps --only-binary=:all: --target=/builder -r requirements-build.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY livenessprobe livenessprobe
+COPY image/assemble.py image/
+# pip leaves out what a folder has already, so the package has one of its own.
+RUN PYTHONPATH=/builder python3 -m pip install --no-deps --no-build-isolation --target=/package . \
+ && python3 image/assemble.py /tree /packages /package
+
+FROM ${BASE}
+COPY --from=build /tree/python /
+COPY --from=build /tree/app /
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="livenessprobe" \
+      org.opencontainers.image.description="A drop-in replacement for the Kubernetes CSI sidecar livenessprobe" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+WORKDIR /
+ENTRYPOINT ["/livenessprobe"]

@@ -1,0 +1,109 @@
+"""
+Makes what the image adds to its base, run by the interpreter that goes into it.
+
+`python3 assemble.py TREE PACKAGES …` makes TREE/python and, of the installed packages, TREE/app: a layer each, as the
+first changes seldom.
+"""
+
+from __future__ import annotations
+
+import compileall
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from py_compile import PycInvalidationMode
+
+NAME = f"python{sys.version_info.major}.{sys.version_info.minor}"
+LOCAL = Path(sys.base_prefix)
+
+LEFT_OUT = (
+    # for people at a desk
+    *("idlelib", "tkinter", "turtle.py", "turtledemo", "pydoc_data", "profiling", "_tkinter.*", "readline.*"),
+    # for installing and building
+    *("ensurepip", "venv", "site-packages", "dist-packages", "config-*", "_sysconfig*", "build-details*"),
+    # for testing Python itself
+    *("test", "tests", "_test*.so", "_ctypes_test*.so", "_xxtestfuzz*.so", "xx*.so"),
+    # their libraries are not in the base, and nothing here asks for them
+    *("sqlite3", "_sqlite3.*", "curses", "_curses*", "dbm", "_dbm.*", "_gdbm.*", "_bz2.*", "_lzma.*", "_uuid.*"),
+    *("_ctypes.*",),
+    "__pycache__",
+)
+"""Of the standard library."""
+
+UNUSED = (
+    *("bin", "__pycache__"),
+    # rich loads these for source code and Markdown; the log has neither
+    *("pygments", "pygments-*", "markdown_it", "markdown_it_py-*", "mdurl", "mdurl-*"),
+)
+"""Of the packages."""
+
+LAUNCHER = """\
+#!{interpreter} {options}
+import sys
+
+sys.path.append("/app")
+from livenessprobe.__main__ import main
+
+sys.exit(main())
+"""
+
+
+def python(tree: Path) -> None:
+    """The interpreter, its libraries and its standard library; beside it `cat`."""
+    local = tree / LOCAL.relative_to("/")
+    (local / "bin").mkdir(parents=True)
+    shutil.copy(LOCAL / "bin" / NAME, local / "bin")
+    library = local / "lib" / NAME
+    shutil.copytree(LOCAL / "lib" / NAME, library, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    for shared in LOCAL.glob("lib/lib*.so*"):
+        shutil.copy(shared, local / "lib", follow_symlinks=False)
+    compile_all(library, LOCAL / "lib" / NAME)
+    cat(tree)
+
+
+def cat(tree: Path) -> None:
+    """Debian's, for exec probes that are documented as `cat` of a health file; scanners are told whose it is."""
+    for each in ("usr/bin/cat", "usr/share/doc/coreutils/copyright"):
+        (tree / each).parent.mkdir(parents=True)
+        shutil.copy(Path("/", each), tree / each)
+    status = tree / "var/lib/dpkg/status.d"
+    status.mkdir(parents=True)
+    paragraph = subprocess.run(["dpkg-query", "--status", "coreutils"], stdout=subprocess.PIPE, check=True).stdout
+    (status / "coreutils").write_bytes(paragraph)
+
+
+def app(tree: Path, installed: Sequence[str]) -> None:
+    """The packages without what is never loaded, and the program."""
+    packages = tree / "app"
+    for folder in installed:
+        shutil.copytree(folder, packages, ignore=shutil.ignore_patterns(*UNUSED), dirs_exist_ok=True)
+    compile_all(packages, Path("/app"))
+    launcher = tree / "livenessprobe"
+    launcher.write_text(LAUNCHER.format(interpreter=LOCAL / "bin" / NAME, options=options()))
+    launcher.chmod(0o755)
+
+
+def options() -> str:
+    """
+    One word, as Linux hands over no more.
+
+    -I: no variable and no folder of the pod's adds code.  -S: nothing is looked for outside the standard library and /app.
+    """
+    lazy = sys.version_info >= (3, 15)
+    return "-ISXlazy_imports=all" if lazy else "-IS"
+
+
+def compile_all(folder: Path, place: Path) -> None:
+    """By hash and unchecked: a time would differ from build to build, and a look at each source costs at each start."""
+    compiled = compileall.compile_dir(folder, ddir=str(place), quiet=1, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+    if not compiled:
+        sys.exit(f"{folder} does not compile")
+
+
+if __name__ == "__main__":
+    os.umask(0o022)
+    python(Path(sys.argv[1], "python"))
+    app(Path(sys.argv[1], "app"), sys.argv[2:])

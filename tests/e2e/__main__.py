@@ -1,0 +1,67 @@
+"""
+`python -m tests.e2e [STAGE …]`: run these stages, or all of them, and sum up.
+
+`short` stands for those that need no more than podman; CI runs them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+
+from tests.e2e import containers, drivers, image, kubelet, prometheus
+from tests.e2e.host import Failed, Skip
+
+SHORT = {
+    "image": image.stage_image,
+    "tools": image.stage_tools,
+    "hardened": containers.stage_hardened,
+    "uid": containers.stage_uid,
+    "smoke": containers.stage_smoke,
+    "longhorn": containers.stage_longhorn,
+    "command": containers.stage_command,
+}
+STAGES = {
+    **SHORT,
+    "limits": containers.stage_limits,
+    "ember": drivers.stage_ember,
+    "go": drivers.stage_go,
+    "prometheus": prometheus.stage_prometheus,
+    "kubelet": kubelet.stage_kubelet,
+}
+
+
+def main(chosen: list[str]) -> int:
+    names = [name for each in chosen or STAGES for name in (SHORT if each == "short" else [each])]
+    if unknown := [name for name in names if name not in STAGES]:
+        print(f"no stage is called {', '.join(unknown)}; there are: short, {', '.join(STAGES)}")
+        return 2
+    outcomes = {}
+    for name in names:
+        print(f"== {name}: {STAGES[name].__doc__}", flush=True)
+        started = time.monotonic()
+        outcomes[name] = _outcome(name)
+        print(f"== {name}: {outcomes[name]} ({time.monotonic() - started:.0f} s)", flush=True)
+    print("\n== summary")
+    for name, outcome in outcomes.items():
+        print(f"{name:12} {outcome.splitlines()[0]}")
+    words = [outcome.split(":")[0] for outcome in outcomes.values()]
+    print(f"{words.count('passed')} passed, {words.count('FAILED')} failed, {words.count('SKIPPED')} skipped")
+    return int("FAILED" in words)
+
+
+def _outcome(name: str) -> str:
+    try:
+        STAGES[name]()
+    except Skip as skip:
+        return f"SKIPPED: {skip}"
+    except Failed as failed:
+        return f"FAILED: {failed}"
+    except Exception:
+        return f"FAILED: {traceback.format_exc()}"
+    return "passed"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,254 @@
+"""The image in containers, as manifests run it: what it needs, what it survives, and the commands people give it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.e2e import drivers, image, podman
+from tests.e2e.host import Failed, get, run, say, wait_for
+from tests.e2e.podman import Container
+
+if TYPE_CHECKING:
+    from tests.e2e.drivers import Driver
+
+HARDENED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--pids-limit=64")
+REQUESTS = 100
+PATIENCE = 60
+"""Seconds for a sidecar to answer."""
+
+
+def limited(memory: str, cpus: str) -> tuple[str, ...]:
+    return (*HARDENED, f"--memory={memory}", f"--memory-swap={memory}", f"--cpus={cpus}")
+
+
+def mounted(driver: Driver) -> str:
+    return f"--volume={driver.folder}:/csi:ro"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def sidecar(driver: Driver, *arguments: str, options: tuple[str, ...] = HARDENED) -> Iterator[tuple[str, Container]]:
+    """The URL of a sidecar beside `driver` once it answers, and its container."""
+    port = free_port()
+    endpoint = ("--csi-address=/csi/csi.sock", f"--http-endpoint=127.0.0.1:{port}")
+    with Container(image.ready(), *endpoint, *arguments, options=(*options, mounted(driver))) as container:
+        url = f"http://127.0.0.1:{port}"
+        wait_for_answer(url, container)
+        yield url, container
+
+
+def wait_for_answer(url: str, container: Container, seconds: float = PATIENCE) -> int:
+    """The first status of /healthz."""
+
+    def look() -> int:
+        if not container.running:
+            raise Failed(f"the sidecar ended:\n{container.log()[-2000:]}")
+        return get(f"{url}/healthz", 5)[0]
+
+    return wait_for("an answer of the sidecar", look, seconds, 0.05)
+
+
+# --- limits
+
+
+def stage_hardened() -> None:
+    """Read-only, no capabilities, no new privileges, 96 MiB, 0.1 CPU, a cold page cache."""
+    ready, slow = _measure("96m", "0.1")
+    if ready > 10:
+        raise Failed(f"the first 200 came after {ready:.1f} s; upstream's example probe begins after 10 s")
+    if slow > 250:
+        raise Failed(f"an answer took {slow:.0f} ms with 0.1 CPU")
+
+
+ENOUGH = (("128m", "1"), ("96m", "0.05"), ("64m", "0.1"), ("64m", "0.05"))
+TOO_LITTLE = (("96m", "0.02"), ("56m", "0.1"), ("48m", "0.1"))
+"""Nothing is asked of these; how far they get is worth knowing."""
+
+
+def stage_limits() -> None:
+    """The same with more and with less of both."""
+    for memory, cpus in ENOUGH:
+        _measure(memory, cpus)
+    for memory, cpus in TOO_LITTLE:
+        try:
+            _measure(memory, cpus)
+        except Failed as failed:
+            say(f"{memory}, {cpus} CPU: {failed}")
+
+
+def _measure(memory: str, cpus: str) -> tuple[float, float]:
+    """Seconds to the first 200, and the milliseconds of the slowest answer."""
+    port = free_port()
+    arguments = ("--csi-address=/csi/csi.sock", f"--http-endpoint=127.0.0.1:{port}")
+    url = f"http://127.0.0.1:{port}"
+    with drivers.example() as driver:
+        forget_pages(image.ready())
+        with Container(image.IMAGE, *arguments, options=(*limited(memory, cpus), mounted(driver))) as container:
+            wait_for("200", lambda: wait_for_answer(url, container) == 200, PATIENCE, 0.05)
+            ready = time.monotonic() - container.started
+            taken = []
+            for _ in range(REQUESTS):
+                started = time.monotonic()
+                status, body = get(f"{url}/healthz")
+                taken.append((time.monotonic() - started) * 1000)
+                if status != 200:
+                    raise Failed(f"{memory}, {cpus} CPU: a healthy driver got {status}: {body}")
+                time.sleep(0.2)  # 0.1 CPU is used up by twenty times as many
+            taken.sort()
+            peak, used = _memory(container), _status(container, "RssAnon")
+            say(
+                f"{memory}, {cpus} CPU: 200 after {ready:.1f} s; p50 {taken[REQUESTS // 2]:.1f} ms, p99 {taken[-2]:.1f} ms, "
+                f"slowest {taken[-1]:.1f} ms; at most {peak:.1f} MiB with file pages, {used:.1f} MiB anonymous; "
+                f"CPU {_cpu(container):.2f} s, {REQUESTS} requests included"
+            )
+            return ready, taken[-1]
+
+
+def forget_pages(name: str) -> None:
+    """Drop the image's files from the page cache: whoever reads them first pays for them."""
+    folders = podman.podman(
+        "image", "inspect", "--format", "{{.GraphDriver.Data.UpperDir}}:{{.GraphDriver.Data.LowerDir}}", name
+    )
+    os.sync()
+    for folder in folders.split(":"):
+        for path in Path(folder).rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                descriptor = os.open(path, os.O_RDONLY)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(descriptor)
+
+
+def _memory(container: Container) -> float:
+    folder = container.group()["memory"]
+    files = [folder / name for name in ("memory.max_usage_in_bytes", "memory.peak") if (folder / name).exists()]
+    return int(files[0].read_text()) / 2**20
+
+
+def _status(container: Container, field: str) -> float:
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{container.pid}/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def _cpu(container: Container) -> float:
+    user, system = Path(f"/proc/{container.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+# --- who and how
+
+
+def stage_uid() -> None:
+    """Under another uid: right, and a driver's socket of root's is told to be out of reach."""
+    options = (*HARDENED, "--user=65532:65532")
+    with drivers.example() as driver, sidecar(driver, "--unreachable-grace=0s", options=options) as (url, container):
+        driver.socket.chmod(0o755)
+        status, body = get(f"{url}/healthz")
+        say(f"socket of root's: {status} {body}")
+        if status != 500 or "ermission" not in body:
+            raise Failed("a socket that may not be written to is not told as such")
+        driver.socket.chmod(0o777)
+        wait_for("200", lambda: get(f"{url}/healthz")[0] == 200, 5)
+        say("socket of everybody's: 200")
+        if owner := {Path(f"/proc/{container.pid}").stat().st_uid} - {65532}:
+            raise Failed(f"the process runs as {owner}")
+
+
+def stage_smoke() -> None:
+    """The test that Chainguard publishes: `curl -I` gives 200, and 500 once the driver has stopped."""
+
+    def head(url: str) -> str:
+        return run("curl", "--silent", "--head", "--max-time", "10", f"{url}/healthz").splitlines()[0].strip()
+
+    with drivers.example() as driver, sidecar(driver, options=(mounted(driver),)) as (url, container):
+        before = head(url)
+        driver.end()
+        after = head(url)
+        say(f"with the driver: {before}; without: {after}")
+        if (before, after) != ("HTTP/1.1 200 OK", "HTTP/1.1 500 Internal Server Error"):
+            raise Failed(container.log())
+
+
+def stage_longhorn() -> None:
+    """What Longhorn documents: its variables, and `exec: cat /tmp/health` as the liveness probe."""
+    settings = (
+        "--env=CSI_ENDPOINT=unix:///csi/csi.sock",
+        "--env=LIVENESS_PROBE_INTERVAL=1s",
+        "--env=LIVENESS_PROBE_RETRIES=2",
+    )
+    options = (*HARDENED, "--tmpfs=/tmp:size=1m", *settings)
+    with drivers.example() as driver:
+        with Container(image.ready(), f"--health-port={free_port()}", options=(*options, mounted(driver))) as container:
+            wait_for("cat to succeed", lambda: container.execute("cat", "/tmp/health")[0] == 0, 20)
+            say(f"cat /tmp/health: {container.execute('cat', '/tmp/health')[1].strip()}")
+            driver.signal(signal.SIGSTOP)
+            wait_for("cat to fail", lambda: container.execute("cat", "/tmp/health")[0] == 1, 20)
+            say("driver stopped: cat fails")
+            driver.signal(signal.SIGCONT)
+            wait_for("cat to succeed again", lambda: container.execute("cat", "/tmp/health")[0] == 0, 20)
+
+
+HOSTILE = {
+    "PYTHONPATH": "/csi",
+    "PYTHONHOME": "/nowhere",
+    "PYTHONSTARTUP": "/csi/x.py",
+    "PYTHONINSPECT": "1",
+    "PYTHON_LAZY_IMPORTS": "none",
+    "PYTHONUSERBASE": "/csi",
+}
+
+
+def stage_command() -> None:
+    """`command: [/livenessprobe]`, exec probes, a terminal, foreign Python variables, SIGTERM."""
+    variables = tuple(f"--env={name}={value}" for name, value in HOSTILE.items())
+    with drivers.example() as driver:
+        # Were it on the path, it would end the process.
+        for name in ("sitecustomize.py", "usercustomize.py", "signal.py", "socket.py", "x.py"):
+            (driver.folder / name).write_text("import os\nos._exit(77)\n")
+        options = (*HARDENED, "--entrypoint=/livenessprobe", "--workdir=/csi", *variables)
+        with sidecar(driver, options=options) as (url, container):
+            _expect("foreign variables", get(f"{url}/healthz"), (200, "ok"))
+            name = Path(f"/proc/{container.pid}/comm").read_text().strip()
+            _expect("the process's name", name, "livenessprobe")
+            code, told = container.execute("/livenessprobe", "check", "--csi-address=/csi/csi.sock")
+            _expect("exec check of a ready driver", (code, told.strip()), (0, "healthy: ok"))
+            driver.order("not-ready")
+            wait_for("500", lambda: get(f"{url}/healthz")[0] == 500, 5)
+            code, _ = container.execute("/livenessprobe", "check", "--csi-address=/csi/csi.sock")
+            _expect("exec check of one that is not", code, 4)
+            _expect("the exit code after SIGTERM", container.stop(), 0)
+    _expect("exit code where a shell is asked for", _once("--entrypoint=sh")[0], 127)
+    _expect("the log is coloured on a terminal", "\x1b[" in _once("--tty", arguments=("--http-endpoint=bad",))[1], True)
+
+
+def _once(*options: str, arguments: tuple[str, ...] = ()) -> tuple[int, str]:
+    """Exit code and output of a container that ends by itself."""
+    done = subprocess.run(
+        ["podman", "run", "--rm", *options, image.IMAGE, *arguments],
+        env=podman.environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def _expect(what: str, seen: object, wanted: object) -> None:
+    say(f"{what}: {seen}")
+    if seen != wanted:
+        raise Failed(f"{what}: {seen}, expected {wanted}")

@@ -1,0 +1,137 @@
+"""Podman, set up so that it runs without systemd and without the right to raise limits, and one container of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.e2e.host import CACHE, Failed, install, run
+
+SETTINGS = """\
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]  # higher ones need a right that a machine may not give
+netns = "host"
+[engine]
+runtime = "runc"  # crun refuses a machine that has both versions of cgroups
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+[network]
+network_backend = "cni"
+"""
+
+
+def environment() -> dict[str, str]:
+    file = CACHE / "containers.conf"
+    if not file.exists() or file.read_text() != SETTINGS:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        file.write_text(SETTINGS)
+    return {**os.environ, "CONTAINERS_CONF": str(file)}
+
+
+def podman(*arguments: str | Path, **options: object) -> str:
+    return run("podman", *arguments, env=environment(), **options)
+
+
+def set_up() -> None:
+    install("podman", "runc", "conmon", "containernetworking-plugins")
+
+
+def exists(image: str) -> bool:
+    return subprocess.run(["podman", "image", "exists", image], env=environment(), check=False).returncode == 0
+
+
+def unnamed() -> set[str]:
+    """Images without a name that no other is made of: what builds leave behind."""
+    return set(podman("images", "--filter", "dangling=true", "--quiet", "--no-trunc").split())
+
+
+def pull(image: str) -> bool:
+    """Whether the image is here now."""
+    try:
+        return exists(image) or bool(podman("pull", "--quiet", image, timeout=600))
+    except (Failed, subprocess.TimeoutExpired):
+        return False
+
+
+def load_root(archive: Path, image: str, settings: tuple[str, ...]) -> None:
+    """An image of one layer."""
+    changes = [part for setting in settings for part in ("--change", setting)]
+    podman("import", "--quiet", *changes, archive, image)
+
+
+def inspect(image: str, field: str) -> str:
+    return podman("image", "inspect", "--format", f"{{{{{field}}}}}", image)
+
+
+@contextmanager
+def files_of(image: str) -> Iterator[Path]:
+    """The root of the image, as files to look at."""
+    root = podman("image", "mount", image)
+    try:
+        yield Path(root)
+    finally:
+        podman("image", "unmount", image)
+
+
+class Container:
+    """A running container; used as a context that removes it."""
+
+    def __init__(self, image: str, *arguments: str, options: tuple[str, ...] = ()) -> None:
+        self.started = time.monotonic()
+        self.id = podman("run", "--detach", *options, image, *arguments, stderr=subprocess.PIPE)
+        self.pid = int(self._state("Pid"))
+
+    def __enter__(self) -> Container:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        podman("rm", "--force", "--time", "3", self.id)
+
+    def _state(self, field: str) -> str:
+        return podman("inspect", "--format", f"{{{{.State.{field}}}}}", self.id)
+
+    @property
+    def running(self) -> bool:
+        return self._state("Running") == "true"
+
+    def log(self) -> str:
+        return podman("logs", self.id)
+
+    def execute(self, *command: str) -> tuple[int, str]:
+        """Exit code and output of a command inside."""
+        done = subprocess.run(
+            ["podman", "exec", self.id, *command],
+            env=environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        podman("stop", "--time", "20", self.id)
+        return int(self._state("ExitCode"))
+
+    def group(self) -> dict[str, Path]:
+        """The folder of its control group for each controller."""
+        folders = {}
+        for line in Path(f"/proc/{self.pid}/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            # Version 2 names no controllers and has one folder for all.
+            for controller in controllers.split(",") if controllers else ("memory", "cpu"):
+                base = Path("/sys/fs/cgroup", controller if controllers else "")
+                folders.setdefault(controller, base / path.lstrip("/"))
+        return folders
+
+
+def layers(image: str) -> list[tuple[int, str]]:
+    """Bytes and origin of each layer that has any, the base's first."""
+    history = json.loads(podman("history", "--format", "json", "--no-trunc", image))
+    return [(each["size"], each.get("CreatedBy", "")) for each in reversed(history) if each["size"]]
