@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from string import Template
 
+import yaml
+
 from tests.e2e import image, node
-from tests.e2e.host import HERE, Failed, say, wait_for
+from tests.e2e.host import HERE, ROOT, Failed, say, wait_for
 from tests.e2e.node import Node
 
 HEALTHY = {"healthy-100m": "100m", "healthy-50m": "50m", "healthy-20m": "20m"}
 """Pods whose driver has no fault, and the sidecar's limit of CPU."""
+BASE = "base"
+"""The pod of k8s/base as it is there, but for the images and the driver's arguments."""
 SLOW = "slow-20s"
 """A pod whose driver needs 20 s to start."""
+UNHARMED = [*HEALTHY, SLOW, BASE]
 WATCHED = 300
 """Seconds without a restart that are asked of them."""
 LIMIT = 60
@@ -58,7 +67,8 @@ def stage_kubelet() -> None:
         for pod, cpu in HEALTHY.items():
             add(pod, cpu)
         add(SLOW, delay="20s")
-        wait_for("all of them to run", lambda: _all_run(found, [*HEALTHY, SLOW]), 60)
+        found.add(BASE, _base())
+        wait_for("all of them to run", lambda: _all_run(found, UNHARMED), 60)
         since = time.monotonic()
         for pod, (what, harm) in FAULTS.items():
             add(pod)
@@ -74,6 +84,21 @@ def stage_kubelet() -> None:
         _report(found, time.monotonic() - since)
 
 
+def _base() -> str:
+    """A kubelet without an API server takes pods only, so the pod is taken out of the DaemonSet."""
+    kubectl = Path(sys.executable).with_name("kubectl")
+    built = subprocess.run([kubectl, "kustomize", ROOT / "k8s/base"], check=True, capture_output=True, text=True).stdout
+    (daemon_set,) = yaml.safe_load_all(built)
+    spec = daemon_set["spec"]["template"]["spec"]
+    for container in spec["containers"]:
+        container["imagePullPolicy"] = "Never"
+        if container["name"] == "driver":
+            container |= {"image": "localhost/driver:e2e", "args": ["-socket=/csi/csi.sock"]}
+        else:
+            container["image"] = image.IMAGE
+    return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": BASE, "namespace": "default"}, "spec": spec})
+
+
 def _all_run(found: Node, pods: list[str]) -> bool:
     containers = found.containers()
     return all(
@@ -83,7 +108,7 @@ def _all_run(found: Node, pods: list[str]) -> bool:
 
 def _report(found: Node, seconds: float) -> None:
     containers = found.containers()
-    restarts = {pod: containers[pod, "driver"].restarts for pod in (*HEALTHY, SLOW)}
+    restarts = {pod: containers[pod, "driver"].restarts for pod in UNHARMED}
     for pod, count in restarts.items():
         say(f"{pod}: {count} restarts of the driver in {seconds:.0f} s")
     for (pod, name), status in containers.items():
