@@ -158,10 +158,10 @@ from livenessprobe import signals, windows
 
 async def main():
     with signals.control() as control:
-        console_event({event})
+        handled = console_event({event})
         await asyncio.wait_for(control.stop.wait(), 10)
         await asyncio.sleep(1)
-        return 7
+        return 8 if handled() else 7
 
 with asyncio.Runner(loop_factory=windows.event_loop) as runner:
     sys.exit(runner.run(main()))
