@@ -259,6 +259,7 @@ def test_64_kib_are_read(path: str) -> None:
     assert read(path) == "d"
 
 
+@not_on_windows("what is below a file does not exist")
 def test_what_cannot_be_read_says_why(path: str) -> None:
     Path(path).touch()
     with pytest.raises(HealthFileError, match=f"^{path}/below cannot be read: Not a directory$"):
