@@ -7,7 +7,7 @@ ARGS ?=
 
 STEPS ?= 10000
 
-.PHONY: help run test check unit conformance machine newest bench attack fuzz soak mutate manifests workflows lock audit proto image e2e clean
+.PHONY: help run test check unit conformance machine newest test-windows windows-tree bench attack fuzz soak mutate manifests workflows lock audit proto image e2e clean
 
 help:
 	@echo "make run          the sidecar with an example driver; CSI_ADDRESS=/path/to/csi.sock for yours; ARGS='--flags'"
@@ -17,6 +17,8 @@ help:
 	@echo "make conformance  the recorded behaviour of the Go program"
 	@echo "make machine      a random walk of STEPS=10000 steps against a model; MACHINE_SEED=1 repeats one"
 	@echo "make newest       the tests on the newest Python found"
+	@echo "make test-windows tests on Windows CPython under wine; PYTHON_MINOR=3.14 for one; SHORT=1 for what touches the system"
+	@echo "make windows-tree what the Windows image holds, built here, and its livenessprobe.exe run under wine"
 	@echo "make bench        what all of it costs, beside floors; QUICK=1 tries it out, PEER='cmd with {sock} and {port}' too"
 	@echo "make attack       how a caller fares, and what it costs, while others hold connections and throw garbage"
 	@echo "make fuzz         properties of all that parses foreign input, EXAMPLES=5000 each"
@@ -121,6 +123,13 @@ manifests: $(VENV)/.test $(TOOLS)/.installed
 workflows: $(TOOLS)/.installed
 	@PATH=$(TOOLS)/bin:$$PATH sh tests/workflows.sh $(TOOLS)
 
+# Says so where wine cannot be installed.
+test-windows: $(VENV)/.run $(TOOLS)/.installed
+	UV=$(CURDIR)/$(TOOLS)/bin/uv PIP=$(CURDIR)/$(BIN)/pip SHORT=$(SHORT) tests/windows/run $(PYTHON_MINOR)
+
+windows-tree: $(VENV)/.run $(TOOLS)/.installed
+	UV=$(CURDIR)/$(TOOLS)/bin/uv PIP=$(CURDIR)/$(BIN)/pip tests/windows/image
+
 LOCK = --universal --generate-hashes --quiet --no-header
 
 # What is installed in an image: every file by its hash.  Made anew after a change of pyproject.toml.
@@ -154,4 +163,4 @@ proto-check: $(VENV)/.test
 	diff -r -x __init__.py -x __pycache__ $(VENV)/proto/livenessprobe/csi livenessprobe/csi
 
 clean:
-	rm -rf $(VENV) .venv-* build dist mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .e2e
+	rm -rf $(VENV) .venv-* .wine build dist mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .e2e

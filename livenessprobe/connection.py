@@ -321,7 +321,7 @@ def _explanation(address: CSIAddress, details: str) -> NotConnected:
     """A reason for gRPC's words about a connection that failed."""
     where = address.name
     words = details.rpartition("error: ")[2]
-    if os.strerror(errno.ECONNREFUSED) in details:
+    if _tells(details, errno.ECONNREFUSED) or (sys.platform == "win32" and _tells(details, errno.ENOTCONN)):
         if address.network == "unix" and _is_mount_point(where):
             return NotConnected(
                 Reason.STALE_MOUNT,
@@ -329,18 +329,18 @@ def _explanation(address: CSIAddress, details: str) -> NotConnected:
             )
         return NotConnected(Reason.REFUSED, f"nobody listens on {where}: the driver is down or starting")
     for number in (errno.EACCES, errno.ENOENT):
-        if os.strerror(number) in details and address.network == "unix":
+        if _tells(details, number) and address.network == "unix":
             return _not_connected(number, where)
     for number in (errno.EMFILE, errno.ENFILE):
-        if os.strerror(number) in details:
+        if _tells(details, number):
             return _no_descriptors(address, number)
     # A unix socket whose queue is full refuses to wait; gRPC goes on all the same and finds that it is not connected.
-    if os.strerror(errno.ENOTCONN) in details and address.network != "tcp":
+    if _tells(details, errno.ENOTCONN) and address.network != "tcp":
         return NotConnected(
             Reason.UNREACHABLE,
             f"the driver at {where} does not accept connections, and its queue of them is full: it is hung, stopped or overloaded",
         )
-    if os.strerror(errno.EPROTOTYPE) in details:
+    if _tells(details, errno.EPROTOTYPE):
         return NotConnected(Reason.NOT_A_SOCKET, f"{where} is a socket of another kind than a stream")
     if "http1.x" in details:
         return NotConnected(
@@ -348,11 +348,23 @@ def _explanation(address: CSIAddress, details: str) -> NotConnected:
         )
     if "HTTP/2" in details:
         return NotConnected(Reason.PROTOCOL_ERROR, f"{where} does not speak gRPC: this is not the driver's CSI socket")
-    if os.strerror(errno.ECONNRESET) in details or "closed" in details.lower() or os.strerror(errno.EPIPE) in details:
+    if _tells(details, errno.ECONNRESET) or "closed" in details.lower() or _tells(details, errno.EPIPE):
         return NotConnected(Reason.PROTOCOL_ERROR, _closes(address))
     if "resolving" in details or "lookup" in details:
         return NotConnected(Reason.UNRESOLVED, f"{where}: the name cannot be resolved")
     return NotConnected(Reason.UNREACHABLE, f"{where}: {words or details}")
+
+
+def _tells(details: str, number: int) -> bool:
+    """
+    Whether gRPC's words about a connection are of the errno `number`.
+
+    On Windows they end in WinSock's number.  Of a connection that is refused at once gRPC reads it too late, and finds that
+    the socket is not connected (ENOTCONN).
+    """
+    if sys.platform == "win32":
+        return f" -- {number if number > 10_000 else 10_000 + number})" in details
+    return os.strerror(number) in details
 
 
 def _closes(address: CSIAddress) -> str:

@@ -52,6 +52,15 @@ class SettingsFile:
     load: Callable[[bytes], Loaded]
 
 
+def event_loop() -> asyncio.AbstractEventLoop:
+    """A new event loop for `run`."""
+    if sys.platform == "win32":
+        from livenessprobe import windows
+
+        return windows.event_loop()
+    return asyncio.new_event_loop()
+
+
 async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads: int) -> int:
     """Serve until SIGTERM or SIGINT: 0, or until --exit-on-failure ends it: 3.  `threads` bounds the default executor."""
     descriptors = _raise_descriptor_limit()

@@ -42,6 +42,8 @@ class CSIAddress:
 
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_PIPE = re.compile(r"npipe:|(?:unix:(?://)?)?(?:\\\\[.?]\\|//\./pipe/)")
+"""How Windows names devices, which only pipes could be here."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
 _GO_RESOLVER = "failed to exit idle mode: failed to start resolver: "
@@ -58,11 +60,11 @@ def parse_csi_address(text: str, platform: str) -> CSIAddress:
     _refuse_what_no_name_can_hold(text, text)
     windows = platform == "win32"
     scheme, _, rest = text.partition(":")
+    if windows and _PIPE.match(text):
+        raise AddressError(f"{gotext.quote(text)}: named pipes are not supported; CSI drivers listen on unix sockets")
     if text.startswith("/"):
         _refuse_what_go_cannot_parse(f"unix://{text}")
         return _unix(f"unix://{text}", _native(text, windows), windows)
-    if windows and text.startswith(("\\\\.\\pipe\\", "npipe:")):
-        raise AddressError(f"{gotext.quote(text)}: named pipes are not supported; CSI drivers listen on unix sockets")
     if _DRIVE.match(text):
         if not windows:
             raise AddressError(f"{gotext.quote(text)} is a Windows path, and this is {platform}; write /path/to/csi.sock")
@@ -97,7 +99,8 @@ def _refuse_what_no_name_can_hold(text: str, name: str) -> None:
 
 def _unix_url(text: str, rest: str, windows: bool) -> CSIAddress:
     """`unix:` in any case.  Only the exact prefix `unix://` is taken undecoded, as upstream's dialer does."""
-    if text.startswith("unix://") and not _has_go_authority(text[7:]):
+    # Go takes the `C:` of `unix://C:/csi/csi.sock` for a host and refuses it; nobody can mean one.
+    if text.startswith("unix://") and ((windows and _DRIVE.match(text[7:])) or not _has_go_authority(text[7:])):
         _refuse_what_go_cannot_parse(text)
         return _unix(text, _native(text[7:], windows), windows)
     path = _without_authority(rest)

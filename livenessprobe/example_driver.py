@@ -1,8 +1,8 @@
 """
 An example CSI driver with the Identity service alone, for the demo, the benchmarks and people who try things out.
 
-`python -m livenessprobe.example_driver SOCKET` serves it and takes orders from standard input, a line each: `ready`,
-`not-ready`, `slow SECONDS`.
+`python -m livenessprobe.example_driver ADDRESS`, in a form of --csi-address, serves it and takes orders from standard
+input, a line each: `ready`, `not-ready`, `slow SECONDS`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import grpc.aio
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from livenessprobe.csi import csi_pb2
+from livenessprobe.endpoint import CSIAddress, parse_csi_address
 
 NAME = "example.csi.livenessprobe"
 
@@ -50,24 +51,25 @@ class ExampleDriver:
                 self.delay = float(seconds)
 
 
-async def serve(path: str, driver: ExampleDriver) -> grpc.aio.Server:
-    """A started server on the unix socket `path`; one left over from a crash is replaced."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+async def serve(address: CSIAddress, driver: ExampleDriver) -> grpc.aio.Server:
+    """A started server at `address`; a socket left over from a crash is replaced."""
+    if address.network == "unix":
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(address.name)
     server = grpc.aio.server()
     handlers = {
         "GetPluginInfo": grpc.unary_unary_rpc_method_handler(driver.get_plugin_info),
         "Probe": grpc.unary_unary_rpc_method_handler(driver.probe),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("csi.v1.Identity", handlers),))
-    server.add_insecure_port(f"unix:{path}")
+    server.add_insecure_port(address.target)
     await server.start()
     return server
 
 
-async def _main(path: str) -> None:
+async def _main(address: str) -> None:
     driver = ExampleDriver()
-    server = await serve(path, driver)
+    server = await serve(parse_csi_address(address, sys.platform), driver)
     print("serving", flush=True)
     loop = asyncio.get_running_loop()
     while order := await loop.run_in_executor(None, sys.stdin.readline):

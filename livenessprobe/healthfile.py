@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import stat
+import sys
 import time
 from datetime import UTC, datetime
 
@@ -23,6 +24,8 @@ _AS_IT_IS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 """Neither led elsewhere by a link nor held up by a FIFO."""
 _FOR_READING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 """Neither held up by a FIFO nor with other ends of lines; no system has both."""
+READER_TRIES, READER_SECONDS = 20, 0.01
+"""How often, and how far apart, a file is to be replaced that somebody reads."""
 
 
 class HealthFileError(Exception):
@@ -65,15 +68,25 @@ def _replace(path: str, line: bytes) -> None:
         os.unlink(temporary)
     try:
         # Exclusively: in a folder that others write to, the name could be a link to somewhere else.
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
         with os.fdopen(descriptor, "wb") as file:
             file.write(line)
         os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        _move(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _move(temporary: str, path: str) -> None:
+    """Put the one in the place of the other; Windows refuses that while somebody reads, which takes but a moment."""
+    for _ in range(READER_TRIES if sys.platform == "win32" else 0):
+        with contextlib.suppress(PermissionError):
+            os.replace(temporary, path)
+            return
+        time.sleep(READER_SECONDS)
+    os.replace(temporary, path)
 
 
 def remove(path: str) -> None:

@@ -75,7 +75,8 @@ class LogFiles:
     def _open(self, severity: str, *, append: bool) -> None:
         path = self._options.log_file or self._dated_path(severity)
         # A FIFO without a reader must be an error, not the end of all logging.
-        flags = os.O_CREAT | os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | (os.O_APPEND if append else os.O_TRUNC)
+        flags = os.O_CREAT | os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        flags |= os.O_APPEND if append else os.O_TRUNC
         descriptor = os.open(path, flags, 0o666)
         if (old := self._descriptors.pop(severity, None)) is not None:
             os.close(old)

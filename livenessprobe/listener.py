@@ -131,7 +131,9 @@ def _go_errno(error: OSError) -> str:
     """An errno as Go spells it: like strerror, but in lower case."""
     if error.errno is None:
         return str(error)
+    if sys.platform == "win32":
+        if error.errno == errno.EADDRINUSE:
+            return "Only one usage of each socket address (protocol/network address/port) is normally permitted."
+        return error.strerror or str(error)  # the system's own sentence, which is Go's too
     text = os.strerror(error.errno)
-    if sys.platform == "win32" and error.errno in (errno.EADDRINUSE, 10048, 10013):
-        return "Only one usage of each socket address (protocol/network address/port) is normally permitted."
     return text[:1].lower() + text[1:]

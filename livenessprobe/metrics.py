@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import platform
 import re
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -245,6 +246,10 @@ def _label_value(label: str, value: str) -> str:
 
 def process_start_time() -> float:
     """When this process started, seconds since the epoch; now, where the system does not tell."""
+    if sys.platform == "win32":
+        from livenessprobe import windows
+
+        return windows.process_start_time()
     try:
         with open("/proc/self/stat", "rb") as file:
             ticks = int(file.read().rpartition(b")")[2].split()[19])

@@ -69,10 +69,14 @@ def control() -> Iterator[Control]:
     events = Control()
     loop = asyncio.get_running_loop()
     if sys.platform == "win32":
-        handlers = {
-            number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(events.stop.set))
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGBREAK)
-        }
+        from livenessprobe.windows import on_console_end
+
+        def stop(*_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: we are ending already
+                loop.call_soon_threadsafe(events.stop.set)
+
+        handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGBREAK)}
+        on_console_end(stop)
         try:
             yield events
         finally:

@@ -22,7 +22,8 @@ def leave(path: str, message: str) -> str:
         return ""
     data = message.encode(errors="backslashreplace")[: MESSAGE_MAX - 1]
     data = data.decode(errors="ignore").encode() + b"\n"  # no half character at the cut
-    flags = os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NONBLOCK", 0) | (0 if path == DEFAULT_PATH else os.O_CREAT)
+    flags = os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    flags |= 0 if path == DEFAULT_PATH else os.O_CREAT
     try:
         descriptor = os.open(path, flags, 0o644)
     except OSError as error:

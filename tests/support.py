@@ -16,13 +16,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import grpc
+import pytest
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from livenessprobe.csi import csi_pb2
 
 ROOT = Path(__file__).parent.parent
+
+
+def not_on_windows(why: str) -> pytest.MarkDecorator:
+    """Skips a test, or a whole file as its `pytestmark`, of what Windows does not have."""
+    return pytest.mark.skipif(sys.platform == "win32", reason=f"Windows: {why}")
 
 
 def eventually(what: Callable[[], object], seconds: float = 10.0) -> None:
@@ -68,7 +75,7 @@ class FakeDriver:
         self.release.clear()
         self._server = grpc.server(ThreadPoolExecutor(64))
         self._server.add_generic_rpc_handlers((_Methods(self._handler),))
-        self._server.add_insecure_port(f"unix:{self.path}" if self.path.startswith("/") else self.path)
+        self._server.add_insecure_port(f"unix:{quote(self.path, safe='/:')}" if os.sep in self.path else self.path)
         self._server.start()
 
     def stop(self) -> None:
@@ -338,7 +345,8 @@ class Sidecar:
 
     def kill(self) -> None:
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
+            if sys.platform != "win32":
+                self.process.send_signal(signal.SIGCONT)
             self.process.kill()
         self.process.wait()
         if self._log is not None:

@@ -98,6 +98,7 @@ def test_unix_sockets_that_work_everywhere(text: str, path: str, target: str, pl
         ("unix:/C:/csi/csi.sock", "unix:/C:/csi/csi.sock", "C:/csi/csi.sock", "unix:C:/csi/csi.sock"),
         ("unix:C:\\csi\\csi.sock", "unix:C:\\csi\\csi.sock", "C:\\csi\\csi.sock", "unix:C:%5Ccsi%5Ccsi.sock"),
         ("unix:C:/csi/csi.sock", "unix:C:/csi/csi.sock", "C:/csi/csi.sock", "unix:C:/csi/csi.sock"),
+        ("unix://C:/csi/csi.sock", "unix://C:/csi/csi.sock", "C:/csi/csi.sock", "unix:C:/csi/csi.sock"),
         (
             "unix://C:\\\\csi\\\\csi.sock",
             "unix://C:\\\\csi\\\\csi.sock",
@@ -283,6 +284,9 @@ def test_an_abstract_name_behind_two_slashes_is_an_authority(text: str) -> None:
         ("npipe:////./pipe/csi", "win32", f'"npipe:////./pipe/csi"{NO_PIPES}'),
         ("npipe:csi", "win32", f'"npipe:csi"{NO_PIPES}'),
         ("\\\\.\\pipe\\csi", "win32", f'"\\\\\\\\.\\\\pipe\\\\csi"{NO_PIPES}'),
+        ("//./pipe/csi", "win32", f'"//./pipe/csi"{NO_PIPES}'),
+        ("unix://\\\\.\\pipe\\csi", "win32", f'"unix://\\\\\\\\.\\\\pipe\\\\csi"{NO_PIPES}'),
+        ("unix:\\\\?\\C:\\csi", "win32", f'"unix:\\\\\\\\?\\\\C:\\\\csi"{NO_PIPES}'),
         ("C:\\", "win32", f'"C:\\\\"{NO_SOCKET}'),
         ("unix:C:\\", "win32", f'"unix:C:\\\\"{NO_SOCKET}'),
         ("unix:///C:/", "win32", f'"unix:///C:/"{NO_SOCKET}'),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import pty
 import subprocess
 import sys
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, not_on_windows
 
 SCRIPT = """
 import logging, sys
@@ -66,9 +65,12 @@ def test_json_mode_is_json_throughout() -> None:
     assert '"v"' not in second
 
 
+@not_on_windows("no pseudo-terminals")
 @pytest.mark.parametrize("value", ["[red]x[/red]", "[/csi]", "x" * 500])
 def test_a_terminal_gets_colour_and_nothing_is_eaten_or_wrapped(value: str) -> None:
     """rich would read markup, and wrap at 80 columns."""
+    import pty
+
     code = SCRIPT.format(body=f'klog.configure(klogfmt.Options()); log.error("m", err={value!r})')
     leader, follower = pty.openpty()
     environ = os.environ | {"TERM": "xterm-256color"}
