@@ -1,4 +1,4 @@
-"""`windows/check_pe` finds what Windows would not: run on programs of a few functions, where mingw is at hand."""
+"""`image/windows/check_pe` finds what Windows would not: run on programs of a few functions, where mingw is at hand."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tree(folder: Path) -> Path:
 
 
 def check(folder: Path) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, ROOT / "windows/check_pe", folder], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, ROOT / "image/windows/check_pe", folder], capture_output=True, text=True, check=False)
     return done.returncode, done.stdout.strip()
 
 
