@@ -34,7 +34,9 @@ def tree(folder: Path) -> Path:
 
 
 def check(folder: Path) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, ROOT / "image/windows/check_pe", folder], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, ROOT / "image/windows/check_pe", folder], capture_output=True, text=True, check=False
+    )
     return done.returncode, done.stdout.strip()
 
 
