@@ -91,10 +91,14 @@ class Connections:
         self._wait(guest)
 
     def _wait(self, guest: Guest) -> None:
-        loop, limits = asyncio.get_running_loop(), self.limits()
-        self._waiting[guest] = loop.time()
+        loop = asyncio.get_running_loop()
+        self._waiting[guest] = now = loop.time()
+        ends = now + self.limits().idle_seconds
+        if self._timer is not None and self._timer.when() > ends:  # the limit has become less
+            self._timer.cancel()
+            self._timer = None
         if self._timer is None:
-            self._timer = loop.call_later(limits.idle_seconds, self._close_idle)
+            self._timer = loop.call_at(ends, self._close_idle)
 
     def _close_idle(self) -> None:
         loop, limits = asyncio.get_running_loop(), self.limits()

@@ -184,6 +184,19 @@ def test_what_can_be_no_request_is_refused_before_it_ends(
     assert body == status
 
 
+def test_the_time_of_an_incomplete_request_may_become_less(driver: FakeDriver, sidecar: Start, folder: Path) -> None:
+    file = folder / "settings.toml"
+    file.write_text('http_idle_timeout = "1h"\n')
+    process = sidecar(f"--config={file}")
+    with incomplete(process.port):
+        file.write_text('http_idle_timeout = "1s"\n')
+        process.process.send_signal(signal.SIGHUP)
+        process.await_log('"Setting changed" key="http_idle_timeout"')
+
+        with incomplete(process.port) as later:
+            eventually(lambda: is_closed(later))
+
+
 def test_the_bound_of_headers_is_a_setting(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar("--http-max-header-bytes=1024")
 
