@@ -34,8 +34,8 @@ class NameLearner:
         """The driver has been away, and may come with another name."""
         self._wanted.set()
 
-    def driver_answered(self) -> None:
-        """If it did so on another socket than the one it was named on, it may have another name."""
+    def driver_reached(self) -> None:
+        """If it was on another socket than the one it was named on, it may have another name."""
         if self._identity.dialer.peer != self._named_peer:
             self._wanted.set()
 

@@ -230,13 +230,12 @@ class Prober:
         now = asyncio.get_running_loop().time()
         self.standing = self.standing.after(result, self.settings.thresholds, now, new_driver=new_driver)
         self._tell_change(now)
-        if not attempt.connected or result.reason is Reason.CONNECTION_LOST:
-            self._away = True
-        elif self._away:
-            self._away = False
+        lost = not attempt.connected or result.reason is Reason.CONNECTION_LOST
+        if self._away and not lost:
             self.names.driver_is_back()
-        else:
-            self.names.driver_answered()
+        elif attempt.connected:
+            self.names.driver_reached()
+        self._away = lost
         self._noted()
         return self.standing
 

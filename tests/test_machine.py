@@ -75,6 +75,12 @@ NO_MESSAGE = {"trailers_only": [[":status", "200"], ["content-type", "applicatio
 GOES_AWAY = ("wire", True, "goaway_closes", ["protocol_error", "connection_lost"], "unreached")
 
 REGRESSIONS: dict[str, list[Step]] = {
+    "a driver that closes the connection of each probe was never asked its name": [
+        start(connection_reuse=0.0, probe_timeout=0.5, unreachable_grace=0.1),
+        ("library", False, None, 1.2, 0, False),
+        ("raw_breaks", False, {"close": True}, ["connection_lost"]),
+        ("name",),
+    ],
     "an answer larger than gRPC takes was an error of the driver's own": [
         start(),
         ("library", False, True, 0.0, 5 << 20, False),
