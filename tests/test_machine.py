@@ -76,8 +76,9 @@ GOES_AWAY = ("wire", True, "goaway_closes", ["protocol_error", "connection_lost"
 
 REGRESSIONS: dict[str, list[Step]] = {
     "a driver that closes the connection of each probe was never asked its name": [
-        start(connection_reuse=0.0, probe_timeout=0.5, unreachable_grace=0.1),
+        start(connection_reuse=0.0, unreachable_grace=0.1, failure_threshold=3, success_threshold=2),
         ("library", False, None, 1.2, 0, False),
+        ("garbage", 5),
         ("raw_breaks", False, {"close": True}, ["connection_lost"]),
         ("name",),
     ],
