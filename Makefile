@@ -145,10 +145,10 @@ audit: $(TOOLS)/.installed
 # Needs Debian and root; each stage that cannot run says why.
 STAGES ?=
 
-e2e: $(VENV)/.run
+e2e: $(VENV)/.test
 	$(BIN)/python -m tests.e2e $(STAGES)
 
-image: $(VENV)/.run
+image: $(VENV)/.test
 	$(BIN)/python -m tests.e2e image tools
 
 PROTOC = $(BIN)/python -m grpc_tools.protoc -Iproto livenessprobe/csi/csi.proto livenessprobe/csi/grpc_health.proto
