@@ -648,6 +648,8 @@ class Walk:
         first.start()
         time.sleep(self._settings.probe_timeout / 2)
         before = set(self._world.expect.outcomes)
+        if state.startswith("library"):  # the same program on another socket: it lets the hung call go, and answers it
+            before.add(Outcome(None, True))
         self._enter(state, True, *arguments)
         second = self._process.get()
         first.join()
@@ -657,7 +659,7 @@ class Walk:
             if second.reason not in {each.reason for each in self._outcomes()}:
                 self._fail(f"the request to the new driver says {second.reason}")
             self._in_time("/healthz", second)
-        old = frozenset(each.reason or "" for each in before) | {"refused", "deadline"}
+        old = frozenset(each.reason for each in before) | {"refused", "deadline"}
         if answers[0].reason not in old | {each.reason for each in self._outcomes()} and (
             self._settings.failure_threshold,
             self._settings.success_threshold,
