@@ -60,7 +60,14 @@ class Soak:
         self.file = Path(folder) / "settings.toml"
         self.reuse("1s")
         self.sidecar = Sidecar(
-            (f"--csi-address={self.path}", f"--config={self.file}", "--config-poll-interval=0s", "--probe-timeout=2s")
+            (
+                f"--csi-address={self.path}",
+                f"--config={self.file}",
+                "--config-poll-interval=0s",
+                "--probe-timeout=2s",
+                "--automaxprocs",
+            ),
+            {"GOMAXPROCS": "1"},  # one thread for files, so that it is there from the first time on
         )
         assert self.sidecar.get().status == 500  # it hears signals from now on; the driver is not there yet
         assert self.sidecar.get("/metrics").status == 200  # what is loaded for the first such request stays
