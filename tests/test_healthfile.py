@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -391,6 +392,25 @@ def test_a_failed_write_takes_the_old_file_away(path: str) -> None:
         write(path, "d", 60.0)
 
     assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_may_have_room_once_the_old_file_is_gone(
+    path: str, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    replace = os.replace
+
+    def replace_if_there_is_room(new: str, old: str) -> None:
+        if os.path.exists(old):
+            raise OSError(number, os.strerror(number))
+        replace(new, old)
+
+    write(path, "one", 60.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace_if_there_is_room)
+        write(path, "two", 60.0)
+
+    assert read(path) == "two"
 
 
 def test_a_folder_that_is_missing_is_a_sentence(folder: Path) -> None:
