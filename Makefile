@@ -105,7 +105,7 @@ $(VENV)/.mutate: $(VENV)/.test
 MODULE ?=
 
 mutate: $(VENV)/.mutate
-	nice -n 19 $(BIN)/python -m tests.mutate $(MODULE)
+	nice -n 5 $(BIN)/python -m tests.mutate $(MODULE)
 
 # Apart from what is tested: these would bring other versions of the same libraries.
 TOOLS = $(VENV)/tools

@@ -44,7 +44,6 @@ class CSIAddress:
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _PIPE = re.compile(r"npipe:|(?:unix:(?://)?)?(?:\\\\[.?]\\|//\./pipe/)")
 """How Windows names devices, which only pipes could be here."""
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
 _GO_RESOLVER = "failed to exit idle mode: failed to start resolver: "
 
@@ -59,24 +58,24 @@ def parse_csi_address(text: str, platform: str) -> CSIAddress:
         raise AddressError(f"{_GO_RESOLVER}passthrough: received empty target in Build()")
     _refuse_what_no_name_can_hold(text, text)
     windows = platform == "win32"
-    scheme, _, rest = text.partition(":")
+    scheme, colon, rest = text.partition(":")
     if windows and _PIPE.match(text):
         raise AddressError(f"{gotext.quote(text)}: named pipes are not supported; CSI drivers listen on unix sockets")
     if text.startswith("/"):
         _refuse_what_go_cannot_parse(f"unix://{text}")
-        return _unix(f"unix://{text}", _native(text, windows), windows)
+        return _unix(f"unix://{text}", _native(text, windows), windows=windows)
     if _DRIVE.match(text):
         if not windows:
             raise AddressError(f"{gotext.quote(text)} is a Windows path, and this is {platform}; write /path/to/csi.sock")
-        return _unix(text, text, windows)
-    match scheme.lower() if _SCHEME.match(text) else "":
-        case "unix":
+        return _unix(text, text, windows=windows)
+    match scheme.lower() + colon:
+        case "unix:":
             return _unix_url(text, rest, windows)
-        case "unix-abstract":
+        case "unix-abstract:":
             return _abstract(text, _without_authority(rest), windows)
-        case "tcp" | "dns" | "passthrough":
+        case "tcp:" | "dns:" | "passthrough:":
             return _tcp(text, _endpoint(text, rest))
-        case "ipv4" | "ipv6":
+        case "ipv4:" | "ipv6:":
             return _literal_ip(text, scheme.lower(), rest.removeprefix("///"))
         case _ if "://" in text:
             raise AddressError(
@@ -84,7 +83,7 @@ def parse_csi_address(text: str, platform: str) -> CSIAddress:
                 "write /path/to/csi.sock, unix:///path/to/csi.sock or tcp://host:port"
             )
         case _:
-            return _bare(text, windows)
+            return _bare(text)
 
 
 def _refuse_what_no_name_can_hold(text: str, name: str) -> None:
@@ -102,13 +101,14 @@ def _unix_url(text: str, rest: str, windows: bool) -> CSIAddress:
     # Go takes the `C:` of `unix://C:/csi/csi.sock` for a host and refuses it; nobody can mean one.
     if text.startswith("unix://") and ((windows and _DRIVE.match(text[7:])) or not _has_go_authority(text[7:])):
         _refuse_what_go_cannot_parse(text)
-        return _unix(text, _native(text[7:], windows), windows)
+        return _unix(text, _native(text[7:], windows), windows=windows)
     path = _without_authority(rest)
     if path.startswith("@"):
         return _abstract(text, path[1:], windows)
     path = re.split(r"[?#]", path)[0]
-    # A rooted path is percent-decoded (url.URL.Path), a relative one is not (url.URL.Opaque).
-    return _unix(text, _native(unquote(path, errors="surrogateescape") if path.startswith("/") else path, windows), windows)
+    if path.startswith("/"):  # percent-decoded (url.URL.Path); a relative one is not (url.URL.Opaque)
+        path = unquote(path, errors="surrogateescape")
+    return _unix(text, _native(path, windows), windows=windows)
 
 
 def _has_go_authority(rest: str) -> bool:
@@ -129,7 +129,7 @@ def _without_authority(rest: str) -> str:
 def _refuse_what_go_cannot_parse(url: str) -> None:
     """Upstream hands every address to Go's URL parser, which refuses control characters and bad escapes."""
     shown = gotext.quote(f"passthrough:///{url}")
-    if re.search(r"[\x00-\x1f\x7f]", url):
+    if any(character < " " or character == "\x7f" for character in url):
         raise AddressError(f"parse {shown}: net/url: invalid control character in URL")
     if bad := _BAD_ESCAPE.search(re.split(r"[?#]", url)[0]):
         raise AddressError(f"parse {shown}: invalid URL escape {gotext.quote(bad[0])}")
@@ -140,7 +140,7 @@ def _native(path: str, windows: bool) -> str:
     return path[1:] if windows and _DRIVE.match(path[1:]) and path.startswith("/") else path
 
 
-def _unix(text: str, path: str, windows: bool) -> CSIAddress:
+def _unix(text: str, path: str, *, windows: bool = False) -> CSIAddress:
     _refuse_what_no_name_can_hold(text, path)
     if path.strip("/") == "" or (windows and _DRIVE.sub("", path) == ""):
         raise AddressError(f"{gotext.quote(text)} names no socket; write the path of the driver's socket file")
@@ -171,12 +171,12 @@ def _encode(text: str) -> bytes:
     return text.encode(errors="surrogateescape")
 
 
-def _bare(text: str, windows: bool) -> CSIAddress:
+def _bare(text: str) -> CSIAddress:
     """Neither rooted nor with a scheme: a relative path if it has a separator, else host:port."""
     if text != text.strip():
         raise AddressError(f"{gotext.quote(text)} begins or ends with a blank; remove it")
     if "/" in text or "\\" in text:
-        return _unix(text, text, windows)
+        return _unix(text, text)
     return _tcp(text, text)
 
 
@@ -280,4 +280,4 @@ def _bracket_problem(text: str) -> str:
 
 def join_host_port(host: str, port: str) -> str:
     """Go's net.JoinHostPort."""
-    return f"[{host}]:{port}" if ":" in host or "%" in host else f"{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -418,10 +418,10 @@ def parse(arguments: Sequence[str], more: Sequence[Flag] = ()) -> CommandLine:
     """
     given: list[tuple[str, str]] = []
     # Some images hold several programs and are told which by a first argument; their manifests keep it.
-    position = 1 if arguments[:1] in (["livenessprobe"], ("livenessprobe",)) else 0
+    position = 1 if list(arguments[:1]) == ["livenessprobe"] else 0
     while position < len(arguments):
         argument = arguments[position]
-        if argument in ("", "-") or not argument.startswith("-"):
+        if argument == "-" or not argument.startswith("-"):
             return CommandLine(tuple(given), tuple(arguments[position:]))
         if argument == "--":
             return CommandLine(tuple(given), tuple(arguments[position + 1 :]))

@@ -75,7 +75,7 @@ def parse_duration(text: str) -> int:
             raise ValueError("parse error")
         total += _component(match[1], match[2] or "", _NANOSECONDS[match[3]])
         position = match.end()
-    if not rest or total > _LIMIT or (total == _LIMIT and sign > 0):
+    if not rest or not -_LIMIT <= sign * total < _LIMIT:
         raise ValueError("parse error")
     return sign * total
 
@@ -135,7 +135,7 @@ def format_float(value: float, exponent_from: int = 6) -> str:
         return "0"
     digits, exponent = _shortest(value)
     sign = "-" if value < 0 else ""
-    if exponent < -4 or exponent >= exponent_from:
+    if not 0 <= exponent < exponent_from:
         mantissa = digits[0] + ("." + digits[1:] if len(digits) > 1 else "")
         return f"{sign}{mantissa}e{exponent:+03d}"
     digits = digits.ljust(exponent + 1, "0")
@@ -144,7 +144,11 @@ def format_float(value: float, exponent_from: int = 6) -> str:
 
 
 def _shortest(value: float) -> tuple[str, int]:
-    """The digits and the decimal exponent of the first, from repr(value), which is the shortest text that reads back."""
+    """
+    The digits and the decimal exponent of the first, from repr(value), which is the shortest text that reads back.
+
+    repr() writes out zeros after the point as far as Go does, and they are digits too: only below 1e-4 is the exponent negative.
+    """
     mantissa, _, exponent = repr(abs(value)).partition("e")
     whole, _, fraction = mantissa.partition(".")
     return (whole + fraction).rstrip("0"), int(exponent or 0) + len(whole) - 1

@@ -24,6 +24,8 @@ _AS_IT_IS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 """Neither led elsewhere by a link nor held up by a FIFO."""
 _FOR_READING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 """Neither held up by a FIFO nor with other ends of lines; no system has both."""
+_FOR_WRITING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+"""Exclusively: in a folder that others write to, the name could be a link to somewhere else."""
 READER_TRIES, READER_SECONDS = 20, 0.01
 """How often, and how far apart, a file is to be replaced that somebody reads."""
 
@@ -67,8 +69,7 @@ def _replace(path: str, line: bytes) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     try:
-        # Exclusively: in a folder that others write to, the name could be a link to somewhere else.
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
+        descriptor = os.open(temporary, _FOR_WRITING, 0o644)
         with os.fdopen(descriptor, "wb") as file:
             file.write(line)
         os.chmod(temporary, 0o644)

@@ -5,15 +5,17 @@ Which small faults in the rooms that decide would no test notice?
 
 mutmut plants one fault after another, a mutant each, and runs the tests of its room.  Those that no test notices are compared
 with tests/survivors.txt, which says of each why it makes no difference.  One that is missing there fails the run, and so does
-an entry for one that is noticed, or is no more.  The rooms are named in pyproject.toml.
+an entry for one that is noticed, or is no more.  The rooms are named in pyproject.toml, the tests of each in tests/conftest.py.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -25,13 +27,15 @@ NOTICED = ("killed", "timeout")
 
 def main(rooms: list[str]) -> int:
     shutil.rmtree("mutants", ignore_errors=True)  # or results of before a test was changed would stay
-    # Given a pattern, it first asks for all tests by their names: one that pytest cannot find would look like one that fails.
-    subprocess.run([MUTMUT, "run", *[f"livenessprobe.{room}.*" for room in rooms or ["*"]]], check=True)
+    for room in rooms:
+        # Given a pattern, it first asks for all tests by their names: one that pytest cannot find would look like one that fails.
+        environment = {**os.environ, "MUTATED_ROOM": room}
+        subprocess.run([MUTMUT, "run", f"livenessprobe.{room}.*"], check=True, env=environment)
 
-    found = results()
+    found = results(rooms)
     show(found)
     survived = {diff(name) for name, status in found.items() if status not in NOTICED}
-    explained = {fault for fault in explanations() if not rooms or fault.partition(".")[0] in rooms}
+    explained = {fault for fault in explanations() if fault.partition(".")[0] in rooms}
     for fault in sorted(survived - explained):
         print(f"\nNo test of its room notices this, and {SURVIVORS} does not say why:\n\n{fault}")
     for fault in sorted(explained - survived):
@@ -39,11 +43,16 @@ def main(rooms: list[str]) -> int:
     return int(survived != explained)
 
 
-def results() -> dict[str, str]:
-    """What became of each mutant, by mutmut's name for it."""
+def all_rooms() -> list[str]:
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
+    return [Path(file).stem for file in project["tool"]["mutmut"]["only_mutate"]]
+
+
+def results(rooms: list[str]) -> dict[str, str]:
+    """What became of each mutant in `rooms`, by mutmut's name for it."""
     lines = mutmut("results", "--all=true").splitlines()
     found = dict(line.strip().split(": ") for line in lines)
-    return {name: status for name, status in found.items() if status != "not checked"}
+    return {name: status for name, status in found.items() if place(name).partition(".")[0] in rooms}
 
 
 def show(found: dict[str, str]) -> None:
@@ -83,4 +92,4 @@ def mutmut(*arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:] or all_rooms()))

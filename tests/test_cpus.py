@@ -161,7 +161,7 @@ def test_the_quota_is_rounded_down_to_at_least_1(limit: float | None, count: int
     ("text", "count"),
     [("3", 3), ("1", 1), ("08", 8), ("99999", 99999)]
     # What Go cannot use leaves the number of CPUs, and is honoured all the same.
-    + [(text, 6) for text in ("", "0", "-1", "+3", "abc", "1.5", " 3", "٣", "²", "9" * 5000)],
+    + [(text, 6) for text in ("", "0", "-1", "+3", "abc", "1.5", " 3", "٣", "²", "100000", "9" * 5000)],
 )
 @pytest.mark.parametrize("limit", [None, 2.0, 0.5])
 def test_the_environment_wins_over_the_quota(text: str, count: int, limit: float | None) -> None:

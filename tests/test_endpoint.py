@@ -66,6 +66,8 @@ def refusal(text: str, platform: str = "linux") -> str:
         ("/a/é.sock", "/a/é.sock", "unix:/a/%C3%A9.sock"),
         ("/a/x:1@y", "/a/x:1@y", "unix:/a/x:1%40y"),
         ("/@x", "/@x", "unix:/%40x"),
+        ("/X", "/X", "unix:/X"),
+        ("/a/q?%zz", "/a/q?%zz", "unix:/a/q%3F%25zz"),
         ("unix:///a/%41.sock", "/a/%41.sock", "unix:/a/%2541.sock"),
         ("unix:///a/q?x", "/a/q?x", "unix:/a/q%3Fx"),
         # With one slash, or another spelling of the scheme, it is a URL.
@@ -214,6 +216,7 @@ def test_lost_connections_are_logged_for_upstreams_own_dialer_only(text: str, lo
         ("unix:///a\t", 'parse "passthrough:///unix:///a\\t": net/url: invalid control character in URL'),
         # Upstream would dial these for ever.
         ("csi.sock", f'"csi.sock"{NEITHER}'),
+        ("unix", f'"unix"{NEITHER}'),
         ("localhost", f'"localhost"{NEITHER}'),
         ("::1:80", f'"::1:80"{NEITHER}'),
         ("a b:80", f'"a b:80"{NEITHER}'),
@@ -290,6 +293,7 @@ def test_an_abstract_name_behind_two_slashes_is_an_authority(text: str) -> None:
         ("C:\\", "win32", f'"C:\\\\"{NO_SOCKET}'),
         ("unix:C:\\", "win32", f'"unix:C:\\\\"{NO_SOCKET}'),
         ("unix:///C:/", "win32", f'"unix:///C:/"{NO_SOCKET}'),
+        ("/C:/", "win32", f'"unix:///C:/"{NO_SOCKET}'),
         (
             "unix-abstract:x",
             "win32",
@@ -433,6 +437,7 @@ def test_a_plain_path_is_taken_literally(name: str) -> None:
         ("[::]:9808", "::", "9808", True),
         ("127.0.0.1:9808", "127.0.0.1", "9808", False),
         ("localhost:9808", "localhost", "9808", False),
+        ("X:9808", "X", "9808", False),
         ("[::1]:9808", "::1", "9808", False),
         ("[fe80::1%eth0]:9808", "fe80::1%eth0", "9808", False),
         # Ports are looked up only when listening.

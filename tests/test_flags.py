@@ -35,6 +35,7 @@ def plain(value: object) -> str | None:
         (["-v=5"], (("v", "5"),), ()),
         (["--v=5"], (("v", "5"),), ()),
         (["-v", "5"], (("v", "5"),), ()),
+        (["-v", "5", "-v=6"], (("v", "5"), ("v", "6")), ()),
         (["--v", "5"], (("v", "5"),), ()),
         (["-probe-timeout=2s", "-csi-address=/x"], (("probe-timeout", "2s"), ("csi-address", "/x")), ()),
         # Only the first = separates.
@@ -180,6 +181,12 @@ def test_an_emptied_vmodule_still_reads() -> None:
             ["--stderrthreshold=LOUD"],
             'invalid value "LOUD" for flag -stderrthreshold: strconv.ParseInt: parsing "LOUD": invalid syntax',
         ),
+        (["--failure-threshold=0"], 'invalid value "0" for flag -failure-threshold: it must be 1 or more'),
+        (
+            ["--failure-threshold=2147483648"],
+            'invalid value "2147483648" for flag -failure-threshold: '
+            'strconv.ParseUint: parsing "2147483648": value out of range',
+        ),
     ],
     ids=plain,
 )
@@ -211,12 +218,27 @@ def test_only_the_first_error_counts(arguments: list[str], line: str) -> None:
     assert str(refused.value) == line
 
 
-def test_an_error_tells_what_was_read_before_it() -> None:
+@pytest.mark.parametrize("rest", [["--bogus", "--v=2"], ["---", "--v=2"], ["--v=x", "--v=2"], ["--v"]], ids=plain)
+def test_an_error_tells_what_was_read_before_it(rest: list[str]) -> None:
     """Upstream acts on --automaxprocs while it parses, so its record is due even if a later flag is refused."""
     with pytest.raises(FlagError) as refused:
-        parse(["--automaxprocs", "--v=1", "--bogus", "--v=2"])
+        parse(["--automaxprocs", "--v=1", *rest])
 
     assert refused.value.given == (("automaxprocs", "true"), ("v", "1"))
+
+
+@pytest.mark.parametrize("text", ["2147483648", "-2147483649"])
+def test_a_severity_has_32_bits(text: str) -> None:
+    with pytest.raises(FlagError):
+        parse([f"--stderrthreshold={text}"])
+
+
+def test_a_command_has_flags_of_its_own() -> None:
+    own = flags.Flag("at", flags.STRING, "now", "")
+
+    assert parse(["--at=x", "--v=1"], [own]).values() == {"at": "x", "v": "1"}
+    with pytest.raises(FlagError):
+        parse(["--v=x"], [own])
 
 
 # --- what is accepted
@@ -230,6 +252,8 @@ def test_an_error_tells_what_was_read_before_it() -> None:
         ("v", "2147483647", 2147483647),
         ("probe-timeout", "-1s", -1_000_000_000),
         ("probe-timeout", "0", 0),
+        ("unreachable-grace", "1s", 1_000_000_000),
+        ("unreachable-grace", "", None),
         ("vmodule", "", ()),
         ("vmodule", ",,", ()),
         ("vmodule", "main=1,", (("main", 1),)),
@@ -253,6 +277,8 @@ def test_an_error_tells_what_was_read_before_it() -> None:
         ("stderrthreshold", "2", 2),
         ("stderrthreshold", "99", 99),
         ("stderrthreshold", "-1", -1),
+        ("stderrthreshold", "2147483647", 2147483647),
+        ("stderrthreshold", "-2147483648", -2147483648),
         ("stderrthreshold", "INFO", 0),
         ("stderrthreshold", "warning", 1),
         ("stderrthreshold", "Error", 2),
@@ -316,8 +342,7 @@ def test_a_flag_of_upstream_is_in_upstreams_group() -> None:
 
 @pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.name)
 def test_a_default_is_a_value_of_its_flag(flag: flags.Flag) -> None:
-    if flag.name != "unreachable-grace":  # empty means the probe timeout
-        flag.kind.check(flag.default)
+    flag.kind.check(flag.default)
 
 
 def test_names_and_keys_are_unique() -> None:

@@ -62,6 +62,7 @@ def test_the_table_of_durations_has_both_sides() -> None:
         ("1µs1μs1us", 3_000),
         # Go takes a 19th digit where it fits into 63 bits (time.leadingFraction); without it a nanosecond would be lost.
         ("2.90939700000000000000m", 174_563_820_000),
+        ("0.99000000000000000000s", 990_000_000),  # nor any that does not fit
         ("0" * 4000 + "1s", 1_000_000_000),
         ("0" * 5000 + "1s", 1_000_000_000),
     ],

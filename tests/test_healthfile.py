@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -391,6 +392,54 @@ def test_a_failed_write_takes_the_old_file_away(path: str) -> None:
         write(path, "d", 60.0)
 
     assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_may_have_room_once_the_old_file_is_gone(
+    path: str, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    replace = os.replace
+
+    def replace_if_there_is_room(new: str, old: str) -> None:
+        if os.path.exists(old):
+            raise OSError(number, os.strerror(number))
+        replace(new, old)
+
+    write(path, "one", 60.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace_if_there_is_room)
+        write(path, "two", 60.0)
+
+    assert read(path) == "two"
+
+
+@pytest.mark.parametrize(
+    ("platform", "refusals", "asked"),
+    [("linux", 0, 1), ("linux", 1, 1), ("win32", 0, 1), ("win32", 20, 21), ("win32", 21, 21)],
+)
+def test_windows_is_asked_again_while_somebody_reads(
+    path: str, monkeypatch: pytest.MonkeyPatch, platform: str, refusals: int, asked: int
+) -> None:
+    replace, calls, pauses = os.replace, [], []
+
+    def refuse_at_first(new: str, old: str) -> None:
+        calls.append((new, old))
+        if len(calls) <= refusals:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        replace(new, old)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", platform)
+        patch.setattr(os, "replace", refuse_at_first)
+        patch.setattr(healthfile.time, "sleep", pauses.append)
+        if refusals < asked:
+            write(path, "d", 60.0)
+        else:
+            with pytest.raises(HealthFileError, match="cannot be written: Permission denied$"):
+                write(path, "d", 60.0)
+
+    assert calls == [(f"{path}.new", path)] * asked
+    assert pauses == [0.01] * (asked - 1)
 
 
 def test_a_folder_that_is_missing_is_a_sentence(folder: Path) -> None:

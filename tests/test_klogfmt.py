@@ -387,7 +387,8 @@ def test_lines_of_a_value_cannot_pass_for_a_record(text: str) -> None:
         ("[\\^a]", ["^", "a"], ["b"]),
         ("a]", ["a]"], ["a"]),
         ("[c-a]", [], ["a", "b", "c", "-"]),
-        ("[^c-a]", ["a", "b", "-"], ["", "ab"]),
+        ("[^c-a]", ["a", "b", "-", "\n"], ["", "ab"]),
+        ("[a-bd-e]", ["b", "d"], ["c", "X", "-"]),
         # Malformed for Go: no name matches.
         ("[", [], ["[", ""]),
         ("[a", [], ["a", "[a"]),

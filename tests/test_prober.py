@@ -537,6 +537,19 @@ def test_without_an_interval_each_request_probes() -> None:
     live(main())
 
 
+def test_nothing_is_kept_of_probes_that_have_ended() -> None:
+    """Or a sidecar would grow for months."""
+    prober = make(Driver())
+
+    async def asked() -> None:
+        for _ in range(3):
+            await prober.check()
+        await asyncio.sleep(0)
+        assert not prober._flights
+
+    live(asked())
+
+
 def test_parallel_requests_share_one_probe() -> None:
     async def main() -> None:
         driver = Driver(1.0)
