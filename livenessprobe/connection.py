@@ -8,7 +8,6 @@ The only room that knows gRPC.  A call has two phases, and telling them apart is
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import stat
@@ -25,6 +24,7 @@ import grpc.aio
 from livenessprobe import __version__
 from livenessprobe.endpoint import CSIAddress
 from livenessprobe.health import Reason
+from livenessprobe.unreachable import NotConnected, closes, explanation, no_descriptors, not_connected
 
 _MILLISECONDS_MAX = (1 << 31) - 1
 QUIET_SECONDS = 0.05
@@ -43,15 +43,6 @@ _CODES = {
 
 State = grpc.ChannelConnectivity
 SocketIdentity = tuple[int, int, int]
-
-
-class NotConnected(Exception):
-    """No connection; says why."""
-
-    def __init__(self, reason: Reason, sentence: str) -> None:
-        super().__init__(sentence)
-        self.reason = reason
-        self.sentence = sentence
 
 
 class CallFailed(Exception):
@@ -171,7 +162,7 @@ class Dialer:
                 change.cancel()
             state = channel.get_state()
             if state is State.IDLE:  # it was connected and is not any more, all between two looks; gRPC leaves it at that
-                raise NotConnected(Reason.PROTOCOL_ERROR, _closes(self.address))
+                raise NotConnected(Reason.PROTOCOL_ERROR, closes(self.address))
         return state
 
     def _options(self, left: float) -> list[tuple[str, object]]:
@@ -208,7 +199,7 @@ class Dialer:
         try:
             found = os.lstat(path) if sys.platform == "win32" else os.stat(path)
         except OSError as error:
-            raise _not_connected(error.errno, path) from None
+            raise not_connected(error.errno, path) from None
         if sys.platform == "win32":
             return None
         if not stat.S_ISSOCK(found.st_mode):
@@ -222,7 +213,7 @@ class Dialer:
         try:
             await connection.call("/csi.v1.Identity/Probe", b"", 1)
         except CallFailed as error:
-            return _explanation(self.address, error.details)
+            return explanation(self.address, error.details)
         return NotConnected(Reason.UNREACHABLE, f"the connection to {self.address.text} failed and came back; asking again")
 
     async def kept(self) -> Connection | None:
@@ -293,92 +284,10 @@ def _refuse_without_descriptors(address: CSIAddress) -> None:
         while len(taken) < DESCRIPTORS:
             taken += os.pipe()
     except OSError as error:
-        raise _no_descriptors(address, error.errno or 0) from None
+        raise no_descriptors(address, error.errno or 0) from None
     finally:
         for descriptor in taken:
             os.close(descriptor)
-
-
-def _no_descriptors(address: CSIAddress, number: int) -> NotConnected:
-    """The driver is not to blame."""
-    words = os.strerror(number)
-    return NotConnected(
-        Reason.INTERNAL, f"livenessprobe has too few file descriptors left to connect to {address.name}: {words}"
-    )
-
-
-def _not_connected(number: int | None, path: str) -> NotConnected:
-    """What an errno of looking at or connecting to a socket file means."""
-    if number in (errno.ENOENT, errno.ENOTDIR):
-        missing = f"{path} does not exist: the driver is not running, or its folder is not mounted here"
-        return NotConnected(Reason.SOCKET_MISSING, missing)
-    if number in (errno.EACCES, errno.EPERM):
-        return NotConnected(Reason.PERMISSION_DENIED, f"{path}: permission denied: run as the driver's user or as root")
-    return NotConnected(Reason.UNREACHABLE, f"{path}: {os.strerror(number or 0)}")
-
-
-def _explanation(address: CSIAddress, details: str) -> NotConnected:
-    """A reason for gRPC's words about a connection that failed."""
-    where = address.name
-    words = details.rpartition("error: ")[2]
-    if _tells(details, errno.ECONNREFUSED) or (sys.platform == "win32" and _tells(details, errno.ENOTCONN)):
-        if address.network == "unix" and _is_mount_point(where):
-            return NotConnected(
-                Reason.STALE_MOUNT,
-                f"{where} is itself a mount, and of a socket nobody listens on any more: mount the folder, not the file",
-            )
-        return NotConnected(Reason.REFUSED, f"nobody listens on {where}: the driver is down or starting")
-    for number in (errno.EACCES, errno.ENOENT):
-        if _tells(details, number) and address.network == "unix":
-            return _not_connected(number, where)
-    for number in (errno.EMFILE, errno.ENFILE):
-        if _tells(details, number):
-            return _no_descriptors(address, number)
-    # A unix socket whose queue is full refuses to wait; gRPC goes on all the same and finds that it is not connected.
-    if _tells(details, errno.ENOTCONN) and address.network != "tcp":
-        return NotConnected(
-            Reason.UNREACHABLE,
-            f"the driver at {where} does not accept connections, and its queue of them is full: it is hung, stopped or overloaded",
-        )
-    if _tells(details, errno.EPROTOTYPE):
-        return NotConnected(Reason.NOT_A_SOCKET, f"{where} is a socket of another kind than a stream")
-    if "http1.x" in details:
-        return NotConnected(
-            Reason.PROTOCOL_ERROR, f"{where} answers in HTTP/1, not gRPC: this is not the driver's CSI socket"
-        )
-    if "HTTP/2" in details:
-        return NotConnected(Reason.PROTOCOL_ERROR, f"{where} does not speak gRPC: this is not the driver's CSI socket")
-    if _tells(details, errno.ECONNRESET) or "closed" in details.lower() or _tells(details, errno.EPIPE):
-        return NotConnected(Reason.PROTOCOL_ERROR, _closes(address))
-    if "resolving" in details or "lookup" in details:
-        return NotConnected(Reason.UNRESOLVED, f"{where}: the name cannot be resolved")
-    return NotConnected(Reason.UNREACHABLE, f"{where}: {words or details}")
-
-
-def _tells(details: str, number: int) -> bool:
-    """
-    Whether gRPC's words about a connection are of the errno `number`.
-
-    On Windows they end in WinSock's number.  Of a connection that is refused at once gRPC reads it too late, and finds that
-    the socket is not connected (ENOTCONN).
-    """
-    if sys.platform == "win32":
-        return f" -- {number if number > 10_000 else 10_000 + number})" in details
-    return os.strerror(number) in details
-
-
-def _closes(address: CSIAddress) -> str:
-    return f"{address.name} closes every connection without a word of gRPC"
-
-
-def _is_mount_point(path: str) -> bool:
-    """Whether the very file is a bind mount, as `docker run -v …/csi.sock:/csi/csi.sock` makes it (proc(5), mountinfo)."""
-    escaped = path.replace("\\", r"\134").replace(" ", r"\040").replace("\t", r"\011").replace("\n", r"\012")
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            return any(line.split(" ")[4] == escaped for line in file)
-    except (OSError, IndexError):
-        return False
 
 
 class _UndecodableMessages(logging.Filter):

@@ -22,10 +22,10 @@ from pathlib import Path
 import pytest
 
 from livenessprobe import connection, healthfile
-from livenessprobe.connection import NotConnected
 from livenessprobe.endpoint import parse_csi_address
 from livenessprobe.health import Reason
 from livenessprobe.healthfile import HealthFileError
+from livenessprobe.unreachable import NotConnected
 from tests.support import ROOT, Answer, FakeDriver, Sidecar, driver_process, eventually, request
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descriptors, mounts and groups of control are Linux's")
