@@ -77,7 +77,7 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
         reloader = Reloader(loaded, file.path, file.load, lambda settings: _adopt(prober, settings), metrics)
         _announce(loaded)
         # Connections leave cycles behind.  What is loaded by now stays for good, and left out of account it no longer puts
-        # off collecting them: under 2000 connections a second memory grows by 9 MiB then, by 20 without.
+        # off collecting them: after 12 s of `make attack` memory has grown by 3.6 MiB then, by 5.5 without.
         gc.collect()
         gc.freeze()
         gc.set_threshold(1000, 5, 2)
