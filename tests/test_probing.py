@@ -619,7 +619,7 @@ def test_what_is_no_plain_file_is_left_alone(driver: FakeDriver, folder: Path, s
     process = sidecar(f"--health-file={path}", "--interval=100ms")
     eventually(lambda: driver.probes >= 3)
     assert process.get().status == 200
-    assert "is there and is no plain file; choose another path" in process.log()
+    process.await_log("is there and is no plain file; choose another path")
     process.process.send_signal(signal.SIGTERM)
     assert process.wait() == 0
     after = path.lstat()

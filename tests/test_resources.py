@@ -332,7 +332,7 @@ def test_nothing_to_write_to_no_proc_and_no_time_zone_are_no_reason_to_fail(
     # Without /proc the start is when it was asked for first.
     assert abs(process.metric("process_start_time_seconds") - before) < 60
     process.await_log(f"health file {folder}/health cannot be written: Read-only file system")
-    assert "No usable temporary directory found" in process.log()
+    process.await_log("No usable temporary directory found")
     assert process.metric("livenessprobe_log_records_dropped") == 0
     process.process.send_signal(signal.SIGTERM)
     assert process.wait() == 0
@@ -428,7 +428,7 @@ def test_a_clock_that_is_set_changes_no_answer(
     driver.stop()
     assert process.get().reason == "socket_missing"
     eventually(lambda: not file.exists())
-    assert "CSI driver is unhealthy" in process.log()
+    process.await_log("CSI driver is unhealthy")
 
 
 @pytest.mark.parametrize("ahead", [DAY, -DAY])

@@ -729,7 +729,7 @@ def test_a_log_file_that_is_a_fifo_costs_neither_probes_nor_stderr(driver: FakeD
     os.mkfifo(folder / "fifo")
     process = sidecar("--logtostderr=false", "--alsologtostderr", f"--log_file={folder}/fifo")
     process.await_name()
-    assert "cannot write log file" in process.log()
+    process.await_log("cannot write log file")
     assert process.get().status == 200
 
 
@@ -749,7 +749,7 @@ def test_no_line_of_a_file_stops_the_process(folder: Path, sidecar: Start, line:
     (folder / "settings.toml").write_text(f"{line}\n")
     process = sidecar(f"--health-port={_free()}", f"--config={folder}/settings.toml", await_http=False)
     process.await_log("ServeMux listening")
-    assert "Settings file passed over" in process.log()
+    process.await_log("Settings file passed over")
     assert "Traceback" not in process.log()
 
 
