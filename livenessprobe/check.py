@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from livenessprobe import flags, healthfile, klog, settings
+from livenessprobe.absent import absent
 from livenessprobe.health import ProbeResult, Reason
 from livenessprobe.settings import Loaded
 from livenessprobe.sources import SettingsError, overlay
@@ -116,7 +117,8 @@ def _insist(ask: Ask, timeout: float, wait: object) -> Outcome:
 
 
 def _ask_driver(found: settings.Settings, timeout: float, grace: float) -> Outcome:
-    import asyncio
+    with absent("ssl"):
+        import asyncio
 
     from livenessprobe.connection import Dialer
     from livenessprobe.identity import Attempt, Identity

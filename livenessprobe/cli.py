@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TextIO, TypeVar
 
 from livenessprobe import UPSTREAM_VERSION, __version__, cpus, effective, flags, healthfile, klog, settings
+from livenessprobe.absent import absent
 from livenessprobe.endpoint import ListenAddress
 from livenessprobe.gotext import quote
 from livenessprobe.klog import get_logger
@@ -91,7 +92,8 @@ def _serve(start: _Start) -> int:
         log.error(error.message, err=error.err, **error.pairs)
         return error.code
     _warn(loaded, start.line)
-    import asyncio
+    with absent("ssl"):
+        import asyncio
 
     from livenessprobe import daemon
 

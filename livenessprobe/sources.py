@@ -8,15 +8,15 @@ passes on as they are: since it is never shown a string, none of its casts (`@re
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import stat
 import sys
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from livenessprobe import flags, gotext
+from livenessprobe.absent import absent
 from livenessprobe.klogfmt import Options
 
 PREFIX = "LIVENESSPROBE_"
@@ -82,36 +82,21 @@ Layer = Mapping[str, Raw]
 """Values by key."""
 
 
-@contextlib.contextmanager
-def _as_if_missing(*names: str) -> Iterator[None]:
-    """
-    Modules that are not found while something else is imported.
-
-    Dynaconf takes Flask and Jinja into itself where it finds them, and Quart brings both: 12 MiB that nobody uses here.
-    """
-    hidden = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is how Python documents a module not to be found
-    try:
-        yield
-    finally:
-        for name in hidden:
-            del sys.modules[name]
-
-
 def merge(*layers: Layer) -> dict[str, Raw]:
     """The topmost value of each key; later layers are above earlier ones."""
     # Switches of Dynaconf's own, which can run code and read files, stay out of its reach.
     for name in [name for name in os.environ if "DYNACONF" in name or name in _DYNACONFS_OLD_NAMES]:
         del os.environ[name]
-    with _as_if_missing("flask", "jinja2"):
+    # Where imports are lazy it loads its parts as they are used; after the first time Quart may be loading beside, with Jinja.
+    with contextlib.nullcontext() if "dynaconf" in sys.modules else absent("flask", "jinja2"):
         from dynaconf import Dynaconf
 
-    dynaconf = Dynaconf(
-        settings_files=[], core_loaders=[], loaders=[], load_dotenv=False, environments=False, envvar_prefix=False
-    )
-    for layer in layers:
-        dynaconf.update({key.upper(): value for key, value in layer.items()})
-    return {key: dynaconf[key.upper()] for key in KEYS}
+        dynaconf = Dynaconf(
+            settings_files=[], core_loaders=[], loaders=[], load_dotenv=False, environments=False, envvar_prefix=False
+        )
+        for layer in layers:
+            dynaconf.update({key.upper(): value for key, value in layer.items()})
+        return {key: dynaconf[key.upper()] for key in KEYS}
 
 
 def overlay(*layers: Layer) -> dict[str, Raw]:
@@ -245,6 +230,8 @@ def read_file(path: str) -> bytes:
 
 def fingerprint(content: bytes) -> str:
     """Tells one content from another."""
+    import hashlib  # OpenSSL is loaded with it
+
     return hashlib.sha256(content).hexdigest()
 
 

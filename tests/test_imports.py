@@ -1,0 +1,39 @@
+"""What is loaded to answer a kubelet: each module costs CPU at every start and memory on every node."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from tests.support import FakeDriver, Sidecar, not_on_windows
+
+Start = Callable[..., Sidecar]
+
+pytestmark = not_on_windows("other parts of asyncio")
+
+BUDGETS = {False: 245, True: 95}
+"""Modules of other packages than Python's and our own, by whether imports are lazy."""
+UNUSED = (
+    *("quart", "werkzeug", "flask", "jinja2", "markupsafe", "click", "blinker", "itsdangerous", "aiofiles"),  # for /metrics
+    *("rich", "pygments"),  # for a terminal
+    *("unittest", "doctest", "pydoc", "sqlite3"),
+)
+"""By a kubelet's question."""
+UNUSED_IF_LAZY = ("h2", "hpack", "wsproto", "priority", "email", "_ssl", "_hashlib")
+"""Besides."""
+
+
+@pytest.mark.parametrize("lazy", [False, pytest.param(True, marks=pytest.mark.skipif("sys.version_info < (3, 15)"))])
+def test_no_more_is_loaded_than_answering_takes(lazy: bool, driver: FakeDriver, sidecar: Start) -> None:
+    environ = {"PYTHONVERBOSE": "1", "PYTHON_LAZY_IMPORTS": "all" if lazy else "normal"}
+    process = sidecar(environ=environ)
+    process.await_name()
+    assert process.get().status == 200
+
+    loaded = set(re.findall(r"^import '?([\w.]+)'? #", process.log(), re.MULTILINE))
+    foreign = [name for name in loaded if name.partition(".")[0] not in {*sys.stdlib_module_names, "livenessprobe"}]
+    assert sorted(loaded.intersection(UNUSED + (UNUSED_IF_LAZY if lazy else ()))) == []
+    assert 50 < len(foreign) <= BUDGETS[lazy], sorted(foreign)
