@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from livenessprobe.health import ProbeResult, Standing
 from livenessprobe.healthz import as_json, parts, text, wants_json
@@ -21,12 +22,17 @@ class Answer:
     """Without a Content-Length it is chunked."""
 
     status: int
-    headers: dict[str, str]
+    headers: tuple[tuple[bytes, bytes], ...]
+    """As ASGI wants them."""
     body: bytes
 
 
+def _answer(status: int, headers: dict[str, str], body: bytes) -> Answer:
+    return Answer(status, tuple((name.lower().encode(), text.encode("latin-1")) for name, text in headers.items()), body)
+
+
 def _whole(status: int, headers: dict[str, str], body: bytes) -> Answer:
-    return Answer(status, headers | {"Content-Length": str(len(body))}, body)
+    return _answer(status, headers | {"Content-Length": str(len(body))}, body)
 
 
 PLAIN = {
@@ -37,15 +43,16 @@ PLAIN = {
 """Those that are always the same."""
 
 
+@lru_cache(maxsize=4)
 def health(result: ProbeResult) -> Answer:
-    """What `/healthz` says of `result`."""
+    """What `/healthz` says of `result`; mostly the same as before."""
     # A gRPC message may hold bytes that are no UTF-8; they go out as they came.
     body = result.body.encode(errors="surrogateescape")
     headers = {"Content-Type": "application/octet-stream" if _BINARY.search(body) else TEXT}
     if result.reason is not None:
         headers[REASON_HEADER] = result.reason.value
     status = 200 if result.ready else 500
-    return Answer(status, headers, body) if len(body) > _CHUNKED_ABOVE else _whole(status, headers, body)
+    return _answer(status, headers, body) if len(body) > _CHUNKED_ABOVE else _whole(status, headers, body)
 
 
 def split(handler: Handler, standing: Standing, accept: str, *, verbose: bool) -> Answer:

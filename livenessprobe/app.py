@@ -47,8 +47,7 @@ class App:
             answer = answers.health(ProbeResult(Reason.INTERNAL, f"livenessprobe: internal error: {error!r}"))
         if isinstance(answer, Answer):
             self._metrics.responded(answer.status)
-            headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
-            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
             await send({"type": "http.response.body", "body": answer.body})
         else:
             self._metrics.responded(200)

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from google.protobuf.message import DecodeError, Message
@@ -146,16 +147,17 @@ class Identity:
             # At the deadline the words are ours; a driver's own DeadlineExceeded comes earlier and keeps its message.
             timed_out = error.code == "DeadlineExceeded" and _now() >= attempt.deadline - 0.001
             reason = Reason.DRIVER_ERROR if error.reason is Reason.DEADLINE else error.reason
-            result, shown = CALL_TIMED_OUT if timed_out else rpc_error(reason, error.code, error.details), "{}"
+            result, shown = CALL_TIMED_OUT if timed_out else rpc_error(reason, error.code, error.details), None
         except TimeoutError:
-            result, shown = CALL_TIMED_OUT, "{}"
+            result, shown = CALL_TIMED_OUT, None
         except DecodeError:
-            result, shown = UNPARSABLE, "{}"
+            result, shown = UNPARSABLE, None
         self._log_response(shown, result.err)
         return result
 
-    def _log_response(self, response: str, err: str | None) -> None:
-        log.v(5).info("GRPC response", response=response, err=err)
+    def _log_response(self, response: Message | None, err: str | None) -> None:
+        if (verbose := log.v(5)).enabled:
+            verbose.info("GRPC response", response="{}" if response is None else _compact_json(response), err=err)
 
     # --- GetPluginInfo
 
@@ -185,7 +187,7 @@ class Identity:
             code, err = error.code, rpc_error(error.reason, error.code, error.details).err
         except DecodeError:
             code, err = "Internal", UNPARSABLE.err
-        self._log_response(_compact_json(response) if err is None else "{}", err)
+        self._log_response(response if err is None else None, err)
         self._metrics.operation(GET_PLUGIN_INFO, code, _now() - started)
         if err is not None:
             raise DriverError(err)
@@ -197,14 +199,15 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """A request, and what its answer says: a result, and the answer as the log shows it."""
+    """A request, and what its answer says: a result, and the answer for the log; None is empty there."""
 
     request: bytes
     shown: str
-    read: Callable[[bytes], tuple[ProbeResult, str]]
+    read: Callable[[bytes], tuple[ProbeResult, Message | None]]
     """Raises DecodeError."""
 
 
+@lru_cache(maxsize=2)
 def _question(method: str, service: str) -> _Question:
     if method == PROBE:
         return _Question(csi_pb2.ProbeRequest().SerializeToString(), "{}", _read_probe)
@@ -213,23 +216,23 @@ def _question(method: str, service: str) -> _Question:
 
         request = grpc_health_pb2.HealthCheckRequest(service=service)
         return _Question(request.SerializeToString(), _compact_json(request), _read_health_check)
-    return _Question(b"", "{}", lambda _: (READY, "{}"))
+    return _Question(b"", "{}", lambda _: (READY, None))
 
 
-def _read_probe(answer: bytes) -> tuple[ProbeResult, str]:
+def _read_probe(answer: bytes) -> tuple[ProbeResult, Message]:
     response = csi_pb2.ProbeResponse.FromString(answer)
     # "If not present, the caller SHALL assume that the plugin is in a ready state" (CSI spec, ProbeResponse).
     ready = not response.HasField("ready") or response.ready.value
-    return (READY if ready else NOT_READY), _compact_json(response)
+    return (READY if ready else NOT_READY), response
 
 
-def _read_health_check(answer: bytes) -> tuple[ProbeResult, str]:
+def _read_health_check(answer: bytes) -> tuple[ProbeResult, Message]:
     """Only SERVING is healthy (grpc/doc/health-checking.md)."""
     from livenessprobe.csi import grpc_health_pb2
 
     response = grpc_health_pb2.HealthCheckResponse.FromString(answer)
     serving = response.status == grpc_health_pb2.HealthCheckResponse.SERVING
-    return (READY if serving else NOT_READY), _compact_json(response)
+    return (READY if serving else NOT_READY), response
 
 
 UNPARSABLE = rpc_error(

@@ -6,6 +6,7 @@ import posixpath
 import re
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
 
 
@@ -40,6 +41,7 @@ class Mux:
     metrics_path: str | None
     """A literal path; with a slash at its end it serves everything below it too."""
 
+    @lru_cache(maxsize=16)  # noqa: B019  a mux lives as long as its settings, and there are few
     def route(self, method: str, raw_path: str) -> Route:
         """`raw_path` is the request target up to the `?`, still percent-encoded."""
         if raw_path == "*":

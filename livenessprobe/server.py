@@ -21,6 +21,8 @@ from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import (
     ASGIFramework,
@@ -45,6 +47,8 @@ class _HTTP1Only(H11Protocol):
     """Ignores `Upgrade`, refuses what is not HTTP/1, and writes status lines and refusals as Go's net/http does."""
 
     _version = b"1.1"
+    _answer = b""
+    """What of an answer there is so far."""
     limits: Callable[[], Limits]
     """As they are at this moment."""
 
@@ -71,35 +75,41 @@ class _HTTP1Only(H11Protocol):
             await self._refuse(417)
             return
         self._version = request.http_version
-        kept = [(name, value) for name, value in request.headers.raw_items() if name.lower() != b"upgrade"]
-        await super()._create_stream(
-            h11.Request(method=request.method, target=request.target, headers=kept, http_version=request.http_version)
-        )
+        if b"upgrade" in headers:
+            kept = [(name, value) for name, value in request.headers.raw_items() if name.lower() != b"upgrade"]
+            request = h11.Request(
+                method=request.method, target=request.target, headers=kept, http_version=request.http_version
+            )
+        await super()._create_stream(request)
 
     async def _refuse(self, status_code: int, why: bytes = b"") -> None:
         await self._send_error_response(status_code, why)
         await self.send(Closed())
 
+    async def stream_send(self, event: StreamEvent) -> None:
+        """Hypercorn's way from a handler to the client: an answer with its status line as Go writes it."""
+        if not isinstance(event, Response):
+            await super().stream_send(event)
+            return
+        reason = REASONS.get(event.status_code, b"")
+        headers = [*event.headers, *self.config.response_headers("h11")]
+        await self._send_h11_event(h11.Response(status_code=event.status_code, headers=headers, reason=reason))
+
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         if isinstance(event, h11.InformationalResponse):
             return  # upstream never reads a body, so it never asks a client to go on with one
-        if isinstance(event, h11.Response) and not event.reason:
-            event = h11.Response(
-                status_code=event.status_code,
-                headers=event.headers.raw_items(),
-                http_version=event.http_version,
-                reason=REASONS.get(event.status_code, b""),
-            )
         try:
-            data = self.connection.send(event)
+            data = self.connection.send(event) or b""
         except h11.LocalProtocolError:
             if self.connection.their_state != h11.ERROR:
                 raise
             return
-        if data and self._version == b"1.0" and isinstance(event, h11.Response):
+        if self._version == b"1.0" and isinstance(event, h11.Response):
             data = data.replace(b"HTTP/1.1", b"HTTP/1.0", 1)
-        if data:
-            await self.send(RawData(data=data))
+        self._answer += data
+        if isinstance(event, h11.EndOfMessage):  # in one piece, which costs both sides less
+            whole, self._answer = self._answer, b""
+            await self.send(RawData(data=whole))
 
     async def _send_error_response(self, status_code: int, why: bytes = b"") -> None:
         """A refusal before any handler is asked."""
@@ -144,10 +154,12 @@ class _Connection(TCPServer):
 
     async def run(self) -> None:
         """Answer its requests, until one of both sides ends it."""
-        found = self._transport.get_extra_info("socket")
+        told = self._transport.get_extra_info
+        family = told("socket").family
         try:
-            client = parse_socket_addr(found.family, found.getpeername())
-            server = parse_socket_addr(found.family, found.getsockname())
+            if (peer := told("peername")) is None:
+                return  # gone
+            client, server = parse_socket_addr(family, peer), parse_socket_addr(family, told("sockname"))
             async with TaskGroup(self.loop) as group:
                 state = ConnectionState(self.state)
                 http = _HTTP1Only(
@@ -190,6 +202,8 @@ class _Connection(TCPServer):
 
     async def _close(self) -> None:
         self.writer.close()
+        if not self._transport.get_write_buffer_size():
+            return
         try:
             async with asyncio.timeout(self._connections.limits().idle_seconds):
                 await self.writer.wait_closed()
