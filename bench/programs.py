@@ -27,7 +27,8 @@ START_SECONDS = 60.0
 INTERVAL = "10s"
 LAST_WORDS = 3000
 """Characters of a failed program's output that are shown."""
-SETTINGS = ("LIVENESSPROBE_", "LIVENESS_PROBE_", "CSI_")
+SETTINGS = ("LIVENESSPROBE_", "LIVENESS_PROBE_", "CSI_", "PYTHONDONTWRITEBYTECODE")
+"""How variables begin that programs are not to see; without the last one all would compile at each start."""
 ENVIRONMENT = {name: text for name, text in os.environ.items() if not name.startswith(SETTINGS)}
 
 
