@@ -31,6 +31,13 @@ def cut_short(number: int, _frame: FrameType | None) -> None:
     _end(128 + number)
 
 
+def _quit(_number: int, _frame: FrameType | None) -> None:
+    """As Go's runtime does it, after all stacks; as PID 1 the signal itself would do nothing."""
+    with contextlib.suppress(OSError):
+        os.write(2, b"SIGQUIT: quit\n")
+    _end(2)
+
+
 def _end(code: int) -> None:
     """Not by an exception: raised in a callback of the import system's, it would be printed and forgotten."""
     with contextlib.suppress(Exception):  # it may be half imported
@@ -56,9 +63,10 @@ def early(told: Callable[[int, FrameType | None], None] = stopped) -> None:
         return
     for ignored in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
         signal.signal(ignored, signal.SIG_IGN)
+    signal.signal(signal.SIGQUIT, _quit)
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            faulthandler.register(signal.SIGQUIT, chain=True)  # as Go: all stacks, then death
+            faulthandler.register(signal.SIGQUIT, chain=True)  # it writes the stacks even where no Python runs
 
 
 @contextlib.contextmanager

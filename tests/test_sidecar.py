@@ -603,6 +603,20 @@ def test_a_start_that_comes_to_nothing_leaves_no_word_of_an_earlier_process(side
     assert not file.exists()
 
 
+def test_sigquit_shows_all_stacks_and_ends_the_process_even_if_it_was_ignored_before(
+    driver: FakeDriver, sidecar: Start
+) -> None:
+    """As a shell ignores it for what it starts in the background."""
+    process = sidecar(prefix=("env", "--ignore-signal=QUIT"))
+    process.await_name()
+
+    process.process.send_signal(signal.SIGQUIT)
+
+    assert process.wait() == 2
+    assert process.log().count("(most recent call first):") > 1
+    assert "SIGQUIT: quit" in process.log()
+
+
 def test_a_taken_port_exits_1_and_says_which(sidecar: Start) -> None:
     """DESIGN row 3."""
     with socket.socket() as taken:
