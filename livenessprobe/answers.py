@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from livenessprobe.health import ProbeResult, Standing
 from livenessprobe.healthz import as_json, parts, text, wants_json
@@ -17,8 +17,7 @@ _CHUNKED_ABOVE = 2048
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """Without a Content-Length it is chunked."""
 
     status: int

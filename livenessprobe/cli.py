@@ -7,8 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TextIO, TypeVar
+from typing import NamedTuple, TextIO, TypeVar
 
 from livenessprobe import UPSTREAM_VERSION, __version__, cpus, effective, flags, healthfile, klog, settings
 from livenessprobe.absent import absent
@@ -45,8 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         klog.flush()
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
+class _Start(NamedTuple):
     """Settings, and what they were read from."""
 
     loaded: Loaded

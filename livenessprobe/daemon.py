@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from livenessprobe import klog, signals
 from livenessprobe.app import App
@@ -35,16 +35,14 @@ CROWD = 4
 """How many times --http-max-connections may be open for a moment."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listeners:
+class Listeners(NamedTuple):
     """Sockets that listen already; the second only for --metrics-address."""
 
     http: socket.socket
     metrics: socket.socket | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SettingsFile:
+class SettingsFile(NamedTuple):
     """The file that may be or become the settings file, and how to read settings again with its new content."""
 
     path: str

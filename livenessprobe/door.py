@@ -13,9 +13,8 @@ import select
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 YOUNG_SECONDS = 1.0
 """For which a client may take to send its request, however many others there are, up to a crowd."""
@@ -49,8 +48,7 @@ def refusal(status: int, why: bytes = b"") -> bytes:
     return lines % (status, reason, kind, len(body)) + body
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What a client may take."""
 
     connections: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from livenessprobe import flags, gotext
 from livenessprobe.endpoint import CSIAddress, ListenAddress
@@ -11,8 +11,7 @@ from livenessprobe.settings import RESTART_KEYS, Loaded
 from livenessprobe.sources import KEYS
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A setting that is about to be another one; values as `shown` spells them."""
 
     key: str

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote
 
 from livenessprobe import gotext
@@ -23,8 +22,7 @@ class AddressError(ValueError):
     """An address that can never work; the text is for a person."""
 
 
-@dataclass(frozen=True, slots=True)
-class CSIAddress:
+class CSIAddress(NamedTuple):
     """Where the driver listens."""
 
     text: str
@@ -222,8 +220,7 @@ def _is_ip(host: str, scheme: str) -> bool:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
+class ListenAddress(NamedTuple):
     """Where to listen: `host` and `port` as written, or the `path` of a unix socket."""
 
     text: str

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from livenessprobe.gotext import parse_bool, parse_duration, parse_uint, quote
 from livenessprobe.method import PROBE
@@ -35,8 +34,7 @@ class HelpRequested(Exception):
     """`-h` or `-help` was met first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """A type of value: how Go calls it in the usage text, and what it accepts."""
 
     placeholder: str
@@ -45,8 +43,7 @@ class Kind:
     is_bool: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(NamedTuple):
     """One row of the table.  `default` is text, as it would be given."""
 
     name: str
@@ -391,8 +388,7 @@ def find(name: str) -> Flag | None:
     return BY_NAME.get(LONGHORN.get(name, name))
 
 
-@dataclass(frozen=True, slots=True)
-class CommandLine:
+class CommandLine(NamedTuple):
     """A command line that Go accepts."""
 
     given: tuple[tuple[str, str], ...]

@@ -8,8 +8,8 @@ stand on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 
 class Reason(str, Enum):
@@ -31,8 +31,7 @@ class Reason(str, Enum):
     INTERNAL = "internal"
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
+class ProbeResult(NamedTuple):
     """
     One answer about the driver.  Without a reason it is ready.
 
@@ -99,16 +98,14 @@ CALL_TIMED_OUT = rpc_error(Reason.DEADLINE, "DeadlineExceeded", DEADLINE)
 # --- a run of probes
 
 
-@dataclass(frozen=True, slots=True)
-class Thresholds:
+class Thresholds(NamedTuple):
     """How many results of a kind in a row it takes to report that kind; 1 or more each."""
 
     failure: int = 1
     success: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(NamedTuple):
     """One question about the driver, and the answer that stands."""
 
     good: bool | None = None
@@ -134,13 +131,12 @@ class Health:
         return 0 if self.good or self.good is None else self.run
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """All that is reported of the driver."""
 
-    ready: Health = field(default_factory=Health)
+    ready: Health = Health()
     """For /healthz and /readyz."""
-    alive: Health = field(default_factory=Health)
+    alive: Health = Health()
     """For /livez."""
     started: bool = False
     """For /startupz: whether this driver has been ready once."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from livenessprobe.health import Health, ProbeResult, Standing
 from livenessprobe.mux import Handler
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One thing that is looked at."""
 
     name: str

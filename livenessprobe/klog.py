@@ -14,9 +14,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from livenessprobe.klogfiles import LogFiles
 from livenessprobe.klogfmt import (
@@ -197,8 +196,7 @@ def dropped() -> int:
     return _sink.dropped
 
 
-@dataclass(frozen=True, slots=True)
-class Verbose:
+class Verbose(NamedTuple):
     """What `Logger.v` returns: logs, or does not."""
 
     logger: Logger

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from livenessprobe.gotext import quote, quote_ascii
 
@@ -21,8 +22,7 @@ FOLD_AFTER = 10
 FOLD_SECONDS = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """How to log; the names are those of the flags."""
 
     v: int = 0
@@ -61,7 +61,7 @@ class Record:
 # --- text and JSON
 
 
-def render_text(record: Record, options: Options = Options()) -> str:
+def render_text(record: Record, options: Options = Options()) -> str:  # noqa: B008  it never changes
     """A klog line, or several where a value has several lines; no newline at the end."""
     pairs: dict[str, object] = {}
     if record.err is not None:

@@ -7,7 +7,7 @@ import os
 import socket
 import stat
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from livenessprobe.endpoint import ListenAddress, join_host_port
 
@@ -20,8 +20,7 @@ class ListenError(Exception):
     """A listener that cannot be opened; the text names address and cause."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """An address with names and ports looked up."""
 
     family: socket.AddressFamily

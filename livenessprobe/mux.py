@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 
@@ -25,16 +25,14 @@ class Handler(Enum):
     """`OPTIONS *`, which Go's server answers itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """The handler, and for a redirect the path it leads to."""
 
     handler: Handler
     location: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Mux:
+class Mux(NamedTuple):
     """The paths one listener serves."""
 
     healthz: bool

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from livenessprobe.effective import Change, changes
 from livenessprobe.klog import get_logger
@@ -23,8 +23,7 @@ SETTLE_SECONDS = 0.2
 SETTLE_LOOKS = 25
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
+class _Look(NamedTuple):
     """What is at the path: content, a fault, or nothing."""
 
     content: bytes | None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MARGIN = 1.0
 """Seconds by which a report may come late before it counts as old."""
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(NamedTuple):
     """
     Moments `interval` apart, for ever: what takes long or comes late moves none of them.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from livenessprobe import flags, gotext
 from livenessprobe.endpoint import (
@@ -46,8 +47,7 @@ _WILDCARD = "0.0.0.0"  # noqa: S104  upstream listens on all addresses, and says
 METRICS_LISTENER_MESSAGE = "Failed to start prometheus metrics endpoint on specified address and path"
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """All settings, valid.  Times are seconds."""
 
     csi_address: CSIAddress
@@ -80,8 +80,7 @@ class Settings:
     log: Options
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """What `load` found out."""
 
     settings: Settings
@@ -152,7 +151,7 @@ def keep_restart_keys(running: Loaded, wanted: Loaded, platform: str = sys.platf
     Raises SettingsError if that is no valid combination, though `wanted` is one.
     """
     raw = {key: (running if key in RESTART_KEYS else wanted).raw[key] for key in KEYS}
-    return replace(wanted, settings=_build(raw, platform), raw=raw)
+    return wanted._replace(settings=_build(raw, platform), raw=raw)
 
 
 def _checked(raw: Layer, platform: str, check: Callable[[Settings], None]) -> Settings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import calendar
-import dataclasses
 import json
 import os
 import re
@@ -278,9 +277,7 @@ def test_skip_headers_leaves_the_message() -> None:
 def test_options_not_given_are_the_defaults_of_the_flags() -> None:
     defaults = {flag.key: flag.kind.check(flag.default) for flag in FLAGS if flag.group != "own"}
 
-    assert {field.name: getattr(Options(), field.name) for field in dataclasses.fields(Options)} == {
-        field.name: defaults[field.name] for field in dataclasses.fields(Options)
-    }
+    assert Options()._asdict() == {name: defaults[name] for name in Options._fields}
 
 
 # --- properties
