@@ -39,6 +39,13 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     ) or None  # False would keep what pytest leaves out
 
 
+@pytest.fixture(autouse=True, scope="session")
+def lazy_imports() -> None:
+    """With LAZY=1 all processes import lazily, as those of the image do; pytest itself cannot."""
+    if os.environ.get("LAZY"):
+        os.environ["PYTHON_LAZY_IMPORTS"] = "all"
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the developer's environment reaches a test."""

@@ -69,7 +69,7 @@ def test_json_mode_is_json_throughout() -> None:
 @pytest.mark.parametrize("value", ["[red]x[/red]", "[/csi]", "x" * 500])
 def test_a_terminal_gets_colour_and_nothing_is_eaten_or_wrapped(value: str) -> None:
     """rich would read markup, and wrap at 80 columns."""
-    import pty
+    pty = pytest.importorskip("pty", exc_type=ImportError)
 
     code = SCRIPT.format(body=f'klog.configure(klogfmt.Options()); log.error("m", err={value!r})')
     leader, follower = pty.openpty()

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 
-from tests.e2e import containers, drivers, image, kubelet, prometheus
+from tests.e2e import containers, drivers, image, kubelet, newest, prometheus
 from tests.e2e.host import Failed, Skip
 
 SHORT = {
@@ -21,6 +21,7 @@ SHORT = {
     "smoke": containers.stage_smoke,
     "longhorn": containers.stage_longhorn,
     "command": containers.stage_command,
+    "lazy": newest.stage_lazy,
 }
 STAGES = {
     **SHORT,
@@ -29,6 +30,8 @@ STAGES = {
     "go": drivers.stage_go,
     "prometheus": prometheus.stage_prometheus,
     "kubelet": kubelet.stage_kubelet,
+    "lazy-all": newest.stage_lazy_all,
+    "bench": newest.stage_bench,
 }
 
 

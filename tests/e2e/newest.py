@@ -1,0 +1,43 @@
+"""What else runs on the interpreter of the image: the tests, and the bench."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tests.e2e import bases, podman
+from tests.e2e.host import ROOT, say
+from tests.e2e.image import CERTIFICATES
+
+LAZY = ("tests/test_imports.py", "tests/test_sidecar.py", "tests/test_check.py", "tests/test_config_command.py")
+SOURCE = "/src"
+
+
+def stage_lazy() -> None:
+    """The tests of the processes as a whole, with lazy imports on the image's interpreter."""
+    _run("LAZY=1 python3 -m pytest -n 4 -p no:cacheprovider " + " ".join(LAZY))
+
+
+def stage_lazy_all() -> None:
+    """All tests with lazy imports on the image's interpreter."""
+    _run("LAZY=1 python3 -m pytest -n 4 -p no:cacheprovider tests")
+
+
+def stage_bench() -> None:
+    """What all of it costs with lazy imports on the image's interpreter; QUICK=1 tries it out."""
+    _run(
+        "PYTHON=$(command -v python3) PYTHON_ARGS='-X lazy_imports=all' python3 -m bench", QUICK=os.environ.get("QUICK", "")
+    )
+
+
+def _run(command: str, **variables: str) -> None:
+    podman.set_up()
+    python = bases.resolve()["PYTHON"]
+    install = f"python3 -m pip install --quiet --root-user-action=ignore --disable-pip-version-check '{SOURCE}[test]'"
+    trust = ("--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro") if CERTIFICATES.exists() else ()
+    given = [f"--env={name}={value}" for name, value in variables.items()]
+    options = ["--rm", "--privileged", "--network=host", "--workdir", SOURCE, "--volume", f"{ROOT}:{SOURCE}", *trust, *given]
+    shell = ["sh", "-c", f"{install} && {command}"]
+    say(command)
+    sys.stdout.flush()
+    podman.podman("run", *options, "--entrypoint", "", python, *shell, stdout=None, stderr=None)
