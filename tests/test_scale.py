@@ -1,0 +1,78 @@
+"""How little the sidecar takes where there are many CPUs: the whole process."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support import FakeDriver, Sidecar
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc, CPUs faked by a mount")
+
+Start = Callable[..., Sidecar]
+
+MANY = """
+cpus=/sys/devices/system/cpu
+mount --make-rprivate /
+mount -t tmpfs -o size=1m,mode=755 tmpfs $cpus
+for each in $(seq 0 63); do mkdir $cpus/cpu$each; done
+for each in online possible present; do echo 0-63 >$cpus/$each; done
+exec "$@"
+"""
+"""64 CPUs, for those who ask libc how many there are; a process may still run on those that are there."""
+
+OF_GRPC = {"event_engine", "lifeguard", "grpc_global_tim"}
+"""Names of threads; the poller of grpc.aio has none of its own."""
+
+
+@pytest.fixture
+def many() -> tuple[str, ...]:
+    """What to run a command under."""
+    prefix = ("unshare", "--mount", "sh", "-e", "-c", MANY, "sh")
+    tried = subprocess.run([*prefix, "getconf", "_NPROCESSORS_CONF"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"this test has to mount over the list of CPUs, and may not: {tried.stderr.strip()}")
+    assert tried.stdout == "64\n"
+    return prefix
+
+
+def threads(process: Sidecar) -> list[str]:
+    """Their names."""
+    names = []
+    for task in Path(f"/proc/{process.process.pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            names.append((task / "comm").read_text().strip())
+    return names
+
+
+def use(process: Sidecar) -> None:
+    """All that takes a thread, many times, and for longer than gRPC needs to find that it could do with more."""
+    end = time.monotonic() + 3
+    with ThreadPoolExecutor(16) as clients:
+        while time.monotonic() < end:
+            assert {answer.status for answer in clients.map(lambda _: process.get(), range(200))} == {200}
+            process.sighup()
+            process.get("/metrics")
+
+
+def test_64_cpus_are_no_reason_for_more_threads_than_some(
+    driver: FakeDriver, folder: Path, sidecar: Start, many: tuple[str, ...]
+) -> None:
+    """gRPC has 16 workers then and 3 threads to watch over them; the sidecar has 6 of its own, whatever it may have."""
+    (folder / "settings.toml").write_text('probe_timeout = "5s"\n')
+    files = (f"--config={folder}/settings.toml", f"--health-file={folder}/health")
+    process = sidecar(*files, "--automaxprocs", "--connection-reuse=0s", prefix=many, environ={"GOMAXPROCS": "64"})
+    process.await_name()
+
+    use(process)
+
+    names = threads(process)
+    assert 10 < sum(name in OF_GRPC for name in names) <= 18, names
+    assert len(names) <= 25, names
