@@ -26,6 +26,7 @@ SHORT = {
 STAGES = {
     **SHORT,
     "limits": containers.stage_limits,
+    "hour": containers.stage_hour,
     "ember": drivers.stage_ember,
     "go": drivers.stage_go,
     "prometheus": prometheus.stage_prometheus,
