@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -27,6 +28,8 @@ Scope = Any
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_route = lru_cache(maxsize=16)(Mux.route)
 
 
 class App:
@@ -55,7 +58,7 @@ class App:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer | ASGI:
         """What goes out, or who says it."""
-        route = self._mux().route(scope["method"], scope["raw_path"].decode("latin-1"))
+        route = _route(self._mux(), scope["method"], scope["raw_path"].decode("latin-1"))
         match route.handler:
             case Handler.METRICS:
                 return await self._quart()

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from livenessprobe import flags, healthfile, klog, settings
 from livenessprobe.absent import absent
@@ -161,6 +160,8 @@ def _read_health_file(path: str) -> Outcome:
 
 def _sidecar(url: str) -> Ask:
     """Ask the sidecar at `url`; raises FlagError for what is none."""
+    from urllib.parse import urlsplit
+
     parts = urlsplit(url)
     if sys.platform != "win32" and parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
         return lambda timeout: _ask_sidecar("localhost", 0, parts.path, "/healthz", timeout)

@@ -14,10 +14,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import PurePath
-from typing import NamedTuple, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
-from livenessprobe.klogfiles import LogFiles
 from livenessprobe.klogfmt import (
     FOLD_SECONDS,
     SEVERITIES,
@@ -28,6 +26,9 @@ from livenessprobe.klogfmt import (
     render_json,
     render_text,
 )
+
+if TYPE_CHECKING:
+    from livenessprobe.klogfiles import LogFiles
 
 QUEUE_LIMIT = 4096
 """Records that wait for a blocked stderr; beyond it new ones are dropped and counted."""
@@ -58,7 +59,7 @@ class Sink:
                 self._retired.append(self._files)
                 self._start()
                 self._wake.notify_all()
-            self._files = None if options.logtostderr else LogFiles(options, self._complain)
+            self._files = None if options.logtostderr else _log_files(options, self._complain)
             self._paint = _terminal_painter(self._stderr) if options.logging_format == "text" else None
 
     def put(self, record: Record) -> None:
@@ -140,6 +141,12 @@ class Sink:
 
     def _complain(self, message: str) -> None:
         self._to_stderr("E", render_text(Record("E", 0, message, (), None, (__file__, 0))))
+
+
+def _log_files(options: Options, complain: Callable[[str], None]) -> LogFiles:
+    from livenessprobe.klogfiles import LogFiles  # hardly anybody asks for them
+
+    return LogFiles(options, complain)
 
 
 def _terminal_painter(stream: TextIO | None) -> Callable[[str, str], None] | None:
@@ -256,7 +263,7 @@ class Logger:
 
 def get_logger(path: str, upstream: str = "main") -> Logger:
     """The logger of the source file `path` (`__file__`), whose records upstream writes in `upstream`.go."""
-    return Logger(PurePath(path).stem, upstream)
+    return Logger(os.path.splitext(os.path.basename(path))[0], upstream)
 
 
 class _Foreign(logging.Handler):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import posixpath
 import re
 from enum import Enum, auto
-from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
@@ -39,7 +38,6 @@ class Mux(NamedTuple):
     metrics_path: str | None
     """A literal path; with a slash at its end it serves everything below it too."""
 
-    @lru_cache(maxsize=16)  # noqa: B019  a mux lives as long as its settings, and there are few
     def route(self, method: str, raw_path: str) -> Route:
         """`raw_path` is the request target up to the `?`, still percent-encoded."""
         if raw_path == "*":
