@@ -79,6 +79,7 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
         gc.collect()
         gc.freeze()
         gc.set_threshold(1000, 5, 2)
+        gc.enable()
         watchdog = Watchdog(lambda: prober.settings.termination_log)
         watchdog.start()
         try:

@@ -6,6 +6,7 @@ Both are processes of their own, so that a crash is a SIGKILL and a hang is a SI
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     if sys.platform == "win32":
         print("livenessprobe demo needs unix signals; run it on Linux or in WSL", file=sys.stderr)
         return 1
+    gc.enable()  # it may stay for long
     signals.early(signals.unwind)  # there are processes to end
     try:
         given = flags.parse(arguments).values()
