@@ -7,6 +7,7 @@ server, no metrics, no Dynaconf; gRPC only where the driver itself is asked, HTT
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -104,6 +105,8 @@ def _insist(ask: Ask, timeout: float, wait: object) -> Outcome:
     assert isinstance(wait, int)  # noqa: S101  the flag table says so
     end = time.monotonic() + wait / 1e9
     outcome = ask(timeout)
+    if wait:
+        gc.enable()  # many probes leave garbage behind, one does not
     while outcome.code != HEALTHY and (left := end - time.monotonic()) > 0:
         time.sleep(min(PAUSE, left))
         left = max(end - time.monotonic(), 0.1)
