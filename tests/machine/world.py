@@ -37,7 +37,7 @@ MESSAGES: dict[str, bytes] = {
     "closed": b"failed to connect to all addresses; last error: UNKNOWN: Socket closed",
 }
 QUIBBLES = {"removed", "http"}
-"""Messages in the library's own words; they may be taken for the library's."""
+"""Messages in the library's own words; they are taken for the library's."""
 NAMES = ("grpc.csi.test", "renamed.csi.test", 'odd"name\n\x1b[0m.test')
 LATER = 1.2
 """Seconds; well above each probe timeout in use."""
@@ -226,7 +226,7 @@ class World:
         spelled = CODES.split()[code] if code < 17 else "Unknown"
         reasons = {"unimplemented" if code == 12 else "driver_error"}
         if message in QUIBBLES:
-            reasons |= {"connection_lost", "protocol_error"}
+            reasons = {"protocol_error"} | ({"connection_lost"} if spelled == "Unavailable" else set())
         return found(*reasons, body=f"rpc error: code = {spelled} desc = ".encode() + text, name=name)
 
     def raw_breaks(self, behaviour: dict[str, Any], reasons: list[str]) -> Expect:
