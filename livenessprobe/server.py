@@ -99,7 +99,10 @@ class _HTTP1Only(H11Protocol):
         if isinstance(event, h11.InformationalResponse):
             return  # upstream never reads a body, so it never asks a client to go on with one
         try:
-            data = self.connection.send(event) or b""
+            if self.connection.our_state is h11.SWITCHED_PROTOCOL:  # by CONNECT, which Go answers as any other method
+                data = bytes(event.data) if isinstance(event, h11.Data) else b""
+            else:
+                data = self.connection.send(event) or b""
         except h11.LocalProtocolError:
             if self.connection.their_state != h11.ERROR:
                 raise
@@ -155,11 +158,10 @@ class _Connection(TCPServer):
     async def run(self) -> None:
         """Answer its requests, until one of both sides ends it."""
         told = self._transport.get_extra_info
-        family = told("socket").family
+        found = told("socket")
         try:
-            if (peer := told("peername")) is None:
-                return  # gone
-            client, server = parse_socket_addr(family, peer), parse_socket_addr(family, told("sockname"))
+            client = parse_socket_addr(found.family, found.getpeername())  # who has reset it already is told by this
+            server = parse_socket_addr(found.family, told("sockname"))
             async with TaskGroup(self.loop) as group:
                 state = ConnectionState(self.state)
                 http = _HTTP1Only(

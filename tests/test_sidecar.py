@@ -7,6 +7,7 @@ import http.client
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -615,6 +616,41 @@ def test_sigquit_shows_all_stacks_and_ends_the_process_even_if_it_was_ignored_be
     assert process.wait() == 2
     assert process.log().count("(most recent call first):") > 1
     assert "SIGQUIT: quit" in process.log()
+
+
+def test_sigquit_shows_the_stacks_however_often_handlers_were_set() -> None:
+    code = "import os, signal; from livenessprobe import signals; signals.early(); signals.early(); os.kill(os.getpid(), signal.SIGQUIT)"
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "(most recent call first):" in done.stderr
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/livez?verbose", "/nope"])
+def test_connect_is_answered_as_any_other_method(driver: FakeDriver, sidecar: Start, path: str) -> None:
+    """With the body, though after CONNECT what follows a 2xx is no HTTP any more."""
+    process = sidecar()
+    with socket.create_connection(("127.0.0.1", process.port), 10) as client:
+        client.sendall(f"CONNECT {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 404 " if path == "/nope" else b"HTTP/1.1 200 OK")
+    assert body.decode() == process.get(path).body
+    assert "Error in ASGI" not in process.log()
+
+
+def test_who_resets_the_connection_at_once_asks_for_nothing(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar("--connection-reuse=0s")
+    process.await_name()
+    before = driver.probes
+    for _ in range(20):
+        client = socket.create_connection(("127.0.0.1", process.port), 10)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.close()
+    assert process.get().status == 200
+    assert driver.probes - before <= 11  # one may be quicker to be read than to be reset
 
 
 def test_a_taken_port_exits_1_and_says_which(sidecar: Start) -> None:
