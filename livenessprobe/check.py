@@ -165,7 +165,11 @@ def _sidecar(url: str) -> Ask:
     """Ask the sidecar at `url`; raises FlagError for what is none."""
     from urllib.parse import urlsplit
 
-    parts = urlsplit(url)
+    wrong = flags.FlagError(f"--url={url}: write http://host:port/healthz or unix:///path/to/socket")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise wrong from None
     if sys.platform != "win32" and parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
         return lambda timeout: _ask_sidecar("localhost", 0, parts.path, "/healthz", timeout)
     try:
@@ -173,7 +177,7 @@ def _sidecar(url: str) -> Ask:
     except ValueError:
         port = 0
     if parts.scheme != "http" or not parts.hostname or not port:
-        raise flags.FlagError(f"--url={url}: write http://host:port/healthz or unix:///path/to/socket")
+        raise wrong
     path = (parts.path or "/healthz") + (f"?{parts.query}" if parts.query else "")
     return lambda timeout: _ask_sidecar(parts.hostname or "", port, "", path, timeout)
 

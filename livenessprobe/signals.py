@@ -63,6 +63,7 @@ def early(told: Callable[[int, FrameType | None], None] = stopped) -> None:
         return
     for ignored in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
         signal.signal(ignored, signal.SIG_IGN)
+    faulthandler.unregister(signal.SIGQUIT)  # else it would think that its handler is still there
     signal.signal(signal.SIGQUIT, _quit)
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError, AttributeError):

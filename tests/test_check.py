@@ -166,6 +166,7 @@ def test_a_forbidden_socket_is_not_connected_to(driver: FakeDriver) -> None:
         (["unix:///csi/csi.sock"], "'unix:///csi/csi.sock' is no flag"),
         (["--url=https://localhost:9808/healthz"], "--url=https://localhost:9808/healthz: write http://host:port"),
         (["--url=http://localhost:123456"], "write http://host:port"),
+        (["--url=http://[::1"], "write http://host:port"),
         (["--csi-address=csi.sock"], '"csi.sock" is neither a path nor host:port'),
         (["--probe-path=/csi.v1.Controller/DeleteVolume"], "DeleteVolume may change a volume"),
     ],
