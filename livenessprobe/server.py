@@ -192,8 +192,6 @@ class _Connection(TCPServer):
 
     async def _write(self, data: bytes) -> None:
         self.writer.write(data)
-        if not self._transport.get_write_buffer_size():
-            return
         try:
             async with asyncio.timeout(self._connections.limits().idle_seconds):
                 await self.writer.drain()
@@ -204,8 +202,6 @@ class _Connection(TCPServer):
 
     async def _close(self) -> None:
         self.writer.close()
-        if not self._transport.get_write_buffer_size():
-            return
         try:
             async with asyncio.timeout(self._connections.limits().idle_seconds):
                 await self.writer.wait_closed()
