@@ -192,6 +192,8 @@ class _Connection(TCPServer):
 
     async def _write(self, data: bytes) -> None:
         self.writer.write(data)
+        if not self._transport.get_write_buffer_size():
+            return
         try:
             async with asyncio.timeout(self._connections.limits().idle_seconds):
                 await self.writer.drain()
