@@ -52,6 +52,20 @@ class _HTTP1Only(H11Protocol):
     limits: Callable[[], Limits]
     """As they are at this moment."""
 
+    async def handle(self, event: Event) -> None:
+        """Hypercorn's way from the client to a handler."""
+        if self.connection is not _NOTHING_MORE or isinstance(event, Closed):
+            await super().handle(event)
+
+    async def end(self) -> None:
+        """
+        Look at nothing that comes after the last answer.
+
+        Where there is something, h11 says that it waits to be used again, and Hypercorn would wait for that for ever.
+        """
+        self.connection = _NOTHING_MORE
+        await self.can_read.set()
+
     async def _check_protocol(self, event: h11.Request) -> None:
         """Hypercorn's hook for going over to HTTP/2; we never do."""
 
@@ -98,6 +112,8 @@ class _HTTP1Only(H11Protocol):
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         if isinstance(event, h11.InformationalResponse):
             return  # upstream never reads a body, so it never asks a client to go on with one
+        if self.connection is _NOTHING_MORE:
+            return
         try:
             if self.connection.our_state is h11.SWITCHED_PROTOCOL:  # by CONNECT, which Go answers as any other method
                 data = bytes(event.data) if isinstance(event, h11.Data) else b""
@@ -119,6 +135,8 @@ class _HTTP1Only(H11Protocol):
         await self.send(RawData(data=refusal(status_code, why)))
 
 
+_NOTHING_MORE = h11.Connection(h11.SERVER)
+"""In the place of a connection that is over; it is never given anything."""
 _HOST = re.compile(rb"[A-Za-z0-9!$%&'()*+,\-.:;=\[\]_~]*")
 """What Go's server takes for a Host header (httpguts.ValidHostHeader)."""
 
@@ -188,6 +206,8 @@ class _Connection(TCPServer):
             case Updated():
                 self._connections.asked(self)
             case Closed():
+                if self._http is not None:
+                    await self._http.end()
                 await self._close()
 
     async def _write(self, data: bytes) -> None:
