@@ -1,68 +1,53 @@
 """
 A machine that attacks the whole process over real sockets, and a model that knows what must come of it.
 
-    MACHINE_STEPS=10000    walk so many steps; without it for some seconds only
+    MACHINE_STEPS=10000    walk so many steps, and shorten a walk that fails; without it some dozens, and leave it as it is
     MACHINE_SEED=1234      these steps, not others
-    MACHINE_SHORTEN=60     seconds to spend on shortening a walk that fails
 
-Each walk has a seed of its own, and a failure prints it together with the steps, shortened if there was time for it.
+Each run has a seed of its own and prints it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import pprint
 import random
 import sys
-import time
-from collections import Counter
 
 import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
 
-from tests.machine.walk import Disagreement, Step, Walk, plan, shorten
+from tests.machine.rules import Machine
+from tests.machine.walk import Step, Walk
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks at /proc, and at unix sockets")
 
-WALK = 150
-"""Steps with the same sidecar."""
-SHORT_SECONDS = 15.0
-
-
-def walk(seed: int, count: int, until: float = float("inf")) -> Walk:
-    """One walk; fails with what repeats it."""
-    steps = plan(seed, count)
-    found = Walk()
-    disagreement = ""
-    try:
-        found.run(steps, until)
-    except Disagreement as error:
-        disagreement = str(error)
-    if disagreement:
-        shorter = shorten(found.done, float(os.environ.get("MACHINE_SHORTEN", "0")))
-        pytest.fail(
-            f"{disagreement}\n\nrepeat: MACHINE_SEED={seed} MACHINE_STEPS={len(found.done)} "
-            f"python -m pytest -s tests/test_machine.py -k random\n"
-            f"{len(shorter)} of {len(found.done)} steps:\n{pprint.pformat(shorter, width=120)}",
-            pytrace=False,
-        )
-    return found
+STEPS = int(os.environ.get("MACHINE_STEPS", "0"))
+WALKS, WALK = (STEPS // 150 + 2, 150) if STEPS else (3, 40)
+"""How many walks, and of how many steps; the first is Hypothesis' simplest, which repeats one step."""
 
 
 def test_a_random_walk_agrees_with_the_model() -> None:
-    long = int(os.environ.get("MACHINE_STEPS", "0"))
-    seed = int(os.environ.get("MACHINE_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 40)
-    print(f"\nMACHINE_SEED={seed}")
-    started, done, notes, costs = time.monotonic(), 0, Counter[str](), Counter[str]()
-    until = float("inf") if long else started + SHORT_SECONDS
-    while time.monotonic() < until and (not long or done < long):
-        found = walk(seed, min(WALK, long - done) if long else WALK, until)
-        done += len(found.done)
-        notes += found.notes
-        costs += found.seconds
-        seed += 1
-        seconds = time.monotonic() - started
-        print(f"{done} steps in {seconds:.0f}s, {done / seconds:.1f}/s; stalls: {notes['stalled']}", flush=True)
-    print({kind: f"{count} in {costs[kind]:.0f}s" if kind in costs else count for kind, count in notes.items()})
+    chosen = int(os.environ.get("MACHINE_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 40)
+    print(f"\nMACHINE_SEED={chosen}")
+
+    run_state_machine_as_test(
+        seed(chosen)(Machine),
+        settings=settings(
+            max_examples=WALKS,
+            stateful_step_count=WALK,
+            deadline=None,
+            database=None,
+            phases=(Phase.generate, Phase.shrink) if STEPS else (Phase.generate,),
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+    steps = sum(Machine.notes[kind] for kind in Machine.seconds)
+    print(f"{steps} steps; stalls: {Machine.notes['stalled']}")
+    print({kind: f"{Machine.notes[kind]} in {seconds:.0f}s" for kind, seconds in Machine.seconds.items()})
+    assert steps >= STEPS
 
 
 def start(**settings: float) -> Step:
@@ -120,4 +105,6 @@ REGRESSIONS: dict[str, list[Step]] = {
 
 @pytest.mark.parametrize("steps", REGRESSIONS.values(), ids=REGRESSIONS)
 def test_walks_that_have_failed_agree_now(steps: list[Step]) -> None:
-    Walk().run(steps)
+    with contextlib.closing(Walk()) as walk:
+        for step in steps:
+            walk.do(step)

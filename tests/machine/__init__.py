@@ -1,1 +1,1 @@
-"""The machine of test_machine.py: its drivers, its model and its walk."""
+"""The machine of test_machine.py: its drivers, its model, its walk and its rules."""

@@ -1,15 +1,10 @@
-"""
-A walk: steps as plain data, made from a seed, done to a sidecar and compared with the model.
-
-Which steps are made depends on the seed alone, never on what happens, so a walk can be repeated and shortened.
-"""
+"""A walk: steps as plain data, done to a sidecar one after another; after each the model is asked whether it agrees."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
 import os
-import random
 import re
 import shutil
 import signal
@@ -23,10 +18,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from pprint import pformat
 from typing import Any
 
 from tests.machine.model import Belief, Outcome, probed
-from tests.machine.world import EXTRAS, LATER, MESSAGES, MILD, NAMES, PERMISSIONS, SOONER, WIRES, World
+from tests.machine.world import PERMISSIONS, STATES, World
 from tests.support import Answer, ConfigMap, Sidecar
 
 Step = tuple[Any, ...]
@@ -109,111 +105,6 @@ class Settings:
         return low - 0.02, high + SLACK
 
 
-def random_settings(rng: random.Random) -> dict[str, Any]:
-    return {
-        "probe_timeout": rng.choice([0.3, 0.4, 0.5]),
-        "unreachable_grace": rng.choice([0.0, 0.0, 0.0, 0.0, 0.1, None]),
-        "connection_reuse": rng.choice([0.0, 1.0]),
-        "failure_threshold": rng.choice([1, 1, 2, 3]),
-        "success_threshold": rng.choice([1, 1, 2]),
-        "interval": rng.choice([0.0] * 5 + [0.1, 0.2]),
-    }
-
-
-# --- making steps
-
-
-def plan(seed: int, count: int) -> list[Step]:
-    """The steps of a walk; the first is its start."""
-    rng = random.Random(seed)
-    start = random_settings(rng) | {"interval": 0.0}
-    steps: list[Step] = [("start", start, rng.choice([0, 0, 5]), rng.choice(["text", "text", "json"]))]
-    kinds, weights = zip(*_KINDS.items(), strict=True)
-    while len(steps) < count:
-        kind = rng.choices(kinds, weights)[0]
-        steps.append((kind, *_arguments(kind, rng)))
-    return steps
-
-
-_KINDS = {
-    "library": 14, "library_hangs": 1, "library_error": 6, "library_restarts": 2, "raw_answers": 14, "raw_error": 9,
-    "raw_breaks": 9, "wire": 6, "process": 3, "frozen": 1, "killed": 1, "unplaced": 8, "ask": 4, "parallel": 6,
-    "overtake": 2, "hang_up": 6, "half_close": 4, "hold": 4, "finish": 3, "let_go": 2, "garbage": 5, "reload": 2,
-    "bad_file": 1, "hangup_signal": 1, "stopped": 1, "name": 1,
-}  # fmt: skip
-UNPLACED = (
-    "missing", "folder_missing", "folder_is_a_file", "dangling", "loop", "a_file", "a_folder", "a_pipe", "datagrams", "stale",
-    "nobody_accepts", "backlog_full", *PERMISSIONS,
-)  # fmt: skip
-
-
-def _drive(rng: random.Random, state: str) -> tuple[Any, ...]:
-    """Whether on a new socket, and the arguments of the state."""
-    anew = rng.random() < 0.2
-    match state:
-        case "library":
-            delay = rng.choice([0.0] * 18 + [SOONER, LATER])
-            return (
-                anew,
-                rng.choice([True, None, None, False]),
-                delay,
-                rng.choice([0] * 8 + [3 << 20, 5 << 20]),
-                rng.random() < 0.3,
-            )
-        case "library_error":
-            return anew, rng.randrange(1, 17), rng.choice([each for each in MESSAGES if each != "invalid"])
-        case "library_restarts":
-            return anew, rng.randrange(len(NAMES))
-        case "raw_answers":
-            return anew, rng.choice([True, None, False]), rng.choice(EXTRAS)
-        case "raw_error":
-            return anew, rng.choice([*range(1, 17), 17, 99]), rng.choice(list(MESSAGES))
-        case "raw_breaks":
-            return anew, *rng.choice(MILD)
-        case "wire":
-            return anew, *rng.choice(WIRES)
-        case "unplaced":
-            return anew, rng.choice(UNPLACED)
-        case _:
-            return (anew,)
-
-
-DRIVER = ("library", "library_hangs", "library_error", "library_restarts", "raw_answers", "raw_error", "raw_breaks", "wire",
-          "process", "frozen", "killed", "unplaced")  # fmt: skip
-
-
-def _arguments(kind: str, rng: random.Random) -> tuple[Any, ...]:
-    if kind in DRIVER:
-        return _drive(rng, kind)
-    match kind:
-        case "ask":
-            return (rng.sample(PATHS, 4),)
-        case "parallel":
-            return rng.choice([2, 5, 20, 60]), rng.choice(PATHS)
-        case "overtake":
-            state = rng.choice(["raw_answers", "process", "library"])
-            return state, _drive(rng, state)[1:]
-        case "hang_up":
-            return rng.randrange(1, 6), rng.random() < 0.5, rng.choice([0.0, 0.002, 0.02, 0.1])
-        case "hold":
-            return rng.randrange(1, 6), rng.choice([1, 4, 30, 60])
-        case "finish" | "let_go":
-            return (rng.randrange(1, 4),)
-        case "garbage":
-            return (rng.randrange(len(GARBAGE)),)
-        case "reload":
-            return random_settings(rng), rng.random() < 0.5
-        case "bad_file":
-            return rng.randrange(len(BAD_FILES)), rng.random() < 0.5
-        case "stopped":
-            return (rng.choice([0.05, 0.2, 0.8]),)
-        case _:
-            return ()
-
-
-# --- doing them
-
-
 @dataclass
 class Stalls:
     """Notices when this machine stands still: a thread that wants to wake 200 times a second."""
@@ -246,35 +137,31 @@ class Walk:
         self.notes: Counter[str] = Counter()
         self.seconds: Counter[str] = Counter()
         self.done: list[Step] = []
-
-    def run(self, steps: list[Step], until: float = float("inf")) -> None:
-        """Do `steps`, but for those after the moment `until`; raises Disagreement."""
         self._folder = Path(tempfile.mkdtemp(prefix="lpm"))
         self._stalls = Stalls()
         self._world = World(self._folder)
         self._sidecar: Sidecar | None = None
         self._held: list[tuple[socket.socket, bytes, float]] = []
+
+    def close(self) -> None:
+        self._stalls.stop()
+        for each, _, _ in self._held:
+            each.close()
+        if self._sidecar is not None:
+            self._sidecar.kill()
+        self._world.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def do(self, step: Step) -> None:
+        """One step; raises Disagreement."""
+        self.done.append(step)
+        self._stalls.worst = 0.0
+        self._starved_before = self._starved()
         try:
-            for step in steps:
-                if time.monotonic() > until:
-                    break
-                self.done.append(step)
-                self._stalls.worst = 0.0
-                self._starved_before = self._starved()
-                try:
-                    self._do(step)
-                except (OSError, http.client.HTTPException) as error:
-                    raise Disagreement(f"{step}: {error!r}") from error
-        except Disagreement as error:
-            raise Disagreement(f"{error}\nlog:\n{self._log_tail()}") from None
-        finally:
-            self._stalls.stop()
-            for each, _, _ in self._held:
-                each.close()
-            if self._sidecar is not None:
-                self._sidecar.kill()
-            self._world.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._do(step)
+        except (Disagreement, OSError, http.client.HTTPException) as error:
+            told = str(error) if isinstance(error, Disagreement) else f"{step}: {error!r}"
+            raise Disagreement(f"{told}\nlog:\n{self._log_tail()}\nsteps:\n{pformat(self.done, width=120)}") from None
 
     def _log_tail(self) -> str:
         return "\n".join(line[:300] for line in self._sidecar.log().splitlines()[-25:]) if self._sidecar else ""
@@ -335,10 +222,8 @@ class Walk:
         paths: tuple[str, ...] = PATHS if self.notes.total() % 2 else PATHS[::-1]
         if kind == "start":
             self._start(*arguments)
-        elif kind in DRIVER:
+        elif kind in STATES:
             anew, *rest = arguments
-            if kind == "unplaced":
-                kind = rest.pop()
             if kind in PERMISSIONS and os.getuid() == 0 and not MINIMAL:
                 return
             self._enter(kind, anew, *rest)
@@ -809,43 +694,3 @@ class Walk:
         return sum(
             value for each, value in self._process.figures().items() if each.startswith(series) and "Identity/Probe" in each
         )
-
-
-# --- shortening
-
-
-def fails(steps: list[Step]) -> str:
-    """How the walk disagrees, empty if it does not."""
-    try:
-        Walk().run(steps)
-    except Disagreement as error:
-        return str(error)
-    return ""
-
-
-def shorten(steps: list[Step], seconds: float) -> list[Step]:
-    """Fewer steps that still disagree, as far as `seconds` allow."""
-    end = time.monotonic() + seconds
-    start, rest = steps[:1], steps[1:]
-    size = 1
-    while size < len(rest):  # the end of it may do
-        if time.monotonic() > end:
-            return start + rest
-        if fails(start + rest[-size:]):
-            rest = rest[-size:]
-            break
-        size *= 2
-    size = max(1, len(rest) // 2)
-    while True:
-        at = 0
-        while at < len(rest):
-            if time.monotonic() > end:
-                return start + rest
-            fewer = rest[:at] + rest[at + size :]
-            if fewer and fails(start + fewer):
-                rest = fewer
-            else:
-                at += size
-        if size == 1:
-            return start + rest
-        size //= 2

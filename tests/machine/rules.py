@@ -1,0 +1,159 @@
+"""
+The machine: Hypothesis chooses the steps of walks, and shortens one that fails to those that matter.
+
+What it chooses never depends on what the sidecar does, so the same seed leads to the same steps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from tests.machine.walk import BAD_FILES, GARBAGE, PATHS, Walk
+from tests.machine.world import EXTRAS, LATER, MESSAGES, MILD, NAMES, PERMISSIONS, SOONER, WIRES
+
+ANEW = st.sampled_from([False] * 4 + [True])
+"""Whether the driver is on a new socket even if it need not be."""
+FEW = st.integers(1, 5)
+READY = st.sampled_from([None, True, False])
+SETTINGS = st.fixed_dictionaries(
+    {
+        "probe_timeout": st.sampled_from([0.5, 0.4, 0.3]),
+        "unreachable_grace": st.sampled_from([0.0] * 4 + [0.1, None]),
+        "connection_reuse": st.sampled_from([1.0, 0.0]),
+        "failure_threshold": st.sampled_from([1, 1, 2, 3]),
+        "success_threshold": st.sampled_from([1, 1, 2]),
+        "interval": st.sampled_from([0.0] * 5 + [0.1, 0.2]),
+    }
+)
+NOT_THERE = (
+    "missing", "folder_missing", "folder_is_a_file", "dangling", "loop", "a_file", "a_folder", "a_pipe", "datagrams", "stale",
+    "nobody_accepts", "backlog_full", *PERMISSIONS,
+)  # fmt: skip
+
+# What a driver's state takes, apart from the socket it is on.
+LIBRARY = st.tuples(
+    st.sampled_from([None, None, True, False]),
+    st.sampled_from([0.0] * 18 + [SOONER, LATER]),
+    st.sampled_from([0] * 8 + [3 << 20, 5 << 20]),
+    st.booleans(),
+)
+RAW = st.tuples(READY, st.sampled_from(EXTRAS))
+OF_A_PROCESS = st.sampled_from(["process"] * 3 + ["frozen", "killed", "library_hangs"])
+OVERTAKES = st.tuples(
+    st.just("overtake"),
+    st.one_of(
+        st.tuples(st.just("raw_answers"), RAW),
+        st.tuples(st.just("process"), st.just(())),
+        st.tuples(st.just("library"), LIBRARY),
+    ),
+).map(lambda step: (step[0], *step[1]))
+SELDOM = st.one_of(
+    OVERTAKES,
+    st.tuples(st.just("library_restarts"), ANEW, st.sampled_from(range(len(NAMES)))),
+    st.tuples(st.just("reload"), SETTINGS, st.booleans()),
+    st.tuples(st.just("bad_file"), st.sampled_from(range(len(BAD_FILES))), st.booleans()),
+    st.tuples(st.just("stopped"), st.sampled_from([0.05, 0.2, 0.8])),
+    st.just(("hangup_signal",)),
+    st.just(("name",)),
+)
+"""Steps that take long, or change what the others mean."""
+
+
+class Machine(RuleBasedStateMachine):
+    """One sidecar and its world; every rule is a step, after which sidecar and model have to agree."""
+
+    notes: Counter[str] = Counter()
+    """How many steps of each kind there were, in all walks."""
+    seconds: Counter[str] = Counter()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._walk = Walk()
+
+    def teardown(self) -> None:
+        self._walk.close()
+        Machine.notes += self._walk.notes
+        Machine.seconds += self._walk.seconds
+
+    def _do(self, kind: str, *arguments: Any) -> None:
+        self._walk.do((kind, *arguments))
+
+    @initialize(
+        settings=SETTINGS, verbosity=st.sampled_from([0, 0, 5]), logging_format=st.sampled_from(["text", "text", "json"])
+    )
+    def start(self, settings: dict[str, Any], verbosity: int, logging_format: str) -> None:
+        self._do("start", settings | {"interval": 0.0}, verbosity, logging_format)
+
+    # --- the driver
+
+    @rule(anew=ANEW, how=LIBRARY)
+    def library(self, anew: bool, how: tuple[Any, ...]) -> None:
+        self._do("library", anew, *how)
+
+    @rule(anew=ANEW, code=st.integers(1, 16), message=st.sampled_from([each for each in MESSAGES if each != "invalid"]))
+    def library_error(self, anew: bool, code: int, message: str) -> None:
+        self._do("library_error", anew, code, message)
+
+    @rule(anew=ANEW, how=RAW)
+    def raw_answers(self, anew: bool, how: tuple[Any, ...]) -> None:
+        self._do("raw_answers", anew, *how)
+
+    @rule(anew=ANEW, code=st.sampled_from([*range(1, 18), 99]), message=st.sampled_from(list(MESSAGES)))
+    def raw_error(self, anew: bool, code: int, message: str) -> None:
+        self._do("raw_error", anew, code, message)
+
+    @rule(anew=ANEW, how=st.sampled_from(MILD))
+    def raw_breaks(self, anew: bool, how: tuple[Any, ...]) -> None:
+        self._do("raw_breaks", anew, *how)
+
+    @rule(anew=ANEW, how=st.sampled_from(WIRES))
+    def wire(self, anew: bool, how: tuple[Any, ...]) -> None:
+        self._do("wire", anew, *how)
+
+    @rule(anew=ANEW, state=OF_A_PROCESS)
+    def of_a_process(self, anew: bool, state: str) -> None:
+        self._do(state, anew)
+
+    @rule(anew=ANEW, state=st.sampled_from(NOT_THERE))
+    def not_there(self, anew: bool, state: str) -> None:
+        self._do(state, anew)
+
+    # --- its callers
+
+    @rule(paths=st.permutations(PATHS))
+    def ask(self, paths: list[str]) -> None:
+        self._do("ask", paths)
+
+    @rule(count=st.sampled_from([2, 5, 20, 60]), path=st.sampled_from(PATHS))
+    def parallel(self, count: int, path: str) -> None:
+        self._do("parallel", count, path)
+
+    @rule(count=FEW, reset=st.booleans(), delay=st.sampled_from([0.0, 0.002, 0.02, 0.1]))
+    def hang_up(self, count: int, reset: bool, delay: float) -> None:
+        self._do("hang_up", count, reset, delay)
+
+    @rule()
+    def half_close(self) -> None:
+        self._do("half_close")
+
+    @rule(count=FEW, sent=st.sampled_from([1, 4, 30, 60]))
+    def hold(self, count: int, sent: int) -> None:
+        self._do("hold", count, sent)
+
+    @rule(count=st.integers(1, 3), how=st.sampled_from(["finish", "let_go"]))
+    def end_held(self, count: int, how: str) -> None:
+        self._do(how, count)
+
+    @rule(number=st.sampled_from(range(len(GARBAGE))))
+    def garbage(self, number: int) -> None:
+        self._do("garbage", number)
+
+    # --- the rest
+
+    @rule(step=SELDOM)
+    def seldom(self, step: tuple[Any, ...]) -> None:
+        self._do(*step)
