@@ -72,7 +72,7 @@ conformance: $(VENV)/.test
 
 # Every fault of driver, client and settings, in random order; prints the seed of each run.
 machine: $(VENV)/.test
-	MACHINE_STEPS=$(STEPS) MACHINE_SHORTEN=120 $(BIN)/python -m pytest -s tests/test_machine.py -k random
+	MACHINE_STEPS=$(STEPS) $(BIN)/python -m pytest -s tests/test_machine.py -k random
 
 # The tests again, on the newest interpreter at hand if that is another one.
 newest:
