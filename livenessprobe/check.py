@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from livenessprobe import flags, healthfile, klog, settings
+from livenessprobe import commandline, flags, healthfile, klog, settings
 from livenessprobe.absent import absent
 from livenessprobe.health import ProbeResult, Reason
 from livenessprobe.settings import Loaded
@@ -57,19 +57,19 @@ class Outcome(NamedTuple):
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Ask, print one line, and return the exit code."""
     try:
-        line = flags.parse(arguments, FLAGS)
+        line = commandline.parse(arguments, FLAGS)
         values = line.values()
         own = {flag.name: values.pop(flag.name, flag.default) for flag in FLAGS}
         if line.unread:
-            raise flags.FlagError(f"{line.unread[0]!r} is no flag; flags begin with a dash")
+            raise commandline.FlagError(f"{line.unread[0]!r} is no flag; flags begin with a dash")
         loaded = settings.load(values, environ, merge=overlay)
         ask, asked = _who_is_asked(own["url"], "health-file" in values, loaded)
         if own["output"] not in ("text", "json"):
-            raise flags.FlagError(f"--output={own['output']}: write text or json")
-    except flags.HelpRequested:
-        _say(flags.usage(f"{sys.argv[0]} check", FLAGS))
+            raise commandline.FlagError(f"--output={own['output']}: write text or json")
+    except commandline.HelpRequested:
+        _say(commandline.usage(f"{sys.argv[0]} check", FLAGS))
         return HEALTHY
-    except (flags.FlagError, SettingsError) as error:
+    except (commandline.FlagError, SettingsError) as error:
         klog.write_all(2, f"livenessprobe check: {error}")
         return USAGE
     started = time.monotonic()
@@ -165,18 +165,15 @@ def _sidecar(url: str) -> Ask:
     """Ask the sidecar at `url`; raises FlagError for what is none."""
     from urllib.parse import urlsplit
 
-    wrong = flags.FlagError(f"--url={url}: write http://host:port/healthz or unix:///path/to/socket")
+    wrong = commandline.FlagError(f"--url={url}: write http://host:port/healthz or unix:///path/to/socket")
     try:
         parts = urlsplit(url)
+        port = parts.port or 80
     except ValueError:
         raise wrong from None
     if sys.platform != "win32" and parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
         return lambda timeout: _ask_sidecar("localhost", 0, parts.path, "/healthz", timeout)
-    try:
-        port = parts.port or 80
-    except ValueError:
-        port = 0
-    if parts.scheme != "http" or not parts.hostname or not port:
+    if parts.scheme != "http" or not parts.hostname:
         raise wrong
     path = (parts.path or "/healthz") + (f"?{parts.query}" if parts.query else "")
     return lambda timeout: _ask_sidecar(parts.hostname or "", port, "", path, timeout)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TextIO, TypeVar
 
-from livenessprobe import UPSTREAM_VERSION, __version__, cpus, effective, flags, healthfile, klog, settings
+from livenessprobe import UPSTREAM_VERSION, __version__, commandline, cpus, effective, flags, healthfile, klog, settings
 from livenessprobe.absent import absent
 from livenessprobe.endpoint import ListenAddress
 from livenessprobe.gotext import quote
@@ -48,20 +48,20 @@ class _Start(NamedTuple):
     """Settings, and what they were read from."""
 
     loaded: Loaded
-    line: flags.CommandLine
+    line: commandline.CommandLine
     environ: Mapping[str, str]
 
 
 def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_Start], int]) -> int:
     """Read the settings and go on with `then`; an exit code."""
     try:
-        line = flags.parse(arguments)
-    except flags.HelpRequested:
-        return _print(flags.usage(sys.argv[0]), sys.stderr)
-    except flags.FlagError as error:
+        line = commandline.parse(arguments)
+    except commandline.HelpRequested:
+        return _print(commandline.usage(sys.argv[0]), sys.stderr)
+    except commandline.FlagError as error:
         _maxprocs_records(error.given, environ)
         klog.flush()
-        _print(f"{error}\n{flags.usage(sys.argv[0])}", sys.stderr)
+        _print(f"{error}\n{commandline.usage(sys.argv[0])}", sys.stderr)
         return 2
     values = line.values()
     if flags.BOOL.check(values.get("version", "false")):
@@ -138,7 +138,7 @@ def _look_up(wanted: Settings) -> None:
     _open(wanted, look_up)
 
 
-def _warn(loaded: Loaded, line: flags.CommandLine) -> None:
+def _warn(loaded: Loaded, line: commandline.CommandLine) -> None:
     """What is odd, but no reason not to run."""
     if (timeout := loaded.raw["connection_timeout"]).source != "default":
         log.warning(f"Warning: option connection-timeout={quote(timeout.text)} is deprecated and has no effect")

@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 
-from livenessprobe import flags, signals
+from livenessprobe import commandline, signals
 from livenessprobe.endpoint import AddressError, parse_listen_address
 from livenessprobe.listener import ListenError, listen
 
@@ -81,12 +81,12 @@ def main(arguments: Sequence[str]) -> int:
     gc.enable()  # it may stay for long
     signals.early(signals.unwind)  # there are processes to end
     try:
-        given = flags.parse(arguments).values()
+        given = commandline.parse(arguments).values()
         endpoint = given.get("http-endpoint") or _free_endpoint()
-    except flags.HelpRequested:
+    except commandline.HelpRequested:
         print("Usage: livenessprobe demo [flags of livenessprobe]\nKeys, each followed by Enter:\n" + HELP)
         return 0
-    except (flags.FlagError, ListenError, AddressError) as error:
+    except (commandline.FlagError, ListenError, AddressError) as error:
         print(f"livenessprobe demo: {error}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="livenessprobe-demo") as folder:

@@ -125,7 +125,7 @@ def longhorn_is_meant(given: Mapping[str, str], environ: Mapping[str, str]) -> b
 
 
 def from_flags(given: Mapping[str, str]) -> Layer:
-    """The layer of flags as `flags.CommandLine.values` gives them; raises SettingsError for two that contradict."""
+    """The layer of flags as `commandline.CommandLine.values` gives them; raises SettingsError for two that contradict."""
     found = ((flags.find(name), Raw(text, f"flag --{name}")) for name, text in given.items())
     return _layer((flag.key, raw) for flag, raw in found if flag is not None and flag.key in KEYS)
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 
-from livenessprobe import flags
+from livenessprobe import commandline
 from livenessprobe import settings as settings_module
 from livenessprobe.settings import Settings
 from tests.support import FakeDriver, Sidecar
@@ -100,7 +100,7 @@ def make_settings() -> Callable[..., Settings]:
     """Settings from flags given as keywords: `make_settings(probe_timeout="1s")`."""
 
     def make(**values: str) -> Settings:
-        given = flags.parse([f"--{key.replace('_', '-')}={value}" for key, value in values.items()]).values()
+        given = commandline.parse([f"--{key.replace('_', '-')}={value}" for key, value in values.items()]).values()
         return settings_module.load(given, {}, "linux", "").settings
 
     return make

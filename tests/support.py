@@ -32,6 +32,12 @@ def not_on_windows(why: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(sys.platform == "win32", reason=f"Windows: {why}")
 
 
+def plain(value: object) -> str | None:
+    """The name of a case; pytest would escape others, which then cannot be asked for by their name."""
+    words = " ".join(value) if isinstance(value, list) else ""
+    return words if words.isascii() and words.isprintable() else None
+
+
 def eventually(what: Callable[[], object], seconds: float = 10.0) -> None:
     """Wait until `what()` is true; fail after `seconds`."""
     end = time.monotonic() + seconds

@@ -26,7 +26,15 @@ UNUSED_IF_LAZY = ("h2", "hpack", "wsproto", "priority", "email", "_ssl", "_hashl
 """Besides."""
 
 
-@pytest.mark.parametrize("lazy", [False, pytest.param(True, marks=pytest.mark.skipif("sys.version_info < (3, 15)"))])
+@pytest.mark.parametrize(
+    "lazy",
+    [
+        False,
+        pytest.param(
+            True, marks=pytest.mark.skipif("sys.version_info < (3, 15)", reason="Python before 3.15 has no lazy imports")
+        ),
+    ],
+)
 def test_no_more_is_loaded_than_answering_takes(lazy: bool, driver: FakeDriver, sidecar: Start) -> None:
     environ = {"PYTHONVERBOSE": "1", "PYTHON_LAZY_IMPORTS": "all" if lazy else "normal"}
     process = sidecar(environ=environ)

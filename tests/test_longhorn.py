@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livenessprobe import flags
+from livenessprobe import commandline
 from livenessprobe.settings import load
 from livenessprobe.sources import (
     KEYS,
@@ -33,7 +33,7 @@ DOCUMENTED = {
 
 
 def given_by(*arguments: str) -> dict[str, str]:
-    return flags.parse(list(arguments)).values()
+    return commandline.parse(list(arguments)).values()
 
 
 # --- who is meant

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from livenessprobe import __version__, flags
+from livenessprobe import __version__, commandline
 from livenessprobe.settings import DEFAULT_FILE, Loaded, load
 from tests.support import ROOT
 from tests.test_docs import exposed
@@ -92,7 +92,7 @@ def loaded(name: str) -> Loaded:
             raise FileNotFoundError
         return content
 
-    parsed = flags.parse(sidecar(name)["args"])
+    parsed = commandline.parse(sidecar(name)["args"])
     assert parsed.unread == ()
     environ = {each["name"]: each["value"] for each in sidecar(name).get("env", [])}
     return load(parsed.values(), environ, "win32" if windows(name) else "linux", DEFAULT_FILE, read)

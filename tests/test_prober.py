@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from livenessprobe import flags, klog
+from livenessprobe import commandline, klog
 from livenessprobe import settings as settings_module
 from livenessprobe.connection import Dialer
 from livenessprobe.health import (
@@ -93,7 +93,7 @@ class Driver:
 
 
 def make_settings(**values: str) -> Settings:
-    given_flags = flags.parse([f"--{key.replace('_', '-')}={value}" for key, value in values.items()]).values()
+    given_flags = commandline.parse([f"--{key.replace('_', '-')}={value}" for key, value in values.items()]).values()
     return settings_module.load(given_flags, {}, "linux", "", merge=overlay).settings
 
 

@@ -15,7 +15,7 @@ from dynaconf.utils.parse_conf import converters, parse_conf_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livenessprobe import flags, sources
+from livenessprobe import commandline, flags, sources
 from livenessprobe.settings import Loaded, load
 from livenessprobe.sources import FILE_KEYS, KEYS, PREFIX, Raw, SettingsError
 from tests.support import ROOT
@@ -73,7 +73,7 @@ def modes(environ: dict[str, str]) -> bool:
 def test_a_flag_of_longhorns_is_the_setting(name: str, key: str, data: st.DataObject) -> None:
     text, _ = data.draw(two(key))
 
-    loaded = read(flags.parse([f"--{name}={text}"]).values())
+    loaded = read(commandline.parse([f"--{name}={text}"]).values())
 
     assert loaded.raw[key] == Raw(text, f"flag --{name}")
     assert loaded.settings == read({**longhorn_defaults(), KEYS[key].name: text}).settings
