@@ -199,6 +199,8 @@ class _Connection(TCPServer):
     async def protocol_send(self, event: Event) -> None:
         """Do what the protocol wants: write, close, or wait for a request in no task of its own."""
         match event:
+            case RawData() if self._transport.is_closing():
+                await self._end()  # nobody is there
             case RawData():
                 await self._write(event.data)
             case Updated(idle=True):
@@ -206,9 +208,12 @@ class _Connection(TCPServer):
             case Updated():
                 self._connections.asked(self)
             case Closed():
-                if self._http is not None:
-                    await self._http.end()
+                await self._end()
                 await self._close()
+
+    async def _end(self) -> None:
+        if self._http is not None:
+            await self._http.end()
 
     async def _write(self, data: bytes) -> None:
         self.writer.write(data)

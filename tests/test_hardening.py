@@ -137,6 +137,7 @@ def test_a_client_that_never_reads_has_its_time(driver: FakeDriver, sidecar: Sta
         eventually(is_cut_off, 30)
 
     assert process.get().status == 200
+    assert "exception" not in process.log()
 
 
 def test_a_request_in_small_pieces_is_answered(driver: FakeDriver, sidecar: Start) -> None:
