@@ -70,6 +70,7 @@ class App:
                 return answers.PLAIN[handler]
 
     async def _health(self, handler: Handler, scope: Scope, receive: Receive) -> Answer:
+        self._metrics.asked()
         me = asyncio.current_task()
         assert me is not None  # noqa: S101  we are in a coroutine
         leaving = asyncio.create_task(_left(receive, me), name="wait for hang-up")

@@ -85,6 +85,11 @@ class Metrics:
         self.probe_timeout = gauge(
             "livenessprobe_probe_timeout_seconds", "The probe timeout in force, to compare the last duration with."
         )
+        self._last_request = gauge(
+            "livenessprobe_last_request_timestamp_seconds",
+            "When somebody last asked for health; until then, when the process started.",
+        )
+        self._last_request.set(self._process_start)
         self._responses = counter("livenessprobe_http_responses", "HTTP answers, by status code.", "code")
         self.shared = counter("livenessprobe_shared_probes", "Health requests that joined a probe in flight.")
         self.callers_gone = counter("livenessprobe_callers_gone", "Health requests whose caller hung up before the answer.")
@@ -169,6 +174,10 @@ class Metrics:
     def misconfigured(self) -> None:
         """Record a settings file that was passed over."""
         self._config_good.set(0)
+
+    def asked(self) -> None:
+        """Record that somebody asks for health."""
+        self._last_request.set(time.time())
 
     def responded(self, status: int) -> None:
         """Record one HTTP answer."""

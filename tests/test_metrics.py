@@ -151,6 +151,7 @@ def test_the_text_has_upstreams_and_our_families_and_no_others() -> None:
         ("livenessprobe_driver_up", "gauge"),
         ("livenessprobe_http_responses_total", "counter"),
         ("livenessprobe_last_probe_duration_seconds", "gauge"),
+        ("livenessprobe_last_request_timestamp_seconds", "gauge"),
         ("livenessprobe_last_success_timestamp_seconds", "gauge"),
         ("livenessprobe_log_records_dropped", "gauge"),
         ("livenessprobe_probe_failures_total", "counter"),

@@ -150,6 +150,20 @@ def test_a_stop_in_the_middle_of_a_probe_is_not_the_drivers_fault(driver: FakeDr
     assert "CSI driver is unhealthy" not in process.log()
 
 
+def test_probes_of_its_own_do_not_hide_that_nobody_asks(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar("--interval=100ms")
+    eventually(lambda: process.metric("livenessprobe_driver_up") == 1)
+    name = "livenessprobe_last_request_timestamp_seconds"
+
+    assert process.metric(name) == process.metric("process_start_time_seconds")
+    for path in ("/healthz", "/livez", "/readyz", "/startupz"):
+        before = time.time()
+        process.get(path)
+        asked = process.metric(name)
+        assert before <= asked <= time.time()
+    assert process.metric(name) == asked
+
+
 def test_the_interval_follows_the_settings_file(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
     file = folder / "settings.toml"
     file.write_text('interval = "0s"\n')
