@@ -19,13 +19,17 @@ RUN PYTHONPATH=/builder python3 -m pip install --no-deps --no-build-isolation --
 FROM ${BASE}
 COPY --from=build /tree/python /
 COPY --from=build /tree/app /
+ARG BASE
 ARG VERSION=unknown
 ARG REVISION=unknown
+ARG SOURCE=unknown
 LABEL org.opencontainers.image.title="livenessprobe" \
       org.opencontainers.image.description="A drop-in replacement for the Kubernetes CSI sidecar livenessprobe" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.base.name="${BASE}"
 # On a node with 64 CPUs gRPC has 19 threads, and glibc would give each an arena of its own: 1.6 GB of address space instead of
 # 0.3.  Two arenas are as fast.  glibc reads it at the start only.
 ENV MALLOC_ARENA_MAX=2

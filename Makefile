@@ -127,7 +127,7 @@ workflows: $(TOOLS)/.installed
 test-windows: $(VENV)/.run $(TOOLS)/.installed
 	UV=$(CURDIR)/$(TOOLS)/bin/uv PIP=$(CURDIR)/$(BIN)/pip SHORT=$(SHORT) tests/windows/run $(PYTHON_MINOR)
 
-windows-tree: $(VENV)/.run $(TOOLS)/.installed
+windows-tree: $(VENV)/.test $(TOOLS)/.installed
 	UV=$(CURDIR)/$(TOOLS)/bin/uv PIP=$(CURDIR)/$(BIN)/pip tests/windows/image
 
 LOCK = --universal --generate-hashes --quiet --no-header
@@ -135,8 +135,8 @@ LOCK = --universal --generate-hashes --quiet --no-header
 # What is installed in an image: every file by its hash.  Made anew after a change of pyproject.toml.
 lock: $(TOOLS)/.installed
 	$(TOOLS)/bin/uv pip compile pyproject.toml $(LOCK) -o requirements.lock
-	@# What builds the package in the image.
-	echo hatchling | $(TOOLS)/bin/uv pip compile - $(LOCK) -o requirements-build.lock
+	@# What builds the package in the images.
+	printf 'hatchling\nuv\n' | $(TOOLS)/bin/uv pip compile - $(LOCK) -o requirements-build.lock
 
 # Known vulnerabilities of what is locked; says so where no database can be reached.
 audit: $(TOOLS)/.installed

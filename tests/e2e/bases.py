@@ -7,6 +7,7 @@ so that it can never pass for the real one.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import sys
@@ -53,12 +54,14 @@ def resolve() -> dict[str, str]:
         say(f"bases: the real {', '.join(wanted.values())}")
         return wanted
     stand_ins = {name: f"localhost/stand-in/{image.split('/', 1)[1]}" for name, image in wanted.items()}
+    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     for name, image in stand_ins.items():
-        if not podman.exists(image):
+        if not podman.exists(image) or podman.inspect(image, ".Config.Labels.recipe") != recipe:
             say(f"making {image}")
-            with made(CACHE / "bases" / f"{name}.tar") as archive:
-                MAKERS[name](archive)
-            podman.load_root(CACHE / "bases" / f"{name}.tar", image, SETTINGS[name])
+            archive = CACHE / "bases" / f"{name}-{recipe}.tar"
+            with made(archive) as unfinished:
+                MAKERS[name](unfinished)
+            podman.load_root(archive, image, (*SETTINGS[name], f"LABEL recipe={recipe}"))
     say("bases: STAND-INS out of Debian's packages, since no registry answered for the real ones")
     return stand_ins
 

@@ -46,6 +46,8 @@ def run(*command: str | Path, **options: object) -> str:
 
 def install(*packages: str) -> None:
     """Debian packages of this machine's own suite."""
+    if not shutil.which("dpkg-query"):
+        raise Skip(f"needs Debian's {' '.join(packages)}, and this is not Debian")
     present = run("dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n").splitlines()
     missing = [package for package in packages if f"{package} installed" not in present]
     if not missing:

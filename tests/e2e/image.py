@@ -72,6 +72,8 @@ def stage_image() -> None:
     say(f"{size / 1e6:.1f} MB, {compressed / 1e6:.1f} MB compressed")
     if size > LARGEST:
         raise Failed(f"the image has {size} bytes; find out what came in, or raise LARGEST for a reason")
+    if user := podman.inspect(IMAGE, ".Config.User"):
+        raise Failed(f"its user is {user}, not root")
     install("binutils")
     with podman.files_of(IMAGE) as root:
         complaints = [*_unwanted(root), *_stale(root), *_unresolved(root)]
@@ -121,7 +123,7 @@ def _unresolved(root: Path) -> Iterator[str]:
 def stage_tools() -> None:
     """hadolint, container-structure-test, dive, and a list of all components by syft."""
     programs = tools("image-tools", *TOOLS)
-    run(programs / "hadolint", ROOT / "Dockerfile")
+    run(programs / "hadolint", ROOT / "Dockerfile", ROOT / "Dockerfile.windows")
     say("hadolint: nothing to complain of")
     archive = CACHE / "image.tar"
     archive.unlink(missing_ok=True)
