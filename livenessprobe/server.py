@@ -9,10 +9,11 @@ that wait too long.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import h11
 from hypercorn.app_wrappers import ASGIWrapper
@@ -21,53 +22,98 @@ from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import EndBody, Request, Response
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.events import Response
-from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.typing import (
-    ASGIFramework,
-    ASGIReceiveCallable,
-    ASGIReceiveEvent,
-    ASGISendCallable,
-    ConnectionState,
-    H11SendableEvent,
-    LifespanState,
-    Scope,
-)
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.typing import ASGIFramework, ConnectionState, H11SendableEvent, LifespanState
 from hypercorn.utils import parse_socket_addr
 
 from livenessprobe.door import READ_BYTES, REASONS, Connections, Door, Limits, refusal, unread
 from livenessprobe.listener import BACKLOG
 
+Address = tuple[str, int] | None
 ACCEPT_AT_A_TIME = 16
 """So that those that are there get their turn; the kernel holds the others."""
+AHEAD_BYTES = 16_384
+"""What a client may send ahead of an answer; the rest stays with the kernel, and so does the news that it has hung up."""
 
 
 class _HTTP1Only(H11Protocol):
-    """Ignores `Upgrade`, refuses what is not HTTP/1, and writes status lines and refusals as Go's net/http does."""
+    """
+    Hypercorn's protocol, one request at a time, as Go's net/http has it.
 
-    _version = b"1.1"
-    _answer = b""
-    """What of an answer there is so far."""
-    limits: Callable[[], Limits]
-    """As they are at this moment."""
+    What follows a request is not looked at before its answer is out, so it can neither overtake that nor keep it waiting;
+    meanwhile reading goes on, or nobody would notice a client that hangs up.  Bodies are passed over: no handler reads one.
+    """
+
+    def __init__(self, connection: _Connection, group: TaskGroup, client: Address, server: Address) -> None:
+        super().__init__(
+            connection.app,
+            connection.config,
+            connection.context,
+            group,
+            ConnectionState(connection.state),
+            ssl=False,
+            client=client,
+            server=server,
+            send=connection.protocol_send,
+        )
+        self._limits = connection.connections.limits
+        self.connection = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits().header_bytes)
+        self._version = b"1.1"
+        self._answer = b""
+        """What of an answer there is so far."""
+        self._ahead = b""
+        """What has come behind the request that is being answered."""
+        self._looked_at = asyncio.Event()
+        """Whether it has been taken from there."""
 
     async def handle(self, event: Event) -> None:
         """Hypercorn's way from the client to a handler."""
-        if self.connection is not _NOTHING_MORE or isinstance(event, Closed):
-            await super().handle(event)
+        if isinstance(event, Closed):
+            self.end()
+            await self._close_stream()
+        elif isinstance(event, RawData) and not self._over():
+            if self._occupied():
+                self._ahead += event.data
+                if len(self._ahead) > AHEAD_BYTES:
+                    self._looked_at.clear()
+                    await self._looked_at.wait()
+            else:
+                self.connection.receive_data(event.data)
+                await self._handle_events()
 
-    async def end(self) -> None:
-        """
-        Look at nothing that comes after the last answer.
+    def _over(self) -> bool:
+        return self.connection is _NOTHING_MORE
 
-        Where there is something, h11 says that it waits to be used again, and Hypercorn would wait for that for ever.
-        """
+    def end(self) -> None:
+        """Look at nothing any more, and send nothing."""
         self.connection = _NOTHING_MORE
-        await self.can_read.set()
+        self._look_at_the_rest()
 
-    async def _check_protocol(self, event: h11.Request) -> None:
-        """Hypercorn's hook for going over to HTTP/2; we never do."""
+    def _look_at_the_rest(self) -> bytes:
+        rest, self._ahead = self._ahead, b""
+        self._looked_at.set()
+        return rest
+
+    def _occupied(self) -> bool:
+        """Whether what comes now is none of the request's that is being answered."""
+        return self.stream is not None and self.connection.their_state is not h11.SEND_BODY
+
+    async def _handle_events(self) -> None:
+        while not self._occupied():
+            try:
+                event = self.connection.next_event()
+            except h11.RemoteProtocolError as error:
+                if self.stream is None:
+                    await self._refuse(error.error_status_hint)
+                return  # a body that is none is no reason to withhold the answer
+            if isinstance(event, h11.Request):
+                await self.send(Updated(idle=False))
+                await self._create_stream(event)
+            elif not isinstance(event, (h11.Data, h11.EndOfMessage)):
+                return
 
     async def _create_stream(self, request: h11.Request) -> None:
         headers = {name.lower(): value for name, value in request.headers}
@@ -75,7 +121,7 @@ class _HTTP1Only(H11Protocol):
             await self._refuse(400 if request.method == b"PRI" else 505)
             return
         size = len(request.method) + len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
-        if size > self.limits().header_bytes:  # h11 looks only at what is incomplete; this came in one piece
+        if size > self._limits().header_bytes:  # h11 looks only at what is incomplete; this came in one piece
             await self._refuse(431)
             return
         # With both lengths a proxy in front may see two requests where we see one (RFC 9112, 6.3).
@@ -89,15 +135,32 @@ class _HTTP1Only(H11Protocol):
             await self._refuse(417)
             return
         self._version = request.http_version
-        if b"upgrade" in headers:
-            kept = [(name, value) for name, value in request.headers.raw_items() if name.lower() != b"upgrade"]
-            request = h11.Request(
-                method=request.method, target=request.target, headers=kept, http_version=request.http_version
-            )
-        await super()._create_stream(request)
+        # Hypercorn's own way would take an upgrade for WebSocket, and `head` for HEAD.
+        self.stream = HTTPStream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            ssl=False,
+            client=self.client,
+            server=self.server,
+            send=self.stream_send,
+            stream_id=STREAM_ID,
+        )
+        asked = Request(
+            stream_id=STREAM_ID,
+            headers=list(request.headers),
+            http_version=request.http_version.decode(),
+            method=request.method.decode(),
+            raw_path=request.target,
+            state=self.connection_state,
+        )
+        await self.stream.handle(asked)
+        await self.stream.handle(EndBody(stream_id=STREAM_ID))
 
     async def _refuse(self, status_code: int, why: bytes = b"") -> None:
-        await self._send_error_response(status_code, why)
+        """Before any handler is asked."""
+        await self.send(RawData(data=refusal(status_code, why)))
         await self.send(Closed())
 
     async def stream_send(self, event: StreamEvent) -> None:
@@ -105,24 +168,19 @@ class _HTTP1Only(H11Protocol):
         if not isinstance(event, Response):
             await super().stream_send(event)
             return
-        reason = REASONS.get(event.status_code, b"")
         headers = [*event.headers, *self.config.response_headers("h11")]
+        if self.connection.their_state in (h11.SEND_BODY, h11.ERROR):  # a body that nobody is going to read
+            headers.append((b"connection", b"close"))
+        reason = REASONS.get(event.status_code, b"")
         await self._send_h11_event(h11.Response(status_code=event.status_code, headers=headers, reason=reason))
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
-        if isinstance(event, h11.InformationalResponse):
-            return  # upstream never reads a body, so it never asks a client to go on with one
-        if self.connection is _NOTHING_MORE:
+        if self._over():
             return
-        try:
-            if self.connection.our_state is h11.SWITCHED_PROTOCOL:  # by CONNECT, which Go answers as any other method
-                data = bytes(event.data) if isinstance(event, h11.Data) else b""
-            else:
-                data = self.connection.send(event) or b""
-        except h11.LocalProtocolError:
-            if self.connection.their_state != h11.ERROR:
-                raise
-            return
+        if self.connection.our_state is h11.SWITCHED_PROTOCOL:  # by CONNECT, which Go answers as any other method
+            data = bytes(event.data) if isinstance(event, h11.Data) else b""
+        else:
+            data = self.connection.send(event) or b""
         if self._version == b"1.0" and isinstance(event, h11.Response):
             data = data.replace(b"HTTP/1.1", b"HTTP/1.0", 1)
         self._answer += data
@@ -130,9 +188,19 @@ class _HTTP1Only(H11Protocol):
             whole, self._answer = self._answer, b""
             await self.send(RawData(data=whole))
 
-    async def _send_error_response(self, status_code: int, why: bytes = b"") -> None:
-        """A refusal before any handler is asked."""
-        await self.send(RawData(data=refusal(status_code, why)))
+    async def _maybe_recycle(self) -> None:
+        await self._close_stream()
+        if self._over():
+            return
+        states = (self.connection.our_state, self.connection.their_state)
+        if self.context.terminated.is_set() or states != (h11.DONE, h11.DONE):
+            await self.send(Closed())
+            return
+        self.connection.start_next_cycle()
+        await self.send(Updated(idle=True))
+        if rest := self._look_at_the_rest():
+            self.connection.receive_data(rest)
+        await self._handle_events()
 
 
 _NOTHING_MORE = h11.Connection(h11.SERVER)
@@ -168,10 +236,12 @@ class _Connection(TCPServer):
         streams.connection_made(transport)
         writer = asyncio.StreamWriter(transport, streams, reader, loop)
         super().__init__(server.app, loop, server.config, server.context, LifespanState(), reader, writer)
-        self._connections = server.connections
+        self.connections = server.connections
         self._transport = transport
+        transport.set_write_buffer_limits(0)  # an answer that nobody reads is enough to wait for its reader
         self._head = head
         self._http: _HTTP1Only | None = None
+        self._slow = False
 
     async def run(self) -> None:
         """Answer its requests, until one of both sides ends it."""
@@ -181,12 +251,7 @@ class _Connection(TCPServer):
             client = parse_socket_addr(found.family, found.getpeername())  # who has reset it already is told by this
             server = parse_socket_addr(found.family, told("sockname"))
             async with TaskGroup(self.loop) as group:
-                state = ConnectionState(self.state)
-                http = _HTTP1Only(
-                    self.app, self.config, self.context, group, state, False, client, server, self.protocol_send
-                )
-                http.limits = self._connections.limits
-                self._http = http
+                self._http = http = _HTTP1Only(self, group, client, server)
                 self.protocol = http  # type: ignore[assignment]  # where Hypercorn has a wrapper, with a way to HTTP/2
                 await http.handle(RawData(self._head))
                 await self._read_data()
@@ -194,48 +259,52 @@ class _Connection(TCPServer):
             pass  # gone
         finally:
             await self._close()
-            self._connections.gone(self)
+            self.connections.gone(self)
 
     async def protocol_send(self, event: Event) -> None:
         """Do what the protocol wants: write, close, or wait for a request in no task of its own."""
         match event:
             case RawData() if self._transport.is_closing():
-                await self._end()  # nobody is there
+                self._end()  # nobody is there
             case RawData():
                 await self._write(event.data)
             case Updated(idle=True):
-                self._connections.answered(self)
+                self.connections.answered(self)
             case Updated():
-                self._connections.asked(self)
+                self.connections.asked(self)
             case Closed():
-                await self._end()
+                self._end()
                 await self._close()
 
-    async def _end(self) -> None:
+    def _end(self) -> None:
         if self._http is not None:
-            await self._http.end()
+            self._http.end()
 
     async def _write(self, data: bytes) -> None:
         self.writer.write(data)
         if not self._transport.get_write_buffer_size():
             return
         try:
-            async with asyncio.timeout(self._connections.limits().idle_seconds):
+            with self._client_is_slow():
                 await self.writer.drain()
-        except TimeoutError:  # it does not read
-            self.abort()
         except (ConnectionError, RuntimeError):
             await self.protocol.handle(Closed())
 
     async def _close(self) -> None:
         self.writer.close()
+        with contextlib.suppress(OSError, RuntimeError), self._client_is_slow():
+            await self.writer.wait_closed()
+
+    @contextlib.contextmanager
+    def _client_is_slow(self) -> Iterator[None]:
+        """While it takes its time to read an answer it is among those that have asked nothing: bounded in number and time."""
+        self._slow = True
+        self.connections.answered(self)
         try:
-            async with asyncio.timeout(self._connections.limits().idle_seconds):
-                await self.writer.wait_closed()
-        except TimeoutError:
-            self.abort()
-        except (OSError, RuntimeError):
-            pass  # closed already
+            yield
+        finally:
+            self._slow = False
+            self.connections.asked(self)
 
     def abort(self) -> None:
         """Close at once."""
@@ -243,6 +312,8 @@ class _Connection(TCPServer):
 
     def has_sent(self) -> bool:
         """Whether there is a request that is about to be asked, or something that nobody has looked at yet."""
+        if self._slow:
+            return False
         if self._http is None or self._http.connection.their_state in (h11.SEND_BODY, h11.DONE):
             return True
         if self.reader._buffer:  # type: ignore[attr-defined]  # noqa: SLF001  nothing public tells without taking it out
@@ -255,11 +326,10 @@ class _Server:
 
     def __init__(self, app: ASGIFramework, connections: Connections) -> None:
         self.connections = connections
-        self.app = ASGIWrapper(_without_bodies(app))
+        self.app = ASGIWrapper(app)
         self.context = WorkerContext(None)
         self.config = Config()
         self.config.include_server_header = False
-        self.config.keep_alive_max_requests = 1 << 30
         self.config.accesslog = None
         self.config.errorlog = logging.getLogger("hypercorn")
         self.config.errorlog.setLevel(logging.WARNING)
@@ -283,21 +353,6 @@ class _Server:
             await asyncio.wait(self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         for task in self._tasks:
             task.cancel()
-
-
-def _without_bodies(app: ASGIFramework) -> ASGIFramework:
-    """`app` behind a wall that lets no request body through: nobody reads them, and Quart would keep them all."""
-
-    async def walled(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        async def receive_empty() -> ASGIReceiveEvent:
-            event = await receive()
-            if event["type"] == "http.request":
-                event["body"] = b""
-            return event
-
-        await app(scope, receive_empty, send)
-
-    return walled
 
 
 async def serve(

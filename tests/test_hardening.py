@@ -235,38 +235,6 @@ def test_forms_of_request_smuggling_get_at_most_one_answer(driver: FakeDriver, s
     assert re.match(rb"HTTP/1\.1 (400|501) ", answer), answer[:200]
 
 
-GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"\0\xff" * 40 + b"\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        GET + b"\r\n" + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        GET + b"\r\n\0garbage\r\n\r\n",
-        GET + b"Connection: close\r\n\r\n" + GET + b"\r\n",
-        GET + b"Content-Length: 5\r\nConnection: close\r\n\r\nabcde and more",
-        GET + b"Expect: nothing\r\n\r\nmore",
-        GET + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"GET /healthz HTTP/1.0\r\n\r\n" + GET + b"\r\n",
-        b"GET / HTTP/9.9\r\n\r\nmore",
-        b"CONNECT /healthz HTTP/1.1\r\nHost: a\r\n\r\nmore",
-        b"CONNECT /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nmore",
-        b"CONNECT /nowhere HTTP/1.1\r\nHost: a\r\n\r\nmore",
-    ],
-)
-def test_what_follows_the_last_answer_keeps_nothing_waiting(driver: FakeDriver, sidecar: Start, data: bytes) -> None:
-    process = sidecar()
-    process.await_name()
-    before = process.metric("livenessprobe_tasks")
-
-    for _ in range(5):
-        raw(process.port, data, 0.5)
-
-    eventually(lambda: process.metric("livenessprobe_tasks") <= before)
-
-
 # --- the driver
 
 

@@ -1,0 +1,169 @@
+"""What clients send with, behind and instead of a request, byte for byte, and clients that do not read or go away."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.support import FakeDriver, Sidecar, eventually, raw
+
+Start = Callable[..., Sidecar]
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
+CHUNKS = b"1\r\na\r\n" * 40 + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\0\xff" * 40 + b"\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        GET + b"\r\n" + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        GET + b"\r\n\0garbage\r\n\r\n",
+        GET + b"Connection: close\r\n\r\n" + GET + b"\r\n",
+        GET + b"Content-Length: 5\r\nConnection: close\r\n\r\nabcde and more",
+        GET + b"Expect: nothing\r\n\r\nmore",
+        GET + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /healthz HTTP/1.0\r\n\r\n" + GET + b"\r\n",
+        b"GET / HTTP/9.9\r\n\r\nmore",
+        b"CONNECT /healthz HTTP/1.1\r\nHost: a\r\n\r\nmore",
+        b"CONNECT /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nmore",
+        b"CONNECT /nowhere HTTP/1.1\r\nHost: a\r\n\r\nmore",
+        GET + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKS,
+        b"POST /nowhere HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS,
+        b"POST /nowhere HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS[:-5],
+    ],
+)
+def test_nothing_that_is_sent_keeps_a_task_waiting(driver: FakeDriver, sidecar: Start, data: bytes) -> None:
+    process = sidecar()
+    process.await_name()
+    before = process.metric("livenessprobe_tasks")
+
+    for _ in range(5):
+        raw(process.port, data, 0.5)
+
+    eventually(lambda: process.metric("livenessprobe_tasks") <= before)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /healthz HTTP/1.0\r\n\r\n\r\n",
+        b"GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" * 2,
+        GET + b"Connection: close\r\n\r\n\r\n",
+        GET + b"Connection: close\r\n\r\n" + GET + b"\r\n",
+        GET + b"Connection: close\r\n\r\n\0garbage",
+        GET + b"Content-Length: 5\r\nConnection: close\r\n\r\nabcde and more",
+        GET + b"Content-Length: 5\r\n\r\nabc",
+        GET + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        GET + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + CHUNKS,
+    ],
+)
+def test_a_request_has_its_answer_whatever_follows_it(driver: FakeDriver, sidecar: Start, data: bytes) -> None:
+    driver.delay = 0.2  # so that all of it is there before the answer
+    process = sidecar()
+
+    answer = raw(process.port, data, 3)
+
+    assert answer.count(b"HTTP/1.") == 1
+    assert answer.split(b" ")[1] == b"200"
+    assert answer.endswith(b"\r\n\r\nok")
+
+
+def test_what_comes_during_the_probe_changes_no_answer_either(driver: FakeDriver, sidecar: Start) -> None:
+    driver.delay = 0.5
+    process = sidecar()
+
+    with socket.create_connection(("127.0.0.1", process.port), 5) as client, client.makefile("rb") as answer:
+        client.sendall(GET + b"Connection: close\r\n\r\n")
+        time.sleep(0.1)
+        client.sendall(b"\r\n")
+
+        assert answer.read().endswith(b"\r\n\r\nok")
+
+
+def test_requests_that_are_sent_ahead_are_answered_one_by_one(driver: FakeDriver, sidecar: Start) -> None:
+    """More of them than are taken from the kernel before the first is answered."""
+    process = sidecar()
+    count = 2_000
+
+    with socket.create_connection(("127.0.0.1", process.port), 30) as client:
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(client.sendall, (GET + b"\r\n") * (count - 1) + GET + b"Connection: close\r\n\r\n")
+            received = b"".join(iter(lambda: client.recv(65536), b""))
+            sending.result()
+
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == received.count(b"\r\n\r\nok") == count
+
+
+@pytest.mark.parametrize("method", [b"head", b"Head", b"get", b"BREW"])
+@pytest.mark.parametrize("path", [b"/healthz", b"/metrics"])
+def test_a_method_that_only_looks_like_head_has_a_body(
+    driver: FakeDriver, sidecar: Start, method: bytes, path: bytes
+) -> None:
+    """Methods are case-sensitive (RFC 9110, 9.1)."""
+    process = sidecar()
+
+    answer = raw(process.port, method + b" " + path + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 5)
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK")
+    assert body == b"ok" if path == b"/healthz" else b"livenessprobe_build_info" in body
+    assert "Error" not in process.log()
+
+
+def test_the_bound_of_headers_holds_for_every_request_of_a_connection(driver: FakeDriver, sidecar: Start) -> None:
+    """In small pieces too, more and less than the default."""
+    for bound, size, status in ((65536, 40_000, b"200"), (1024, 2_000, b"431")):
+        process = sidecar(f"--http-max-header-bytes={bound}")
+        with socket.create_connection(("127.0.0.1", process.port), 5) as client:
+            client.sendall(GET + b"\r\n")
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+            client.sendall(GET)
+            for _ in range(size // 500):
+                client.sendall(b"X: " + b"y" * 495 + b"\r\n")
+                time.sleep(0.002)
+            if status == b"200":
+                client.sendall(b"\r\n")
+
+            assert client.recv(65536).split(b" ")[1] == status
+
+
+def test_a_client_that_leaves_behind_requests_sent_ahead_is_noticed(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar("--probe-timeout=20s")
+    process.await_name()
+    before = process.metric("livenessprobe_tasks")
+    driver.hang = True
+
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", process.port), 5) as client:
+            client.sendall((GET + b"\r\n") * 60)
+            eventually(lambda: driver.in_flight == 1)
+
+    eventually(lambda: process.metric("livenessprobe_callers_gone_total") == 5)
+    driver.release.set()  # for the Probe itself goes on
+    eventually(lambda: process.metric("livenessprobe_tasks") <= before)
+
+
+def test_clients_that_do_not_read_are_bounded_like_those_that_ask_nothing(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar("--http-max-connections=4")
+    process.get("/metrics")
+    clients = []
+    for _ in range(30):
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", process.port))
+        client.setblocking(False)
+        client.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 400)
+        clients.append(client)
+
+    try:
+        eventually(lambda: process.metric("livenessprobe_http_connections_closed_total") >= 26, 20)
+        assert process.get().status == 200
+    finally:
+        for client in clients:
+            client.close()
