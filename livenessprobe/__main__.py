@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
+from typing import NoReturn
 
 from livenessprobe import signals
 
 
-def main() -> int:
-    """The exit code of the command line in sys.argv."""
+def main() -> NoReturn:
+    """
+    Do what the command line in sys.argv says, and end the process with its exit code.
+
+    At once: the interpreter would take itself apart, which costs CPU, and wait for threads that a hung disk may hold for ever.
+    """
     gc.disable()  # what is loaded stays; `daemon` turns it on again
     # Before the other imports: they take a second where CPU is scarce, and PID 1 hears no signal without a handler.
     if sys.argv[1:2] == ["check"]:
         signals.early(signals.cut_short)
         from livenessprobe import check  # not by way of cli, which would load more than a check needs
 
-        # The end of the interpreter takes CPU too, and there is nothing left to put in order.
         os._exit(check.run(sys.argv[2:]))
     signals.early()
     from livenessprobe import cli
 
-    return cli.main(sys.argv[1:])
+    code = cli.main(sys.argv[1:])
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # there may be no stdout, or nobody who reads it
+        sys.stdout.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

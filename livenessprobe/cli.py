@@ -99,8 +99,9 @@ def _serve(start: _Start) -> int:
     # The folder of the default file is a mount; what is mounted there may fill it later.
     polled = bool(loaded.file) or os.path.isdir(os.path.dirname(DEFAULT_FILE))
     file = daemon.SettingsFile(loaded.file or DEFAULT_FILE, polled, lambda content: _load_again(start, content))
-    with asyncio.Runner(loop_factory=daemon.event_loop) as runner:
-        return runner.run(daemon.run(loaded, file, daemon.Listeners(*listeners), threads))
+    # Not closed, which would wait for threads that a hung disk may hold; the process ends with it.
+    runner = asyncio.Runner(loop_factory=daemon.event_loop)
+    return runner.run(daemon.run(loaded, file, daemon.Listeners(*listeners), threads))
 
 
 def _load_again(start: _Start, content: bytes) -> Loaded:

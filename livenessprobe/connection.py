@@ -225,8 +225,11 @@ class Dialer:
             same = self.look_at_socket() == kept.socket
         except NotConnected:
             same = False
-        if same and asyncio.get_running_loop().time() - kept.opened < self.reuse and kept.channel.get_state() is State.READY:
+        ready = kept.channel.get_state() is State.READY
+        if same and asyncio.get_running_loop().time() - kept.opened < self.reuse and ready:
             return kept
+        if same and not ready:  # a driver that closes each connection behind its answer is not to be dialled without a pause
+            self._quiet_until = max(self._quiet_until, kept.opened + QUIET_SECONDS)
         await self.drop(kept)
         return None
 

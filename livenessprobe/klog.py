@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 QUEUE_LIMIT = 4096
 """Records that wait for a blocked stderr; beyond it new ones are dropped and counted."""
+QUEUE_CHARACTERS = 2 << 20
+"""The same, for long records."""
 
 
 class Sink:
@@ -46,6 +48,8 @@ class Sink:
         """Files of earlier options; the thread that writes closes them, since it may be writing."""
         self._paint: Callable[[str, str], None] | None = None
         self._lines: deque[tuple[str, str]] = deque()
+        self._characters = 0
+        """In all of them."""
         self._folder = Folder()
         self._wake = threading.Condition()
         self._idle = True
@@ -72,12 +76,13 @@ class Sink:
             self._push(record)
 
     def _push(self, record: Record) -> None:
-        if len(self._lines) >= QUEUE_LIMIT:
+        if len(self._lines) >= QUEUE_LIMIT or self._characters >= QUEUE_CHARACTERS:
             self.dropped += 1
             return
         json_format = self.options.logging_format == "json"
         line = render_json(record) if json_format else render_text(record, self.options)
         self._lines.append((record.severity, line))
+        self._characters += len(line)
         self._idle = False
         self._start()
         self._wake.notify_all()
@@ -109,6 +114,7 @@ class Sink:
                         self._wake.wait(None if started is None else FOLD_SECONDS - (now - started))
                 lines = list(self._lines)
                 self._lines.clear()
+                self._characters = 0
                 retired, self._retired = self._retired, []
                 self._idle = False
             for files in retired:

@@ -191,18 +191,21 @@ def _translated(token: re.Match[str]) -> str:
 class Folder:
     """Which error records to hold back: after FOLD_AFTER equal ones in FOLD_SECONDS, the rest become one with a count."""
 
-    KEYS = 256
+    KEYS = 64
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[object, ...], tuple[float, int, Record]] = {}
+        self._seen: dict[int, tuple[float, int, Record | None]] = {}
+        """By the hash of what makes records equal, since a driver's words may be long: when, how many, and what is held back."""
 
     def offer(self, record: Record, now: float) -> bool:
         """Whether to write `record` now."""
-        started, count, _ = self._seen.get(record.key(), (now, 0, record))
+        key = hash(record.key())
+        started, count, _ = self._seen.get(key, (now, 0, None))
         if not count and len(self._seen) >= self.KEYS:
             return True
-        self._seen[record.key()] = (started, count + 1, record)
-        return count < FOLD_AFTER
+        held_back = count >= FOLD_AFTER
+        self._seen[key] = (started, count + 1, record if held_back else None)
+        return not held_back
 
     def due(self, now: float) -> list[Record]:
         """The folded records of windows that have ended by `now`, which end with this call."""
@@ -210,7 +213,7 @@ class Folder:
         folded = []
         for key in ended:
             _, count, last = self._seen.pop(key)
-            if count > FOLD_AFTER:
+            if last is not None:
                 pairs = (*last.pairs, ("repeated", count - FOLD_AFTER))
                 folded.append(Record(last.severity, last.level, last.message, pairs, last.err, last.caller))
         return folded

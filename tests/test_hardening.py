@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from livenessprobe.health import MESSAGE_MAX
 from livenessprobe.metrics import NAME_MAX, NAMES_MAX, OTHER_DRIVER, Metrics
 from livenessprobe.watchdog import EVERY, LATE, Verdict
+from tests.machine.drivers import Wire
 from tests.support import ROOT, FakeDriver, Sidecar, eventually, raw
 
 Start = Callable[..., Sidecar]
@@ -304,6 +305,23 @@ def test_a_driver_that_fails_every_connection_is_not_stormed(socket_path: str, s
     assert reasons == {"protocol_error"}
     # Two connections are told apart by 50 ms; the one that asks for the name and the one that probes share that.
     assert rate < 25, rate
+
+
+def test_a_driver_that_ends_each_connection_behind_its_answer_is_not_stormed(socket_path: str, sidecar: Start) -> None:
+    driver = Wire(socket_path)
+    driver.probe = {"ready": None, "goaway_then_answer": 0}
+    process = sidecar()
+    process.await_name()
+
+    before, began = process.metric("livenessprobe_driver_connections_total"), time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        answers = {answer.status for answer in pool.map(lambda _: process.get(), range(200))}
+    dialled = process.metric("livenessprobe_driver_connections_total") - before
+    seconds = time.monotonic() - began
+    driver.close()
+
+    assert answers == {200}
+    assert dialled < 25 * seconds + 2
 
 
 # --- the machine

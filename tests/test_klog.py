@@ -104,3 +104,16 @@ for _ in range(3 * klog.QUEUE_LIMIT):
 log.info(str(sink.dropped > 0))
 """
     assert run(body) == ['"True"']
+
+
+def test_long_records_fill_the_queue_sooner() -> None:
+    body = """
+import os
+reader, writer = os.pipe()
+sink = klog.Sink(os.fdopen(writer, "w"))
+for number in range(200):
+    sink.put(klogfmt.Record("E", 0, f"{number}" + "x" * 100_000, (), None, ("f", 1)))
+waiting = sum(len(line) for _, line in sink._lines)
+log.info(str((sink.dropped > 100, waiting < klog.QUEUE_CHARACTERS + 200_000)))
+"""
+    assert run(body) == ['"(True, True)"']

@@ -443,6 +443,16 @@ def test_ten_equal_records_pass_and_the_rest_is_held_back() -> None:
     assert offer(Folder(), 13) == [True] * 10 + [False] * 3
 
 
+def test_what_is_not_held_back_is_not_kept() -> None:
+    """A driver's words may be long, and other ones each time."""
+    folder = Folder()
+    records = [error("m", f"e{number}") for number in range(Folder.KEYS)]
+    references = [sys.getrefcount(record) for record in records]
+
+    assert [folder.offer(record, 0.0) for record in records] == [True] * Folder.KEYS
+    assert [sys.getrefcount(record) for record in records] == references
+
+
 def test_the_end_of_the_window_yields_one_record_with_the_count() -> None:
     folder = Folder()
     offer(folder, 17, make=lambda: error("m", "e", ("k", "v")))

@@ -293,6 +293,36 @@ def test_a_full_disk_stops_no_probe_and_is_told_once(driver: FakeDriver, disk: P
     eventually(lambda: (disk / "log").exists() and "Sending probe request" in (disk / "log").read_text())
 
 
+HANGS = """
+import os, time
+
+replace = os.replace
+
+def hang(old, new):
+    if os.path.exists({hung!r}):
+        time.sleep(1000)
+    replace(old, new)
+
+os.replace = hang
+"""
+
+
+def test_a_disk_that_hangs_keeps_the_process_from_nothing_but_its_file(
+    driver: FakeDriver, folder: Path, sidecar: Start
+) -> None:
+    hung = folder / "hung"
+    (folder / "sitecustomize.py").write_text(HANGS.format(hung=str(hung)))
+    process = sidecar(f"--health-file={folder}/health", "--interval=100ms", environ={"PYTHONPATH": f"{folder}:{ROOT}"})
+    eventually((folder / "health").exists)
+    hung.touch()
+    probes = driver.probes
+    eventually(lambda: driver.probes > probes + 10)
+
+    assert process.get().status == 200
+    process.process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 0
+
+
 # --- a machine that lacks what others have
 
 BARE = """
