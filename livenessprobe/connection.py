@@ -273,11 +273,14 @@ def _reason_of(code: grpc.StatusCode, details: str, state: grpc.ChannelConnectiv
     removed = details.startswith("Stream removed (")
     if code is grpc.StatusCode.UNAVAILABLE and (state is not State.READY or (removed and "RST_STREAM" not in details)):
         return Reason.CONNECTION_LOST
-    if removed or details.startswith(("Received http2 header with status", "Compression bit set")):
+    if removed or details.startswith(_GRPCS_WORDS):
         return Reason.PROTOCOL_ERROR
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return Reason.UNIMPLEMENTED
     return Reason.DEADLINE if code is grpc.StatusCode.DEADLINE_EXCEEDED else Reason.DRIVER_ERROR
+
+
+_GRPCS_WORDS = ("Received http2 header with status", "Compression bit set", "Decompressed message larger than max")
 
 
 def _refuse_without_descriptors(address: CSIAddress) -> None:

@@ -33,6 +33,10 @@ FAILED = 3
 """The exit code of --exit-on-failure."""
 CROWD = 4
 """How many times --http-max-connections may be open for a moment."""
+OWN_DESCRIPTORS = 24
+"""What the process needs besides: files, gRPC, a few connections to the driver."""
+EVERYONE = sys.maxsize if sys.platform == "win32" else 10
+"""How many times as many there may be together with those that are being answered."""
 
 
 class Listeners(NamedTuple):
@@ -61,7 +65,7 @@ def event_loop() -> asyncio.AbstractEventLoop:
 
 async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads: int) -> int:
     """Serve until SIGTERM or SIGINT: 0, or until --exit-on-failure ends it: 3.  `threads` bounds the default executor."""
-    descriptors = _raise_descriptor_limit()
+    spare = max(_raise_descriptor_limit() - OWN_DESCRIPTORS, 8)
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="executor"))
     with signals.control() as control:
@@ -92,10 +96,14 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
                 ]
 
                 def limits() -> Limits:
-                    settings = prober.settings
-                    connections = min(settings.http_max_connections, descriptors // 4)
-                    crowd = min(settings.http_max_connections * CROWD, descriptors // 2)
-                    return Limits(connections, crowd, settings.http_max_header_bytes, settings.http_idle_timeout)
+                    settings, most = prober.settings, prober.settings.http_max_connections
+                    return Limits(
+                        connections=min(most, spare // 4),
+                        crowd=min(most * CROWD, spare // 3),
+                        everyone=min(most * EVERYONE, spare // 2),
+                        header_bytes=settings.http_max_header_bytes,
+                        idle_seconds=settings.http_idle_timeout,
+                    )
 
                 closed = metrics.connections_closed.inc
                 servers = [

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 YOUNG_SECONDS = 1.0
 """For which a client may take to send its request, however many others there are, up to a crowd."""
 TRY_AGAIN_SECONDS = 0.1
-"""After which those that could not be closed yet are looked at again."""
+"""After which what could not be done yet is tried again."""
 
 READ_BYTES = 2048
 """
@@ -55,6 +55,8 @@ class Limits(NamedTuple):
     """Open without a complete request, beyond YOUNG_SECONDS of age; what is being answered does not count."""
     crowd: int
     """Open without a complete request, of whatever age."""
+    everyone: int
+    """Open at all; the kernel holds whoever comes then, until a quarter of them has gone."""
     header_bytes: int
     """Of a request's line and headers together."""
     idle_seconds: float
@@ -80,6 +82,9 @@ class Connections:
         self._waiting: dict[Guest, float] = {}
         """Without a complete request, and since when by the loop's time; the longest first."""
         self._answering: set[Guest] = set()
+        self.full, self.room = asyncio.Event(), asyncio.Event()
+        """One of them is set."""
+        self.room.set()
         self._trying_again = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -87,6 +92,12 @@ class Connections:
         """Make room for `guest`: what was asked completely keeps its answer, so only others are closed."""
         self._make_room(1)
         self._wait(guest)
+        if self._number() >= self.limits().everyone:
+            self.full.set()
+            self.room.clear()
+
+    def _number(self) -> int:
+        return len(self._waiting) + len(self._answering)
 
     def _wait(self, guest: Guest) -> None:
         loop = asyncio.get_running_loop()
@@ -149,6 +160,9 @@ class Connections:
         """It is closed."""
         self._waiting.pop(guest, None)
         self._answering.discard(guest)
+        if self.full.is_set() and self._number() <= self.limits().everyone * 3 // 4:
+            self.full.clear()
+            self.room.set()
 
     def replaced(self, guest: Guest, by: Guest) -> None:
         """`guest` was let in, and is `by` from now on: a connection that waits as before."""

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import re
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 
 import h11
@@ -29,12 +30,12 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import ASGIFramework, ConnectionState, H11SendableEvent, LifespanState
 from hypercorn.utils import parse_socket_addr
 
-from livenessprobe.door import READ_BYTES, REASONS, Connections, Door, Limits, refusal, unread
+from livenessprobe.door import READ_BYTES, REASONS, TRY_AGAIN_SECONDS, Connections, Door, Limits, refusal, unread
 from livenessprobe.listener import BACKLOG
 
 Address = tuple[str, int] | None
 ACCEPT_AT_A_TIME = 16
-"""So that those that are there get their turn; the kernel holds the others."""
+"""At most, so that those that are there get their turn; the kernel holds the others."""
 AHEAD_BYTES = 16_384
 """What a client may send ahead of an answer; the rest stays with the kernel, and so does the news that it has hung up."""
 
@@ -60,6 +61,7 @@ class _HTTP1Only(H11Protocol):
             send=connection.protocol_send,
         )
         self._limits = connection.connections.limits
+        self._crowded = connection.connections.full.is_set
         self.connection = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits().header_bytes)
         self._version = b"1.1"
         self._answer = b""
@@ -169,7 +171,8 @@ class _HTTP1Only(H11Protocol):
             await super().stream_send(event)
             return
         headers = [*event.headers, *self.config.response_headers("h11")]
-        if self.connection.their_state in (h11.SEND_BODY, h11.ERROR):  # a body that nobody is going to read
+        # There is a body that nobody is going to read, or there are others who have not even been let in.
+        if self.connection.their_state in (h11.SEND_BODY, h11.ERROR) or self._crowded():
             headers.append((b"connection", b"close"))
         reason = REASONS.get(event.status_code, b"")
         await self._send_h11_event(h11.Response(status_code=event.status_code, headers=headers, reason=reason))
@@ -291,8 +294,9 @@ class _Connection(TCPServer):
             await self.protocol.handle(Closed())
 
     async def _close(self) -> None:
+        unsent = self._transport.get_write_buffer_size()
         self.writer.close()
-        with contextlib.suppress(OSError, RuntimeError), self._client_is_slow():
+        with contextlib.suppress(OSError, RuntimeError), self._client_is_slow() if unsent else contextlib.nullcontext():
             await self.writer.wait_closed()
 
     @contextlib.contextmanager
@@ -370,13 +374,35 @@ async def serve(
     """
     connections = Connections(limits, closed)
     server = _Server(app, connections)
-    accepting = await asyncio.get_running_loop().create_server(
-        lambda: Door(connections, server.let_in), sock=listener, backlog=ACCEPT_AT_A_TIME
-    )
-    # asyncio takes its backlog for the number to accept at a time too; the kernel is to hold more.
-    listener.listen(BACKLOG)
+    accepting = asyncio.create_task(_accept(listener, lambda: Door(connections, server.let_in), connections), name="accept")
     try:
         await stopping()
     finally:
-        accepting.close()
+        accepting.cancel()
+        await asyncio.wait({accepting})
+        listener.close()
     await server.finish(grace())
+
+
+async def _accept(listener: socket.socket, door: Callable[[], Door], connections: Connections) -> None:
+    """Accept clients while there is room for them; runs until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await connections.room.wait()
+        try:
+            # A copy, since the one way to stop accepting is to close it.  On Windows there is no second one, and always room.
+            copy = listener if sys.platform == "win32" else listener.dup()
+            at_a_time = max(1, min(ACCEPT_AT_A_TIME, connections.limits().everyone // 16))  # since some more come than may
+            accepting = await loop.create_server(door, sock=copy, backlog=at_a_time)
+        except OSError:  # no descriptor to be had
+            await asyncio.sleep(TRY_AGAIN_SECONDS)
+            continue
+        # asyncio takes its backlog for the number to accept at a time too; the kernel is to hold more.
+        listener.listen(BACKLOG)
+        try:
+            await connections.full.wait()
+        finally:
+            if sys.platform != "win32":
+                loop.remove_reader(copy)
+                await asyncio.sleep(0)  # a server that is closed drops whom it has accepted just now
+            accepting.close()

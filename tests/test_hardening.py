@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 import re
 import signal
@@ -278,6 +279,18 @@ def test_a_message_that_goes_on_for_ever_is_cut(driver: FakeDriver, sidecar: Sta
     assert (answer.status, answer.reason) == (500, "driver_error")
     assert answer.body.endswith("mmm… (cut)".encode().decode("latin-1")) or answer.body.endswith("mmm… (cut)")
     assert MESSAGE_MAX < len(answer.body) < MESSAGE_MAX + 200
+
+
+def test_an_answer_that_unpacks_to_more_than_grpc_takes_breaks_the_protocol(socket_path: str, sidecar: Start) -> None:
+    """As one does that comes unpacked: it is no error of the driver's own, which would count as alive."""
+    driver = Wire(socket_path)
+    driver.probe = {"headers": [("grpc-encoding", "gzip")], "flag": 1, "body_hex": gzip.compress(bytes(6 << 20)).hex()}
+    process = sidecar()
+
+    answer = process.get()
+    driver.close()
+
+    assert (answer.status, answer.reason) == (500, "protocol_error")
 
 
 def test_a_driver_that_fails_every_connection_is_not_stormed(socket_path: str, sidecar: Start) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -147,6 +150,53 @@ def test_a_client_that_leaves_behind_requests_sent_ahead_is_noticed(driver: Fake
     eventually(lambda: process.metric("livenessprobe_callers_gone_total") == 5)
     driver.release.set()  # for the Probe itself goes on
     eventually(lambda: process.metric("livenessprobe_tasks") <= before)
+
+
+def test_beyond_ten_times_the_bound_clients_wait_with_the_kernel_and_are_answered(
+    driver: FakeDriver, sidecar: Start
+) -> None:
+    process = sidecar("--http-max-connections=4", "--probe-timeout=20s")
+    process.await_name()
+    before = len(os.listdir(f"/proc/{process.process.pid}/fd"))
+    driver.hang = True
+    clients = []
+    for _ in range(200):
+        clients.append(socket.create_connection(("127.0.0.1", process.port), 20))
+        clients[-1].sendall(GET + b"Connection: close\r\n\r\n")
+    eventually(lambda: driver.in_flight == 1)
+    time.sleep(0.5)
+
+    assert len(os.listdir(f"/proc/{process.process.pid}/fd")) < before + 120  # some more are accepted at a time
+    driver.hang = False
+    driver.release.set()
+    for client in clients:
+        with client, client.makefile("rb") as answer:
+            assert answer.read().endswith(b"\r\n\r\nok")
+
+
+def test_clients_that_ask_without_end_keep_nobody_out(driver: FakeDriver, sidecar: Start) -> None:
+    """Once all places are taken a connection is closed behind its answer."""
+    process = sidecar("--http-max-connections=1")
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", process.port), 20) as client:
+                while not over.is_set():
+                    client.sendall((b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n") * 20)
+                    if not client.recv(65536):
+                        break
+
+    with ThreadPoolExecutor(20) as pool:
+        for _ in range(20):
+            pool.submit(ask)
+        time.sleep(0.5)
+        try:
+            answers = [process.get(timeout=5).status for _ in range(5)]
+        finally:
+            over.set()
+
+    assert answers == [200] * 5
 
 
 def test_clients_that_do_not_read_are_bounded_like_those_that_ask_nothing(driver: FakeDriver, sidecar: Start) -> None:
