@@ -261,7 +261,9 @@ class _Connection(TCPServer):
         except OSError:
             pass  # gone
         finally:
-            await self._close()
+            self._close()
+            with contextlib.suppress(OSError, RuntimeError):
+                await self.writer.wait_closed()
             self.connections.gone(self)
 
     async def protocol_send(self, event: Event) -> None:
@@ -277,7 +279,7 @@ class _Connection(TCPServer):
                 self.connections.asked(self)
             case Closed():
                 self._end()
-                await self._close()
+                self._close()
 
     def _end(self) -> None:
         if self._http is not None:
@@ -293,11 +295,16 @@ class _Connection(TCPServer):
         except (ConnectionError, RuntimeError):
             await self.protocol.handle(Closed())
 
-    async def _close(self) -> None:
-        unsent = self._transport.get_write_buffer_size()
+    def _close(self) -> None:
+        """
+        Close once all is sent; until then a client that does not read is among those that have asked nothing.
+
+        Not waited for: Quart cancels its requests as soon as they are over, in the middle of what they send.
+        """
+        if self._transport.get_write_buffer_size():
+            self._slow = True
+            self.connections.answered(self)
         self.writer.close()
-        with contextlib.suppress(OSError, RuntimeError), self._client_is_slow() if unsent else contextlib.nullcontext():
-            await self.writer.wait_closed()
 
     @contextlib.contextmanager
     def _client_is_slow(self) -> Iterator[None]:
