@@ -22,13 +22,21 @@ from hypothesis import strategies as st
 
 from livenessprobe.health import MESSAGE_MAX
 from livenessprobe.metrics import NAME_MAX, NAMES_MAX, OTHER_DRIVER, Metrics
-from livenessprobe.watchdog import EVERY, LATE, Verdict
+from livenessprobe.watchdog import EVERY, LATE, PATIENCE, Verdict
 from tests.support import ROOT, FakeDriver, Sidecar, eventually, raw
 
 Start = Callable[..., Sidecar]
 
 
+def injected(folder: Path, code: str) -> dict[str, str]:
+    """The environment of a process that runs `code` before all else."""
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
 # --- the port
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
 
 
 def incomplete(port: int) -> socket.socket:
@@ -66,14 +74,35 @@ def test_beyond_the_bound_those_longest_without_a_request_are_closed(driver: Fak
             client.close()
 
 
+def test_a_crowd_is_not_given_the_time_of_a_young_client(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+    """Four times the bound may be open; here a client is young for so long that nothing else closes any."""
+    young = injected(folder, "from livenessprobe import door\ndoor.YOUNG_SECONDS = 1000\n")
+    process = sidecar("--http-max-connections=10", environ=young)
+    clients = [incomplete(process.port) for _ in range(60)]
+
+    try:
+        eventually(lambda: all(map(is_closed, clients[:20])))
+        assert not any(map(is_closed, clients[-39:]))
+        assert process.get().status == 200
+    finally:
+        for client in clients:
+            client.close()
+
+
 def test_a_burst_of_complete_requests_loses_nobody(driver: FakeDriver, sidecar: Start) -> None:
-    process = sidecar("--http-max-connections=50")
+    """All are there before the first is read, and they are more than may be open without a request."""
+    process = sidecar("--http-max-connections=2")
     driver.delay = 0.5
+    process.process.send_signal(signal.SIGSTOP)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", process.port), 10)) for _ in range(60)]
+        for client in clients:
+            client.sendall(GET + b"Connection: close\r\n\r\n")
+        process.process.send_signal(signal.SIGCONT)
 
-    with ThreadPoolExecutor(150) as pool:
-        answers = list(pool.map(lambda _: process.get(), range(150)))
+        answers = [client.makefile("rb").read() for client in clients]
 
-    assert {answer.status for answer in answers} == {200}
+    assert {answer.partition(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 200 OK"}
 
 
 def test_a_well_behaved_caller_is_answered_while_others_hold_and_throw(driver: FakeDriver, sidecar: Start) -> None:
@@ -235,9 +264,6 @@ def test_forms_of_request_smuggling_get_at_most_one_answer(driver: FakeDriver, s
     assert re.match(rb"HTTP/1\.1 (400|501) ", answer), answer[:200]
 
 
-GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -290,13 +316,14 @@ def test_any_name_is_a_short_printable_label(name: str) -> None:
     assert label.isprintable()
 
 
-def test_a_name_of_10_kb_is_cut_in_log_and_label(driver: FakeDriver, sidecar: Start) -> None:
-    driver.name = "n\n\x1b[31m" * 2000
+@pytest.mark.parametrize("name", ["n" * 10_000, "n\x1b[31m" * 2000, "n\n\x1b[31m" * 2000])
+def test_a_name_of_10_kb_is_cut_in_log_and_label(driver: FakeDriver, sidecar: Start, name: str) -> None:
+    driver.name = name
     process = sidecar()
-    process.await_log('"CSI driver name"')
+    process.await_name()
 
-    assert max(map(len, process.log().splitlines())) < 2000
     assert process.get().status == 200
+    assert len(process.log()) < 4000
     assert max(map(len, process.get("/metrics").body.splitlines())) < 400
 
 
@@ -340,18 +367,29 @@ def test_a_driver_that_fails_every_connection_is_not_stormed(socket_path: str, s
 
 # --- the machine
 
+FRESH = "--connection-reuse=0s"
+"""Each probe dials."""
+
+
+def limit_of_descriptors(process: Sidecar) -> tuple[str, ...]:
+    """The soft and the hard one."""
+    limits = Path(f"/proc/{process.process.pid}/limits").read_text()
+    return re.search(r"Max open files +(\S+) +(\S+)", limits).groups()
+
 
 def test_few_descriptors_are_enough_however_many_come(driver: FakeDriver, sidecar: Start) -> None:
     """The bound of connections follows the limit of descriptors, so that a probe always has some."""
-    process = sidecar(prefix=("sh", "-c", 'ulimit -Hn 48; exec "$@"', "sh"))
+    process = sidecar(FRESH, prefix=("sh", "-ec", 'ulimit -n 128; exec "$@"', "sh"))
     clients = []
     for _ in range(200):
         with contextlib.suppress(OSError):
             clients.append(incomplete(process.port))
 
-    answers = [process.get() for _ in range(10)]
+    answers = [process.get(timeout=5) for _ in range(10)]
 
+    assert limit_of_descriptors(process) == ("128", "128")
     assert {answer.status for answer in answers} == {200}
+    assert "out of system resource" not in process.log()
     for client in clients:
         client.close()
 
@@ -360,10 +398,8 @@ def test_the_limit_of_descriptors_is_raised(driver: FakeDriver, sidecar: Start) 
     process = sidecar(prefix=("sh", "-c", 'ulimit -Sn 40; exec "$@"', "sh"))
     process.await_name()
 
-    limits = Path(f"/proc/{process.process.pid}/limits").read_text()
-
-    soft, hard = re.search(r"Max open files +(\S+) +(\S+)", limits).groups()
-    assert soft == hard
+    soft, hard = limit_of_descriptors(process)
+    assert soft == hard != "40"
 
 
 # --- the watchdog
