@@ -417,6 +417,8 @@ def test_the_limit_of_descriptors_is_raised(driver: FakeDriver, sidecar: Start) 
         ([(EVERY, 0)] * 11 + [(3600.0, 0)], False),  # stopped, and continued
         ([(EVERY, 0)] * 11 + [(3600.0, 0)] + [(EVERY, 0)] * 12, True),
         ([(EVERY + LATE - 0.1, 0)] * 11, True),
+        ([(EVERY, 0)] * 11 + [(4.9, 0)], False),  # 59.9 s
+        ([(EVERY, 0)] * 11 + [(EVERY + LATE + 0.1, 0)], False),
     ],
 )
 def test_only_silence_in_which_the_looks_were_on_time_counts(looks: list[tuple[float, int]], stuck: bool) -> None:
@@ -432,7 +434,7 @@ def test_only_silence_in_which_the_looks_were_on_time_counts(looks: list[tuple[f
 
 
 STUCK = """
-import asyncio, sys, time
+import asyncio, os, signal, sys, time
 from livenessprobe import watchdog
 watchdog.EVERY, watchdog.PATIENCE = 0.05, {patience}
 async def main():
@@ -462,13 +464,34 @@ def test_a_loop_that_works_is_left_alone(folder: Path) -> None:
 
 
 def test_being_stopped_is_no_reason(folder: Path) -> None:
-    script = STUCK.format(body="await asyncio.sleep(1)", patience=0.5)
+    """Not even where the loop was busy before, and still is at the first look afterwards."""
+    body = "time.sleep(0.3); os.kill(os.getpid(), signal.SIGSTOP); time.sleep(0.3); await asyncio.sleep(0.3)"
+    script = STUCK.format(body=body, patience=1.5)
     process = subprocess.Popen([sys.executable, "-c", script, str(folder / "words")], cwd=ROOT)
-    time.sleep(0.8)
-    for _ in range(3):
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(1)
-        process.send_signal(signal.SIGCONT)
-        time.sleep(0.1)
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    time.sleep(2.5)
+    process.send_signal(signal.SIGCONT)
 
     assert process.wait(30) == 0
+
+
+STUCK_SIDECAR = """
+import time
+from livenessprobe import answers, watchdog
+watchdog.EVERY, watchdog.PATIENCE = 0.1, 2.0
+answers.health = lambda report: time.sleep(60)
+"""
+
+
+def test_a_sidecar_whose_loop_is_stuck_ends(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+    words = folder / "termination"
+    process = sidecar(f"--termination-log={words}", environ=injected(folder, STUCK_SIDECAR))
+    process.await_name()
+
+    with pytest.raises(OSError):
+        process.get(timeout=20)
+
+    assert process.wait() == 4
+    assert words.read_text().startswith("livenessprobe: event loop stuck for 2s")
+    process.await_log('"Event loop is stuck; exiting" seconds=2')
