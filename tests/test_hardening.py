@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from livenessprobe.health import MESSAGE_MAX
 from livenessprobe.metrics import NAME_MAX, NAMES_MAX, OTHER_DRIVER, Metrics
 from livenessprobe.watchdog import EVERY, LATE, PATIENCE, Verdict
-from tests.support import ROOT, FakeDriver, Sidecar, eventually, raw
+from tests.support import ROOT, FakeDriver, Sidecar, eventually, never_reading, raw
 
 Start = Callable[..., Sidecar]
 
@@ -167,6 +167,24 @@ def test_a_client_that_never_reads_has_its_time(driver: FakeDriver, sidecar: Sta
 
     assert process.get().status == 200
     assert "exception" not in process.log()
+
+
+def test_answers_that_are_never_read_keep_nothing_waiting(driver: FakeDriver, sidecar: Start) -> None:
+    """Neither one that there is no room for, nor the last one, which is handed over whole and waits to be sent."""
+    process = sidecar("--http-idle-timeout=3s")
+    process.await_name()
+    process.get("/metrics")
+    metrics = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+    before = process.metric("livenessprobe_tasks")
+
+    with never_reading(process, metrics * 2000) as room:
+        assert room < 1900
+        eventually(lambda: process.metric("livenessprobe_tasks") <= before)
+    # All but a few, so that the last one is still taken.
+    with never_reading(process, metrics * (room - 4) + GET + b"Connection: close\r\n\r\n") as answered:
+        assert answered == room - 3
+        assert process.metric("livenessprobe_tasks") > before
+        eventually(lambda: process.metric("livenessprobe_tasks") <= before)
 
 
 def test_a_request_in_small_pieces_is_answered(driver: FakeDriver, sidecar: Start) -> None:
