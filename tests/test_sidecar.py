@@ -151,6 +151,19 @@ def test_an_unreachable_driver_costs_the_whole_timeout_by_default(sidecar: Start
     assert process.metric("livenessprobe_driver_up") == 0
 
 
+def test_a_driver_that_refuses_is_dialled_again_some_times_a_second(socket_path: str, sidecar: Start) -> None:
+    """What is no CSI driver has no name to be asked for, so that only probes dial."""
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(socket_path)
+        process = sidecar("--probe-timeout=10s", "--unreachable-grace=1s", "--probe-path=/a.B/C")
+        before = process.metric("livenessprobe_driver_connections_total")
+
+        assert process.get().reason == "refused"
+
+        dials = process.metric("livenessprobe_driver_connections_total") - before
+    assert 5 <= dials <= 13
+
+
 def test_a_kubelet_with_upstreams_example_settings_spares_a_driver_that_needs_20_s(socket_path: str, sidecar: Start) -> None:
     """initialDelaySeconds 10, timeoutSeconds 3, periodSeconds 2, failureThreshold 5 (upstream's README)."""
     started = time.monotonic()
