@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from livenessprobe.health import MESSAGE_MAX
 from livenessprobe.metrics import NAME_MAX, NAMES_MAX, OTHER_DRIVER, Metrics
-from livenessprobe.watchdog import EVERY, LATE, PATIENCE, Verdict
+from livenessprobe.watchdog import EVERY, LATE, Verdict
 from tests.support import ROOT, FakeDriver, Sidecar, eventually, never_reading, raw
 
 Start = Callable[..., Sidecar]
