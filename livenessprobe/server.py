@@ -36,6 +36,8 @@ from livenessprobe.listener import BACKLOG
 Address = tuple[str, int] | None
 ACCEPT_AT_A_TIME = 16
 """At most, so that those that are there get their turn; the kernel holds the others."""
+LATE_SECONDS = 0.5
+"""By which a request may be taken up after the order to stop."""
 AHEAD_BYTES = 16_384
 """What a client may send ahead of an answer; the rest stays with the kernel, and so does the news that it has hung up."""
 
@@ -261,7 +263,7 @@ class _Connection(TCPServer):
         except OSError:
             pass  # gone
         finally:
-            self._close()
+            self.writer.close()
             with contextlib.suppress(OSError, RuntimeError):
                 await self.writer.wait_closed()
             self.connections.gone(self)
@@ -279,7 +281,7 @@ class _Connection(TCPServer):
                 self.connections.asked(self)
             case Closed():
                 self._end()
-                self._close()
+                self.writer.close()
 
     def _end(self) -> None:
         if self._http is not None:
@@ -294,17 +296,6 @@ class _Connection(TCPServer):
                 await self.writer.drain()
         except (ConnectionError, RuntimeError):
             await self.protocol.handle(Closed())
-
-    def _close(self) -> None:
-        """
-        Close once all is sent; until then a client that does not read is among those that have asked nothing.
-
-        Not waited for: Quart cancels its requests as soon as they are over, in the middle of what they send.
-        """
-        if self._transport.get_write_buffer_size():
-            self._slow = True
-            self.connections.answered(self)
-        self.writer.close()
 
     @contextlib.contextmanager
     def _client_is_slow(self) -> Iterator[None]:
@@ -359,7 +350,8 @@ class _Server:
         await self.context.terminated.set()
         self.connections.close()
         await asyncio.sleep(0)  # what has arrived comes in
-        deadline = asyncio.get_running_loop().time() + seconds
+        # What has come at this very moment is taken up a little later, and has its whole time too.
+        deadline = asyncio.get_running_loop().time() + seconds + LATE_SECONDS
         while self._tasks and (left := deadline - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         for task in self._tasks:

@@ -379,6 +379,31 @@ def raw(port: int, data: bytes, timeout: float = 5) -> bytes:
         return received
 
 
+@contextlib.contextmanager
+def never_reading(process: Sidecar, requests: bytes) -> Iterator[int]:
+    """A client that reads no answer; yields how many of `requests` were answered once there is no room for more."""
+    asked = 0
+
+    def answers() -> int:
+        nonlocal asked
+        asked += 1  # which is an answer too
+        return int(process.metric('livenessprobe_http_responses_total{code="200"}')) - asked
+
+    def no_more() -> bool:
+        before = answers()
+        time.sleep(0.2)
+        return answers() == before
+
+    before = answers()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", process.port))
+        client.sendall(requests)
+        eventually(lambda: answers() > before)
+        eventually(no_more)
+        yield answers() - before
+
+
 _ports = iter(())
 
 

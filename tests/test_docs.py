@@ -10,10 +10,16 @@ from pathlib import Path
 import pytest
 
 from livenessprobe import __version__, check, flags, settings, sources
-from livenessprobe.health import CALL_TIMED_OUT, Reason
-from livenessprobe.metrics import Metrics
+from livenessprobe.daemon import CROWD
+from livenessprobe.door import YOUNG_SECONDS
+from livenessprobe.health import CALL_TIMED_OUT, MESSAGE_MAX, Reason
+from livenessprobe.identity import REDIAL_SECONDS
+from livenessprobe.klog import QUEUE_LIMIT
+from livenessprobe.metrics import NAME_MAX, Metrics
+from livenessprobe.watchdog import PATIENCE
 
 ROOT = Path(__file__).parent.parent
+DEFAULTS = settings.load({}, {}, "linux", "").settings
 DOCUMENTS = (
     "README.md",
     "CHANGELOG.md",
@@ -257,3 +263,20 @@ def test_reliability_names_tests_that_are_there() -> None:
 
     assert len(named) > 30
     assert [name for name in named if f"def {name}(" not in tests] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"dialled again every {REDIAL_SECONDS} s",
+        f"cut to {NAME_MAX} printable characters",
+        f"cut at {MESSAGE_MAX >> 10} KiB",
+        f"closed after {DEFAULTS.http_idle_timeout:.0f} s without a complete request",
+        f"more than {DEFAULTS.http_max_connections} such, oldest first, after {YOUNG_SECONDS:.0f} s",
+        f"at once beyond {CROWD * DEFAULTS.http_max_connections}",
+        f"records beyond {QUEUE_LIMIT}, ",
+        f"event loop stuck for {PATIENCE:.0f} s",
+    ],
+)
+def test_reliability_gives_the_numbers_of_the_code(words: str) -> None:
+    assert words in read("docs/reliability.md")

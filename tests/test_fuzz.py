@@ -8,6 +8,7 @@ own, in the tests of their rooms, which it runs as well.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from livenessprobe.csi import csi_pb2
-from tests.support import FakeDriver, Sidecar
+from livenessprobe.csi.grpc_health_pb2 import HealthCheckResponse
+from livenessprobe.method import HEALTH_CHECK
+from tests.support import FakeDriver, Sidecar, eventually
 
 TOKENS = st.sampled_from(
     [
@@ -27,13 +30,25 @@ TOKENS = st.sampled_from(
         b"Expect: 100-continue", b"5\r\nabcde\r\n", b"0\r\n\r\n", b"ffffffffffffffff\r\n", b"\0", b"\xff", b": ", b" ", b"\t", b"a" * 300, b"Accept-Encoding: gzip",
     ]
 )  # fmt: skip
-REQUESTS = st.lists(TOKENS | st.binary(max_size=20), max_size=30).map(b"".join)
+HEADS = st.sampled_from([b"/healthz", b"/livez", b"/metrics", b"/nowhere", b"//healthz"]).map(
+    lambda path: b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+CHUNKS = st.integers(1, 40).map(lambda number: b"1\r\na\r\n" * number)
+PARTS = TOKENS | st.binary(max_size=20)
+WITH_BODIES = st.lists(st.tuples(HEADS, CHUNKS, st.just(b"0\r\n\r\n") | PARTS).map(b"".join), min_size=1, max_size=4)
+REQUESTS = (st.lists(PARTS, max_size=30) | WITH_BODIES).map(b"".join)
+ANSWERS = st.binary(max_size=60) | st.binary(max_size=5).map(lambda head: b"\x0a" + head)
 
 
 class Parrot(FakeDriver):
     """A driver that says the bytes it is told to."""
 
     answer = b""
+    info = csi_pb2.GetPluginInfoResponse(name="parrot").SerializeToString()
+
+    def _get_plugin_info(self, _request: bytes, _context: object) -> bytes:
+        self.names_asked += 1
+        return self.info
 
     def _ready(self, _request: bytes) -> bytes:
         return self.answer
@@ -45,9 +60,8 @@ def parrot() -> Iterator[Parrot]:
         yield driver
 
 
-@pytest.fixture(scope="module")
-def process(parrot: Parrot) -> Iterator[Sidecar]:
-    process = Sidecar((f"--csi-address={parrot.path}",))
+def started(parrot: Parrot, *arguments: str) -> Iterator[Sidecar]:
+    process = Sidecar((f"--csi-address={parrot.path}", *arguments))
     yield process
     log = process.log()
     process.kill()
@@ -55,10 +69,23 @@ def process(parrot: Parrot) -> Iterator[Sidecar]:
     assert "inside the sidecar" not in log
 
 
+@pytest.fixture(scope="module")
+def process(parrot: Parrot) -> Iterator[Sidecar]:
+    yield from started(parrot)
+
+
+@pytest.fixture(scope="module")
+def health_checker(parrot: Parrot) -> Iterator[Sidecar]:
+    parrot.methods[HEALTH_CHECK] = parrot._ready
+    yield from started(parrot, f"--probe-path={HEALTH_CHECK}")
+
+
 @settings(max_examples=settings.default.max_examples // 2)
 @given(REQUESTS, st.booleans())
 def test_nothing_on_the_port_keeps_it_from_answering(parrot: Parrot, process: Sidecar, request: bytes, cut: bool) -> None:
+    """Nor waiting for anything, once its client has gone."""
     parrot.answer = b""
+    before = process.metric("livenessprobe_tasks")
     with socket.create_connection(("127.0.0.1", process.port), 10) as client:
         with contextlib.suppress(OSError):
             client.sendall(request)
@@ -71,9 +98,10 @@ def test_nothing_on_the_port_keeps_it_from_answering(parrot: Parrot, process: Si
 
     assert (answer.status, answer.body) == (200, "ok")
     assert process.process.poll() is None
+    eventually(lambda: process.metric("livenessprobe_tasks") <= before, 3)
 
 
-@given(st.binary(max_size=60) | st.binary(max_size=5).map(lambda head: b"\x0a" + head))
+@given(ANSWERS)
 def test_whatever_the_driver_says_has_an_answer(parrot: Parrot, process: Sidecar, said: bytes) -> None:
     """Not ready only if it says so in valid protobuf; no valid protobuf, no 200."""
     parrot.answer = said
@@ -87,3 +115,34 @@ def test_whatever_the_driver_says_has_an_answer(parrot: Parrot, process: Sidecar
     answer = process.get()
 
     assert (answer.status, answer.reason) == (expected, reason)
+
+
+@given(ANSWERS | st.integers(0, 9).map(lambda status: HealthCheckResponse(status=status).SerializeToString()))
+def test_whatever_grpcs_health_check_says_has_an_answer(parrot: Parrot, health_checker: Sidecar, said: bytes) -> None:
+    parrot.answer = said
+    try:
+        serving = HealthCheckResponse.FromString(said).status == HealthCheckResponse.SERVING
+        expected = (200, None) if serving else (500, "not_ready")
+    except Exception:  # noqa: BLE001  the decoder's
+        expected = (500, "protocol_error")
+
+    answer = health_checker.get()
+
+    assert (answer.status, answer.reason) == expected
+
+
+@settings(max_examples=settings.default.max_examples // 2)
+@given(ANSWERS | st.text(max_size=200).map(lambda name: csi_pb2.GetPluginInfoResponse(name=name).SerializeToString()))
+def test_whatever_the_driver_says_of_itself_changes_no_answer(parrot: Parrot, process: Sidecar, said: bytes) -> None:
+    parrot.answer, parrot.info = b"", said
+    before = parrot.names_asked
+
+    def is_asked_again() -> bool:
+        os.utime(parrot.path)  # for all that can be told it is another driver's socket then
+        answer = process.get()
+        assert (answer.status, answer.body) == (200, "ok")
+        return parrot.names_asked > before
+
+    eventually(is_asked_again)
+    assert process.get("/metrics").status == 200
+    assert process.process.poll() is None

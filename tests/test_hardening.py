@@ -25,12 +25,20 @@ from livenessprobe.health import MESSAGE_MAX
 from livenessprobe.metrics import NAME_MAX, NAMES_MAX, OTHER_DRIVER, Metrics
 from livenessprobe.watchdog import EVERY, LATE, Verdict
 from tests.machine.drivers import Wire
-from tests.support import ROOT, FakeDriver, Sidecar, eventually, raw
+from tests.support import ROOT, FakeDriver, Sidecar, eventually, never_reading, raw
 
 Start = Callable[..., Sidecar]
 
 
+def injected(folder: Path, code: str) -> dict[str, str]:
+    """The environment of a process that runs `code` before all else."""
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
 # --- the port
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
 
 
 def incomplete(port: int) -> socket.socket:
@@ -68,14 +76,35 @@ def test_beyond_the_bound_those_longest_without_a_request_are_closed(driver: Fak
             client.close()
 
 
+def test_a_crowd_is_not_given_the_time_of_a_young_client(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+    """Four times the bound may be open; here a client is young for so long that nothing else closes any."""
+    young = injected(folder, "from livenessprobe import door\ndoor.YOUNG_SECONDS = 1000\n")
+    process = sidecar("--http-max-connections=10", environ=young)
+    clients = [incomplete(process.port) for _ in range(60)]
+
+    try:
+        eventually(lambda: all(map(is_closed, clients[:20])))
+        assert not any(map(is_closed, clients[-39:]))
+        assert process.get().status == 200
+    finally:
+        for client in clients:
+            client.close()
+
+
 def test_a_burst_of_complete_requests_loses_nobody(driver: FakeDriver, sidecar: Start) -> None:
-    process = sidecar("--http-max-connections=50")
+    """All are there before the first is read, and they are more than may be open without a request."""
+    process = sidecar("--http-max-connections=2")
     driver.delay = 0.5
+    process.process.send_signal(signal.SIGSTOP)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", process.port), 10)) for _ in range(60)]
+        for client in clients:
+            client.sendall(GET + b"Connection: close\r\n\r\n")
+        process.process.send_signal(signal.SIGCONT)
 
-    with ThreadPoolExecutor(150) as pool:
-        answers = list(pool.map(lambda _: process.get(), range(150)))
+        answers = [client.makefile("rb").read() for client in clients]
 
-    assert {answer.status for answer in answers} == {200}
+    assert {answer.partition(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 200 OK"}
 
 
 def test_a_well_behaved_caller_is_answered_while_others_hold_and_throw(driver: FakeDriver, sidecar: Start) -> None:
@@ -140,6 +169,24 @@ def test_a_client_that_never_reads_has_its_time(driver: FakeDriver, sidecar: Sta
 
     assert process.get().status == 200
     assert "exception" not in process.log()
+
+
+def test_answers_that_are_never_read_keep_nothing_waiting(driver: FakeDriver, sidecar: Start) -> None:
+    """Neither one that there is no room for, nor the last one, which is handed over whole and waits to be sent."""
+    process = sidecar("--http-idle-timeout=3s")
+    process.await_name()
+    process.get("/metrics")
+    metrics = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+    before = process.metric("livenessprobe_tasks")
+
+    with never_reading(process, metrics * 2000) as room:
+        assert room < 1900
+        eventually(lambda: process.metric("livenessprobe_tasks") <= before)
+    # As many, so that it is the last one that waits to be sent.
+    with never_reading(process, metrics * (room - 1) + metrics[:-2] + b"Connection: close\r\n\r\n") as answered:
+        assert answered == room
+        assert process.metric("livenessprobe_tasks") > before
+        eventually(lambda: process.metric("livenessprobe_tasks") <= before)
 
 
 def test_a_request_in_small_pieces_is_answered(driver: FakeDriver, sidecar: Start) -> None:
@@ -260,13 +307,14 @@ def test_any_name_is_a_short_printable_label(name: str) -> None:
     assert label.isprintable()
 
 
-def test_a_name_of_10_kb_is_cut_in_log_and_label(driver: FakeDriver, sidecar: Start) -> None:
-    driver.name = "n\n\x1b[31m" * 2000
+@pytest.mark.parametrize("name", ["n" * 10_000, "n\x1b[31m" * 2000, "n\n\x1b[31m" * 2000])
+def test_a_name_of_10_kb_is_cut_in_log_and_label(driver: FakeDriver, sidecar: Start, name: str) -> None:
+    driver.name = name
     process = sidecar()
-    process.await_log('"CSI driver name"')
+    process.await_name()
 
-    assert max(map(len, process.log().splitlines())) < 2000
     assert process.get().status == 200
+    assert len(process.log()) < 4000
     assert max(map(len, process.get("/metrics").body.splitlines())) < 400
 
 
@@ -339,18 +387,29 @@ def test_a_driver_that_ends_each_connection_behind_its_answer_is_not_stormed(soc
 
 # --- the machine
 
+FRESH = "--connection-reuse=0s"
+"""Each probe dials."""
+
+
+def limit_of_descriptors(process: Sidecar) -> tuple[str, ...]:
+    """The soft and the hard one."""
+    limits = Path(f"/proc/{process.process.pid}/limits").read_text()
+    return re.search(r"Max open files +(\S+) +(\S+)", limits).groups()
+
 
 def test_few_descriptors_are_enough_however_many_come(driver: FakeDriver, sidecar: Start) -> None:
     """The bound of connections follows the limit of descriptors, so that a probe always has some."""
-    process = sidecar(prefix=("sh", "-c", 'ulimit -Hn 48; exec "$@"', "sh"))
+    process = sidecar(FRESH, prefix=("sh", "-ec", 'ulimit -n 128; exec "$@"', "sh"))
     clients = []
     for _ in range(200):
         with contextlib.suppress(OSError):
             clients.append(incomplete(process.port))
 
-    answers = [process.get() for _ in range(10)]
+    answers = [process.get(timeout=5) for _ in range(10)]
 
+    assert limit_of_descriptors(process) == ("128", "128")
     assert {answer.status for answer in answers} == {200}
+    assert "out of system resource" not in process.log()
     for client in clients:
         client.close()
 
@@ -359,10 +418,8 @@ def test_the_limit_of_descriptors_is_raised(driver: FakeDriver, sidecar: Start) 
     process = sidecar(prefix=("sh", "-c", 'ulimit -Sn 40; exec "$@"', "sh"))
     process.await_name()
 
-    limits = Path(f"/proc/{process.process.pid}/limits").read_text()
-
-    soft, hard = re.search(r"Max open files +(\S+) +(\S+)", limits).groups()
-    assert soft == hard
+    soft, hard = limit_of_descriptors(process)
+    assert soft == hard != "40"
 
 
 # --- the watchdog
@@ -380,6 +437,8 @@ def test_the_limit_of_descriptors_is_raised(driver: FakeDriver, sidecar: Start) 
         ([(EVERY, 0)] * 11 + [(3600.0, 0)], False),  # stopped, and continued
         ([(EVERY, 0)] * 11 + [(3600.0, 0)] + [(EVERY, 0)] * 12, True),
         ([(EVERY + LATE - 0.1, 0)] * 11, True),
+        ([(EVERY, 0)] * 11 + [(4.9, 0)], False),  # 59.9 s
+        ([(EVERY, 0)] * 11 + [(EVERY + LATE + 0.1, 0)], False),
     ],
 )
 def test_only_silence_in_which_the_looks_were_on_time_counts(looks: list[tuple[float, int]], stuck: bool) -> None:
@@ -395,7 +454,7 @@ def test_only_silence_in_which_the_looks_were_on_time_counts(looks: list[tuple[f
 
 
 STUCK = """
-import asyncio, sys, time
+import asyncio, os, signal, sys, time
 from livenessprobe import watchdog
 watchdog.EVERY, watchdog.PATIENCE = 0.05, {patience}
 async def main():
@@ -425,13 +484,34 @@ def test_a_loop_that_works_is_left_alone(folder: Path) -> None:
 
 
 def test_being_stopped_is_no_reason(folder: Path) -> None:
-    script = STUCK.format(body="await asyncio.sleep(1)", patience=0.5)
+    """Not even where the loop was busy before, and still is at the first look afterwards."""
+    body = "time.sleep(0.3); os.kill(os.getpid(), signal.SIGSTOP); time.sleep(0.3); await asyncio.sleep(0.3)"
+    script = STUCK.format(body=body, patience=1.5)
     process = subprocess.Popen([sys.executable, "-c", script, str(folder / "words")], cwd=ROOT)
-    time.sleep(0.8)
-    for _ in range(3):
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(1)
-        process.send_signal(signal.SIGCONT)
-        time.sleep(0.1)
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    time.sleep(2.5)
+    process.send_signal(signal.SIGCONT)
 
     assert process.wait(30) == 0
+
+
+STUCK_SIDECAR = """
+import time
+from livenessprobe import answers, watchdog
+watchdog.EVERY, watchdog.PATIENCE = 0.1, 2.0
+answers.health = lambda report: time.sleep(60)
+"""
+
+
+def test_a_sidecar_whose_loop_is_stuck_ends(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+    words = folder / "termination"
+    process = sidecar(f"--termination-log={words}", environ=injected(folder, STUCK_SIDECAR))
+    process.await_name()
+
+    with pytest.raises(OSError):
+        process.get(timeout=20)
+
+    assert process.wait() == 4
+    assert words.read_text().startswith("livenessprobe: event loop stuck for 2s")
+    process.await_log('"Event loop is stuck; exiting" seconds=2')

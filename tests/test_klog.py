@@ -94,16 +94,30 @@ def test_rich_is_not_loaded_without_a_terminal() -> None:
 
 
 def test_when_the_queue_is_full_records_are_dropped_and_counted() -> None:
+    """What nobody reads holds up the thread that writes, with the first record; as many as the limit wait behind it."""
     body = """
-import os, threading
+import os, time
 reader, writer = os.pipe()
 sink = klog.Sink(os.fdopen(writer, "w"))
-record = klogfmt.Record("I", 0, "x" * 1000, (), None, ("f", 1))
-for _ in range(3 * klog.QUEUE_LIMIT):
-    sink.put(record)
-log.info(str(sink.dropped > 0))
+def put(text):
+    sink.put(klogfmt.Record("I", 0, text, (), None, ("f", 1)))
+put("x" * (1 << 20))
+while sink._lines:
+    time.sleep(0.01)
+for _ in range(klog.QUEUE_LIMIT):
+    put("y")
+log.info(str(sink.dropped))
+for _ in range(7):
+    put("z")
+log.info(str(sink.dropped))
+got = b""
+while got.count(b"\\n") < 1 + klog.QUEUE_LIMIT:
+    got += os.read(reader, 1 << 20)
+put("after")
+got += os.read(reader, 1 << 20)
+log.info(str([got.count(b'"' + each) for each in (b"x", b"y", b"z", b"after")]))
 """
-    assert run(body) == ['"True"']
+    assert run(body) == ['"0"', '"7"', '"[1, 4096, 0, 1]"']
 
 
 def test_long_records_fill_the_queue_sooner() -> None:

@@ -10,6 +10,7 @@ import random
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from livenessprobe import commandline, klog
 from livenessprobe import settings as settings_module
 from livenessprobe.connection import Dialer
+from livenessprobe.endpoint import parse_csi_address
 from livenessprobe.health import (
     CALL_TIMED_OUT,
     DEADLINE,
@@ -727,6 +729,27 @@ def test_a_fault_of_our_own_is_an_answer(error: Exception) -> None:
 
 
 # --- a driver that nobody can reach
+
+
+@pytest.mark.parametrize(("grace", "looks"), [(0.0, 1), (1.0, 13), (3.0, 38)])
+def test_a_socket_that_is_missing_is_looked_for_every_80_ms(tmp_path: Path, grace: float, looks: int) -> None:
+    async def main() -> list[float]:
+        seen = []
+        dialer = Dialer(parse_csi_address(str(tmp_path / "csi.sock"), "linux"), lambda: None)
+        look, began = dialer.look_at_socket, loop().time()
+
+        def watched() -> None:
+            seen.append(loop().time() - began)
+            assert len(seen) < 100  # without a pause this time stands still
+            look()
+
+        dialer.look_at_socket = watched
+        result = await Identity(dialer, Metrics()).probe(Attempt(began, began + 10, began + grace))
+        assert result.reason is Reason.SOCKET_MISSING
+        assert loop().time() - began == pytest.approx(grace)
+        return seen
+
+    assert live(main()) == pytest.approx([0.08 * number for number in range(looks)])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import grpc
 import pytest
 
 from tests.conformance.raw_driver import RawDriver
-from tests.support import ROOT, FakeDriver, Relay, Sidecar, driver_process, eventually, raw, request
+from tests.support import ROOT, FakeDriver, Relay, Sidecar, driver_process, eventually, never_reading, raw, request
 
 Start = Callable[..., Sidecar]
 
@@ -149,6 +149,19 @@ def test_an_unreachable_driver_costs_the_whole_timeout_by_default(sidecar: Start
     )  # DESIGN row 10
     assert process.metric('livenessprobe_probe_failures_total{reason="socket_missing"}') == 1
     assert process.metric("livenessprobe_driver_up") == 0
+
+
+def test_a_driver_that_refuses_is_dialled_again_some_times_a_second(socket_path: str, sidecar: Start) -> None:
+    """What is no CSI driver has no name to be asked for, so that only probes dial."""
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(socket_path)
+        process = sidecar("--probe-timeout=10s", "--unreachable-grace=1s", "--probe-path=/a.B/C")
+        before = process.metric("livenessprobe_driver_connections_total")
+
+        assert process.get().reason == "refused"
+
+        dials = process.metric("livenessprobe_driver_connections_total") - before
+    assert 5 <= dials <= 13
 
 
 def test_a_kubelet_with_upstreams_example_settings_spares_a_driver_that_needs_20_s(socket_path: str, sidecar: Start) -> None:
@@ -538,6 +551,24 @@ def test_sigterm_finishes_open_requests_and_exits_0(driver: FakeDriver, sidecar:
     assert process.wait() == 0
 
 
+def test_sigterm_waits_for_nothing_longer_than_a_probe_may_take(driver: FakeDriver, sidecar: Start) -> None:
+    """Of a hung driver that is said in the end; who does not read what was asked for is cut off then."""
+    process = sidecar("--probe-timeout=2s")
+    process.await_name()
+    driver.hang = True
+    with never_reading(process, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 2000), ThreadPoolExecutor(1) as pool:
+        open_request = pool.submit(process.get)
+        eventually(lambda: driver.in_flight == 1)
+        told = time.monotonic()
+        process.process.send_signal(signal.SIGTERM)
+
+        answer = open_request.result()
+        assert (answer.status, answer.reason) == (500, "deadline")
+        assert process.wait(20) == 0
+        assert 1 < time.monotonic() - told < 10
+    assert "Traceback" not in process.log()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_sidecar_stops_at_once_even_with_open_connections(
     driver: FakeDriver, sidecar: Start, number: signal.Signals
@@ -688,6 +719,7 @@ def test_a_full_stderr_stops_no_probe(driver: FakeDriver, sidecar: Start) -> Non
     with keep_alive(process) as connection:
         statuses = {request(connection, "/healthz", "GET", {}).status for _ in range(1500)}
     assert statuses == {200}
+    assert process.metric("livenessprobe_log_records_dropped") > 0
     process.process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0
     os.close(reader)

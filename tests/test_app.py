@@ -1,0 +1,70 @@
+"""What an application of ours answers, asked without a server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from livenessprobe import klog
+from livenessprobe.app import App
+from livenessprobe.klogfmt import Options, render_text
+from livenessprobe.metrics import Metrics
+from livenessprobe.mux import Mux
+
+HEALTH = Mux(healthz=True, metrics_path="/metrics")
+SCOPE = {"method": "GET", "query_string": b"", "headers": [], "client": ("127.0.0.1", 1)}
+
+
+class Broken:
+    """Stands for `Callers`."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def check(self, _caller: object) -> None:
+        raise self._error
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every record, without what stands before its message but the severity."""
+    bare, lines = Options(skip_headers=True), list[str]()
+    monkeypatch.setattr(klog._sink, "put", lambda record: lines.append(f"{record.severity} {render_text(record, bare)}"))
+    return lines
+
+
+async def ask(app: App, path: str) -> list[dict[str, Any]]:
+    """All that is sent."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(event: dict[str, Any]) -> None:
+        sent.append(event)
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(3600)
+        return {"type": "http.disconnect"}
+
+    await app(SCOPE | {"path": path, "raw_path": path.encode()}, receive, send)
+    return sent
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/livez", "/readyz", "/startupz", "/metrics"])
+@pytest.mark.parametrize("error", [ZeroDivisionError("oh"), MemoryError(), RecursionError("deep"), OSError(24, "no more")])
+async def test_a_fault_while_answering_is_a_500_and_a_record(
+    path: str, error: Exception, logged: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def load(_app: App) -> None:
+        raise error
+
+    monkeypatch.setattr(App, "_load", load)
+    metrics = Metrics()
+
+    start, body = await ask(App(Broken(error), metrics, lambda: HEALTH), path)
+
+    headers = {name.lower(): value for name, value in start["headers"]}
+    assert (start["status"], headers[b"x-livenessprobe-reason"]) == (500, b"internal")
+    assert body["body"] == f"livenessprobe: internal error: {error!r}".encode()
+    assert [line.partition(" err=")[0] for line in logged] == ['E "Request failed inside the sidecar"']
+    assert b'livenessprobe_http_responses_total{code="500"} 1' in metrics.expose().body
