@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.machine.walk import BAD_FILES, GARBAGE, PATHS, Walk
-from tests.machine.world import EXTRAS, LATER, MESSAGES, MILD, NAMES, PERMISSIONS, SOONER, WIRES
+from tests.machine.world import EXTRAS, LATER, LATEST, MESSAGES, MILD, NAMES, PERMISSIONS, SOONER, WIRES
 
 ANEW = st.sampled_from([False] * 4 + [True])
 """Whether the driver is on a new socket even if it need not be."""
@@ -34,14 +34,20 @@ NOT_THERE = (
     "nobody_accepts", "backlog_full", *PERMISSIONS,
 )  # fmt: skip
 
+SLOW = {"not": st.just(0.0), "sooner": st.floats(0.001, SOONER), "later": st.floats(LATER, LATEST)}
+"""How long a driver takes to answer."""
+
 # What a driver's state takes, apart from the socket it is on.
 LIBRARY = st.tuples(
     st.sampled_from([None, None, True, False]),
-    st.sampled_from([0.0] * 18 + [SOONER, LATER]),
+    st.sampled_from(["not"] * 18 + ["sooner", "later"]).flatmap(SLOW.__getitem__),
     st.sampled_from([0] * 8 + [3 << 20, 5 << 20]),
     st.booleans(),
 )
-RAW = st.tuples(READY, st.sampled_from(EXTRAS))
+RAW = st.tuples(
+    READY,
+    st.one_of(*map(st.just, EXTRAS), *(SLOW[each].map(lambda delay: {"delay_s": delay}) for each in ("sooner", "later"))),
+)
 OF_A_PROCESS = st.sampled_from(["process"] * 3 + ["frozen", "killed", "library_hangs"])
 OVERTAKES = st.tuples(
     st.just("overtake"),
