@@ -5,7 +5,8 @@ How a well-behaved caller fares while others hold connections open and throw gar
 
 Attacks for so many seconds twice: first by its defaults the sidecar holds some hundreds of the slow connections at most,
 and closes the others again and again; then it is to hold them all.  Prints latencies of the well-behaved caller
-without and with the attack, and ends with 1 and a sentence for each if he or the sidecar has suffered.
+without and with the attack, and ends with 1 and a sentence for each if he or the sidecar has suffered.  Below some 20
+seconds the first moment, in which all come at once, makes up his p99.
 """
 
 from __future__ import annotations
