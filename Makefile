@@ -20,7 +20,7 @@ help:
 	@echo "make test-windows tests on Windows CPython under wine; PYTHON_MINOR=3.14 for one; SHORT=1 for what touches the system"
 	@echo "make windows-tree what the Windows image holds, built here, and its livenessprobe.exe run under wine"
 	@echo "make bench        what all of it costs, beside floors; QUICK=1 tries it out, PEER='cmd with {sock} and {port}' too"
-	@echo "make attack       how a caller fares, and what it costs, while others hold connections and throw garbage"
+	@echo "make attack       that a caller fares well, at what cost, while others hold connections and throw garbage"
 	@echo "make fuzz         properties of all that parses foreign input, EXAMPLES=5000 each"
 	@echo "make soak         200 000 probes with faults mixed in; PROBES='20000 4' for a short form"
 	@echo "make mutate       small faults in the rooms that decide, and whether a test notices; MODULE=health for one room"

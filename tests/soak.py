@@ -177,7 +177,11 @@ def main(probes: int, parts: int) -> int:
         finally:
             soak.sidecar.kill()
     first, last = seen[0], seen[-1]
-    slope = (last.rss - first.rss) / (last.probes - first.probes) * 100_000
+    per = 100_000 / max(1, last.probes - first.probes)
+    slopes = ", ".join(
+        f"{name} {(getattr(last, name) - getattr(first, name)) * per:+.1f}{unit}"
+        for name, unit in (("rss", " KiB"), ("descriptors", ""), ("threads", ""), ("tasks", ""), ("series", ""))
+    )
     faults = [
         f"{name} {getattr(first, name)} -> {getattr(last, name)}"
         for name in ("descriptors", "threads", "tasks", "series")
@@ -186,9 +190,8 @@ def main(probes: int, parts: int) -> int:
     if last.rss - first.rss > MEMORY_MAY_GROW:
         faults.append(f"rss {first.rss} -> {last.rss} KiB")
     faults += soak.unexpected[:5]
-    print(
-        f"rss {last.rss - first.rss:+} KiB since the first part, {slope:+.0f} KiB in 100 000 probes; unexpected answers: {len(soak.unexpected)}"
-    )
+    print(f"rss {last.rss - first.rss:+} KiB since the first part; unexpected answers: {len(soak.unexpected)}")
+    print(f"in 100 000 probes: {slopes}")
     print(json.dumps({"figures": [asdict(figures) for figures in seen], "faults": faults}))
     return 1 if faults else 0
 

@@ -47,6 +47,7 @@ def test_a_random_walk_agrees_with_the_model() -> None:
     steps = sum(Machine.notes[kind] for kind in Machine.seconds)
     print(f"{steps} steps; stalls: {Machine.notes['stalled']}")
     print({kind: f"{Machine.notes[kind]} in {seconds:.0f}s" for kind, seconds in Machine.seconds.items()})
+    print(f"at most: {dict(Machine.most)}")
     assert steps >= STEPS
 
 
@@ -93,6 +94,25 @@ REGRESSIONS: dict[str, list[Step]] = {
     "what was found late of a driver that was gone counted against its successor": [
         start(),
         *[("overtake", "raw_answers", (True, {})), ("overtake", "process", ())] * 3,
+    ],
+    "a body of many small pieces left tasks behind for ever": [
+        start(),
+        ("garbage", 14),
+        ("odd_request", 7),
+    ],
+    "a method in lower case had an empty answer": [
+        start(),
+        ("odd_request", 3),
+    ],
+    "a request was refused for what came behind it": [
+        start(),
+        ("odd_request", 1),
+        ("odd_request", 2),
+    ],
+    "a request that came together with the signal to end was cut off just before its time": [
+        start(),
+        ("raw_answers", False, None, {"delay_s": 1.4}),
+        *[("end", "SIGTERM", 3, 0.0)] * 3,
     ],
     "control characters of a message of several lines reached the log": [
         start(),

@@ -12,8 +12,8 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from tests.machine.walk import BAD_FILES, GARBAGE, PATHS, Walk
-from tests.machine.world import EXTRAS, LATER, MESSAGES, MILD, NAMES, PERMISSIONS, SOONER, WIRES
+from tests.machine.walk import ARRIVED, BAD_FILES, GARBAGE, ODD, PATHS, Walk
+from tests.machine.world import EXTRAS, LATER, LATEST, MESSAGES, MILD, NAMES, PERMISSIONS, SOONER, WIRES
 
 ANEW = st.sampled_from([False] * 4 + [True])
 """Whether the driver is on a new socket even if it need not be."""
@@ -34,14 +34,20 @@ NOT_THERE = (
     "nobody_accepts", "backlog_full", *PERMISSIONS,
 )  # fmt: skip
 
+SLOW = {"not": st.just(0.0), "sooner": st.floats(0.001, SOONER), "later": st.floats(LATER, LATEST)}
+"""How long a driver takes to answer."""
+
 # What a driver's state takes, apart from the socket it is on.
 LIBRARY = st.tuples(
     st.sampled_from([None, None, True, False]),
-    st.sampled_from([0.0] * 18 + [SOONER, LATER]),
+    st.sampled_from(["not"] * 18 + ["sooner", "later"]).flatmap(SLOW.__getitem__),
     st.sampled_from([0] * 8 + [3 << 20, 5 << 20]),
     st.booleans(),
 )
-RAW = st.tuples(READY, st.sampled_from(EXTRAS))
+RAW = st.tuples(
+    READY,
+    st.one_of(*map(st.just, EXTRAS), *(SLOW[each].map(lambda delay: {"delay_s": delay}) for each in ("sooner", "later"))),
+)
 OF_A_PROCESS = st.sampled_from(["process"] * 3 + ["frozen", "killed", "library_hangs"])
 OVERTAKES = st.tuples(
     st.just("overtake"),
@@ -58,6 +64,12 @@ SELDOM = st.one_of(
     st.tuples(st.just("bad_file"), st.sampled_from(range(len(BAD_FILES))), st.booleans()),
     st.tuples(st.just("stopped"), st.sampled_from([0.05, 0.2, 0.8])),
     st.just(("hangup_signal",)),
+    st.tuples(
+        st.just("end"),
+        st.sampled_from(["SIGTERM", "SIGINT", "SIGQUIT"]),
+        st.sampled_from([0, 0, 1, 3]),
+        st.sampled_from([ARRIVED, 0.0]),
+    ),
     st.just(("name",)),
 )
 """Steps that take long, or change what the others mean."""
@@ -69,6 +81,8 @@ class Machine(RuleBasedStateMachine):
     notes: Counter[str] = Counter()
     """How many steps of each kind there were, in all walks."""
     seconds: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+    """Of what is counted after each step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,6 +92,7 @@ class Machine(RuleBasedStateMachine):
         self._walk.close()
         Machine.notes += self._walk.notes
         Machine.seconds += self._walk.seconds
+        Machine.most |= self._walk.most
 
     def _do(self, kind: str, *arguments: Any) -> None:
         self._walk.do((kind, *arguments))
@@ -151,6 +166,10 @@ class Machine(RuleBasedStateMachine):
     @rule(number=st.sampled_from(range(len(GARBAGE))))
     def garbage(self, number: int) -> None:
         self._do("garbage", number)
+
+    @rule(number=st.sampled_from(range(len(ODD))))
+    def odd_request(self, number: int) -> None:
+        self._do("odd_request", number)
 
     # --- the rest
 

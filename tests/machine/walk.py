@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import os
 import re
 import shutil
 import signal
 import socket
 import struct
+import subprocess
 import tempfile
 import threading
 import time
@@ -19,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pprint import pformat
-from typing import Any
+from typing import Any, NoReturn
 
 from tests.machine.model import Belief, Outcome, probed
 from tests.machine.world import PERMISSIONS, STATES, World
@@ -32,17 +34,35 @@ SLACK = 1.2
 """Seconds by which an answer may be late on a busy machine."""
 STALL = 0.04
 """A pause of this machine that may cost a good driver its probe timeout."""
+BACK_SECONDS = 4.0
+"""For which what a step has opened may stay open."""
+END_SECONDS = 1.5
+"""Which an end may take, beyond the requests it waits for."""
+ARRIVED = 0.05
+"""Seconds after which a request has certainly come in, unless something stalls."""
 HELD_MAX = 30
+PLAIN = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 WHOLE = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Pad: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n\r\n"
-FDS = 40
-"""Descriptors beyond those of the start, held connections not counted."""
-THREADS = 40
+FDS = 8
+"""
+Descriptors beyond those of the start, held connections not counted.
+
+Once gRPC is awake it keeps five, and a connection to the driver that is kept is the sixth.
+"""
+TASKS = 1
+"""Tasks beyond those of the start: the name is perhaps being asked for.  Held connections have none."""
+POOL = "event_engine"
+"""The name of the threads in gRPC's pool; it takes more of them for a burst and keeps them for half a minute."""
+THREADS, POOLED = 6 + (os.cpu_count() or 1), 14 + (os.cpu_count() or 1)
+"""Others, of which those for files are as many as CPUs; and in the pool."""
 PROBES = re.compile(r'csi_sidecar_operations_seconds_count\{.*method_name="/csi.v1.Identity/Probe"\}')
 FAILURES = re.compile(r'livenessprobe_probe_failures_total\{reason="(\w+)"\}')
 LABEL = re.compile(r'driver_name="((?:[^"\\]|\\.)*)"')
 LINE = re.compile(r'[IWE]\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ [\w./-]+:\d+\] "')
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x0c\x0e-\x1f]|\r(?!$)")
-BAD = ("Traceback", "never retrieved", "inside the sidecar", "internal error", "fault of the sidecar", "exception")
+BAD = ("Traceback", "never retrieved", "inside the sidecar", "internal error", "fault of the sidecar", "exception", "ASGI")
+STACKS = re.compile(r'(Current thread|Thread) 0x|  File "|  <|Extension modules:|SIGQUIT: quit$|$')
+"""What SIGQUIT adds to the log."""
 GARBAGE: tuple[bytes, ...] = (
     b"\x00\xff\xfe\x01\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
@@ -58,7 +78,22 @@ GARBAGE: tuple[bytes, ...] = (
     b"\r\n" * 1000,
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"POST /nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 12 + b"0\r\n\r\n",
+    b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n" * 3 + b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
 )
+CLOSE = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+ODD: tuple[bytes, ...] = (
+    b"GET /healthz HTTP/1.0\r\n\r\n",
+    b"GET /healthz HTTP/1.0\r\n\r\n\r\n",
+    b"GET /healthz" + CLOSE + b"\r\nGET /nothing HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"head /healthz" + CLOSE + b"\r\n",
+    b"get /healthz" + CLOSE + b"\r\n",
+    b"GET http://x/healthz" + CLOSE + b"\r\n",
+    b"POST /healthz" + CLOSE + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+    b"POST /healthz" + CLOSE + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 12 + b"0\r\n\r\n",
+    b"GET /healthz" + CLOSE + b"Content-Length: 3\r\n\r\nabc",
+)
+"""Legal, and the last of a connection; a method is a matter of case, so `head` is none that Go knows, and has a body."""
 BAD_FILES: tuple[bytes, ...] = (
     b"",
     b'probe_timeout = "9',
@@ -105,6 +140,16 @@ class Settings:
         return low - 0.02, high + SLACK
 
 
+class _Received(io.BytesIO):
+    """What has come on a connection, to be read as from a socket; what an answer leaves of it can be read on."""
+
+    def makefile(self, _mode: str) -> _Received:
+        return self
+
+    def close(self) -> None:
+        """Not yet."""
+
+
 @dataclass
 class Stalls:
     """Notices when this machine stands still: a thread that wants to wake 200 times a second."""
@@ -136,6 +181,8 @@ class Walk:
     def __init__(self) -> None:
         self.notes: Counter[str] = Counter()
         self.seconds: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
+        """Of what is counted after each step."""
         self.done: list[Step] = []
         self._folder = Path(tempfile.mkdtemp(prefix="lpm"))
         self._stalls = Stalls()
@@ -173,16 +220,24 @@ class Walk:
         self._health_file = self._folder / "health"
         self._format = logging_format
         prefix = (MINIMAL, "--bounding-set=-dac_override,-dac_read_search") if MINIMAL else ()
-        self._sidecar = Sidecar(
-            (
-                f"--csi-address={self._world.address}",
-                f"--config={self._config.path}",
-                f"--health-file={self._health_file}",
-                f"--v={verbosity}",
-                f"--logging-format={logging_format}",
-            ),
-            prefix=prefix,
+        self._begin(
+            Sidecar(
+                (
+                    f"--csi-address={self._world.address}",
+                    f"--config={self._config.path}",
+                    f"--health-file={self._health_file}",
+                    f"--v={verbosity}",
+                    f"--logging-format={logging_format}",
+                ),
+                prefix=prefix,
+            )
         )
+        self._fds = self._count("fd")
+        self._tasks = self._figures["livenessprobe_tasks"]
+
+    def _begin(self, sidecar: Sidecar) -> None:
+        """Nothing is known of it yet, as it knows nothing."""
+        self._sidecar = sidecar
         self._read = 0
         self._said: list[tuple[float, str]] = []
         self._beliefs = {Belief()}
@@ -190,7 +245,6 @@ class Walk:
         self._before: set[str] = set()
         self._figures = self._sidecar.figures()
         self._probes = 0.0
-        self._fds = self._count("fd")
         self._starved_before = self._starved()
         self._baseline()
 
@@ -199,6 +253,14 @@ class Walk:
             return len(os.listdir(f"/proc/{self._process.process.pid}/{what}"))
         except FileNotFoundError:
             return 0
+
+    def _threads(self) -> list[str]:
+        """Their names."""
+        names = []
+        for task in Path(f"/proc/{self._process.process.pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                names.append((task / "comm").read_text().strip())
+        return names
 
     def _starved(self) -> float:
         """Seconds for which threads of the sidecar wanted to run and had no CPU, all told."""
@@ -219,7 +281,8 @@ class Walk:
         kind, arguments = step[0], step[1:]
         self.notes[kind] += 1
         began = time.monotonic()
-        paths: tuple[str, ...] = PATHS if self.notes.total() % 2 else PATHS[::-1]
+        turn = len(self.done) % len(PATHS)  # in slow states only the first is asked
+        paths = PATHS[turn:] + PATHS[:turn]
         if kind == "start":
             self._start(*arguments)
         elif kind in STATES:
@@ -241,7 +304,7 @@ class Walk:
 
     # --- comparing
 
-    def _fail(self, what: str) -> None:
+    def _fail(self, what: str) -> NoReturn:
         beliefs = "\n  ".join(map(str, list(self._beliefs)[:6]))
         raise Disagreement(
             f"{what}\nstep: {self.done[-1]}\nexpect: {self._world.expect}\nsettings: {self._settings}\n"
@@ -447,19 +510,9 @@ class Walk:
         """Well-formed lines, no faults of the sidecar's own, and the last word on health is the model's."""
         end = time.monotonic() + 2
         while True:
-            log = self._process.log()
-            new, self._read = log[self._read :], log.rfind("\n") + 1
             now = time.monotonic()
-            for line in new[: new.rfind("\n") + 1].split("\n")[:-1]:
-                if self._format == "json":
-                    if not (line.startswith('{"ts":') and line.endswith("}")):
-                        self._fail(f"not a record: {line[:300]!r}")
-                elif not LINE.match(line) and not line.startswith(("\t", " >")):
-                    self._fail(f"not a record: {line[:300]!r}")
-                if CONTROL.search(line):
-                    self._fail(f"control bytes in the log: {line[:300]!r}")
-                if any(bad in line for bad in BAD):
-                    self._fail(f"in the log: {line[:1000]}")
+            for line in self._new_lines():
+                self._compare_line(line)
                 if "CSI driver is unhealthy" in line:
                     match = re.search(r'reason"?[=:]"(\w+)"', line)
                     assert match is not None, line
@@ -475,19 +528,39 @@ class Walk:
                 self._fail(f"the log's last word is {last!r}, not one of {wanted}")
             time.sleep(0.005)
 
+    def _new_lines(self) -> list[str]:
+        """Those of the log that are complete, and were not when it was read before."""
+        log = self._process.log()
+        new, self._read = log[self._read :], log.rfind("\n") + 1
+        return new[: new.rfind("\n") + 1].split("\n")[:-1]
+
+    def _compare_line(self, line: str) -> None:
+        if self._format == "json":
+            if not (line.startswith('{"ts":') and line.endswith("}")):
+                self._fail(f"not a record: {line[:300]!r}")
+        elif not LINE.match(line) and not line.startswith(("\t", " >")):
+            self._fail(f"not a record: {line[:300]!r}")
+        if CONTROL.search(line):
+            self._fail(f"control bytes in the log: {line[:300]!r}")
+        if any(bad in line for bad in BAD):
+            self._fail(f"in the log: {line[:1000]}")
+
     def _healthy_process(self) -> None:
         if self._process.process.poll() is not None:
             self._fail(f"the process ended with {self._process.process.returncode}")
-        end = time.monotonic() + 3
-        while (fds := self._count("fd")) > self._fds + len(self._held) + FDS:
-            if time.monotonic() > end:
-                self._fail(f"{fds} descriptors, {self._fds} at the start")
-            time.sleep(0.05)
-        if (threads := self._count("task")) > THREADS:
-            self._fail(f"{threads} threads")
-        self.notes["most fds beyond the start"] = max(
-            self.notes["most fds beyond the start"], fds - self._fds - len(self._held)
-        )
+        self._comes_back("descriptors", self._fds + FDS, lambda: self._count("fd") - len(self._held))
+        self._comes_back("tasks", self._tasks + TASKS, lambda: self._process.metric("livenessprobe_tasks"))
+        self._comes_back("threads in gRPC's pool", POOLED, lambda: self._threads().count(POOL))
+        self._comes_back("other threads", THREADS, lambda: sum(name != POOL for name in self._threads()))
+
+    def _comes_back(self, what: str, most: float, count: Callable[[], float]) -> None:
+        """Wait until there are at most so many; those of a moment ago may be on their way out."""
+        end = time.monotonic() + BACK_SECONDS
+        while (found := count()) > most:
+            if time.monotonic() > end + 2 * self._stalls.worst:
+                self._fail(f"{found:.0f} {what}, where {most:.0f} can be explained")
+            time.sleep(0.02)
+        self.most[what] = max(self.most[what], round(found))
 
     # --- steps of clients
 
@@ -569,7 +642,7 @@ class Walk:
     def _step_hang_up(self, count: int, reset: bool, delay: float) -> None:
         opened = [self._connect() for _ in range(count)]
         for each in opened:
-            each.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            each.sendall(PLAIN)
         time.sleep(delay)
         for each in opened:
             if reset:
@@ -579,7 +652,7 @@ class Walk:
 
     def _step_half_close(self) -> None:
         with self._connect() as connection:
-            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.sendall(PLAIN)
             connection.shutdown(socket.SHUT_WR)
             self._loose += 1
             self._closes(connection)
@@ -637,6 +710,34 @@ class Walk:
         if re.match(rb"HTTP/1\.. (200|500)", received):
             self._fail(f"garbage is answered with {received[:100]!r}")
 
+    def _step_odd_request(self, number: int) -> None:
+        """Few clients ask like that; they get the right answer too."""
+
+        def odd(_path: str) -> Answer:
+            started = time.monotonic()
+            with self._connect() as connection:
+                connection.sendall(ODD[number])
+                return self._only_answer(self._closes(connection), time.monotonic() - started)
+
+        if self._settings.interval:
+            self._told("", odd(""))
+        else:
+            self._ask("/healthz", odd)
+
+    def _only_answer(self, received: bytes, seconds: float) -> Answer:
+        """All that came on a connection, which must be one answer and no more."""
+        whole = _Received(received)
+        try:
+            response = http.client.HTTPResponse(whole)  # type: ignore[arg-type]
+            response.begin()
+            body = response.read().decode(errors="surrogateescape")
+        except http.client.HTTPException as error:
+            self._fail(f"{error!r}: {received[:300]!r}")
+        if more := whole.read():
+            self._fail(f"after the only answer there is {more[:300]!r}")
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, body, headers, seconds)
+
     # --- settings and signals
 
     def _await_file(self, hangup: bool, adopted: Callable[[dict[str, float]], bool]) -> None:
@@ -668,6 +769,63 @@ class Walk:
 
     def _step_hangup_signal(self) -> None:
         self._process.process.send_signal(signal.SIGHUP)
+
+    def _step_end(self, name: str, requests: int, pause: float) -> None:
+        """A signal ends the sidecar, whatever it is at; another takes its place."""
+        asked = [self._connect() for _ in range(requests)]
+        for each in asked:
+            each.sendall(PLAIN)
+        time.sleep(pause)
+        began = time.monotonic()
+        self._process.process.send_signal(signal.Signals[name])
+        last = [(self._closes(each), time.monotonic() - began) for each in asked]
+        if name != "SIGQUIT":
+            self._compare_last(last, certain=pause >= ARRIVED)
+        for each in self._held:
+            if received := self._closes(each[0]):
+                self._fail(f"who has not asked is told {received[:300]!r}")
+        self._compare_end(name, began)
+        for connection in (*asked, *(each[0] for each in self._held)):
+            connection.close()
+        self._held.clear()
+        if self._bad_file:  # with that one it would start on its defaults
+            self._files += 1
+            self._config.swap(self._settings.file(self._files))
+            self._bad_file = False
+        old = self._process
+        old.kill()
+        self._begin(Sidecar(old.arguments, prefix=old.prefix, port=old.port))
+
+    def _compare_last(self, last: list[tuple[bytes, float]], *, certain: bool) -> None:
+        """Requests that were open at the end have the right answer; if that is not `certain` to have come in, or none."""
+        beliefs, said, outcomes = self._beliefs, set(), self._outcomes()
+        for _ in range(len(last) + 1):
+            beliefs = self._after(beliefs, outcomes)
+            said |= {belief.says("/healthz") for belief in beliefs}
+        for received, seconds in last:
+            if not received and (not certain or self._stalled()):
+                continue
+            told = self._told("/healthz", self._only_answer(received, seconds))
+            if told not in said and not self._settings.interval:
+                self._fail(f"at the end /healthz says {told}, not one of {said}")
+
+    def _compare_end(self, name: str, began: float) -> None:
+        quits = name == "SIGQUIT"
+        bound = END_SECONDS + (0 if quits else self._settings.probe_timeout)
+        try:
+            code = self._process.process.wait(max(0.0, began + bound - time.monotonic()) + 2 * self._stalls.worst)
+        except subprocess.TimeoutExpired:
+            self._fail(f"{name} has not ended it within {bound:.1f}s")
+        if code != (2 if quits else 0):
+            self._fail(f"{name} has ended it with {code}")
+        self.most["ms of an end"] = max(self.most["ms of an end"], round((time.monotonic() - began) * 1000))
+        if not quits and (left := sorted(self._folder.glob("*health*"))):
+            self._fail(f"after {name} there is {left}")
+        if quits and "SIGQUIT: quit" not in self._process.log():
+            self._fail("no stacks")
+        for line in self._new_lines():
+            if not (quits and STACKS.match(line)):
+                self._compare_line(line)
 
     def _step_stopped(self, seconds: float) -> None:
         self._process.process.send_signal(signal.SIGSTOP)

@@ -39,7 +39,7 @@ MESSAGES: dict[str, bytes] = {
 QUIBBLES = {"removed", "http"}
 """Messages in the library's own words; they are taken for the library's."""
 NAMES = ("grpc.csi.test", "renamed.csi.test", 'odd"name\n\x1b[0m.test')
-LATER = 1.2
+LATER, LATEST = 1.2, 1.6
 """Seconds; well above each probe timeout in use."""
 SOONER = 0.06
 """Well below."""
@@ -213,9 +213,12 @@ class World:
     def raw_answers(self, ready: bool | None, extra: dict[str, Any]) -> Expect:
         self.raw.probe = {"ready": ready, **extra}
         self._put("raw")
+        delay = extra.get("delay_s", 0.0)
+        if delay >= LATER:
+            return found("deadline", wait="timeout")
         if ready is False:
-            return found("not_ready", name=self.raw.name, body=b"driver responded but is not ready")
-        return found(None, name=self.raw.name, body=b"ok")
+            return found("not_ready", name=self.raw.name, body=b"driver responded but is not ready", delay=delay)
+        return found(None, name=self.raw.name, body=b"ok", delay=delay)
 
     def raw_error(self, code: int, message: str) -> Expect:
         self.raw.probe = {"status": code, "message_hex": MESSAGES[message].hex()}
@@ -365,7 +368,6 @@ EXTRAS: list[dict[str, Any]] = [
     {"headers": [(f"x-{number}", "v") for number in range(300)]},
     {"goaway_then_answer": 0},
     {"goaway_then_answer": 11},
-    {"delay_s": SOONER},
 ]
 WIRES: list[tuple[str, list[str], str]] = [
     ("silent", ["deadline"], "timeout"),
