@@ -35,7 +35,7 @@ CROWD = 4
 """How many times --http-max-connections may be open for a moment."""
 OWN_DESCRIPTORS = 24
 """What the process needs besides: files, gRPC, a few connections to the driver."""
-EVERYONE = sys.maxsize if sys.platform == "win32" else 10
+EVERYONE = 10
 """How many times as many there may be together with those that are being answered."""
 
 

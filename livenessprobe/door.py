@@ -16,8 +16,16 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
+from livenessprobe.klog import get_logger
+
+log = get_logger(__file__)
+
 YOUNG_SECONDS = 1.0
 """For which a client may take to send its request, however many others there are, up to a crowd."""
+ACCEPT_AT_A_TIME = 16
+"""At most, so that those that are there get their turn; the kernel holds the others."""
+LOOK_SECONDS = 0.02
+"""Between looks whether there is room again."""
 TRY_AGAIN_SECONDS = 0.1
 """After which what could not be done yet is tried again."""
 
@@ -82,9 +90,8 @@ class Connections:
         self._waiting: dict[Guest, float] = {}
         """Without a complete request, and since when by the loop's time; the longest first."""
         self._answering: set[Guest] = set()
-        self.full, self.room = asyncio.Event(), asyncio.Event()
-        """One of them is set."""
-        self.room.set()
+        self.full = False
+        """Whether there are as many as there may be at all; until a quarter of them has gone."""
         self._trying_again = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -92,12 +99,15 @@ class Connections:
         """Make room for `guest`: what was asked completely keeps its answer, so only others are closed."""
         self._make_room(1)
         self._wait(guest)
-        if self._number() >= self.limits().everyone:
-            self.full.set()
-            self.room.clear()
 
-    def _number(self) -> int:
-        return len(self._waiting) + len(self._answering)
+    def room(self) -> int:
+        """How many more may come; while it is full, whether it still is may be asked at any time."""
+        everyone = self.limits().everyone
+        number = len(self._waiting) + len(self._answering)
+        if self.full:
+            self._make_room(0)  # limits may have become less
+        self.full = number >= (everyone * 3 // 4 + 1 if self.full else everyone)
+        return 0 if self.full else everyone - number
 
     def _wait(self, guest: Guest) -> None:
         loop = asyncio.get_running_loop()
@@ -160,9 +170,6 @@ class Connections:
         """It is closed."""
         self._waiting.pop(guest, None)
         self._answering.discard(guest)
-        if self.full.is_set() and self._number() <= self.limits().everyone * 3 // 4:
-            self.full.clear()
-            self.room.set()
 
     def replaced(self, guest: Guest, by: Guest) -> None:
         """`guest` was let in, and is `by` from now on: a connection that waits as before."""
@@ -240,3 +247,83 @@ def unread(transport: asyncio.BaseTransport) -> bool:
         return bool(poll.poll(0))
     except (OSError, ValueError):
         return False  # closed
+
+
+async def accept(
+    listener: socket.socket, connections: Connections, let_in: Callable[[asyncio.Transport, Door, bytes], None]
+) -> None:
+    """Bring the clients of `listener` to a door of their own while there is room; runs until cancelled."""
+    loop = asyncio.get_running_loop()
+
+    def door() -> Door:
+        return Door(connections, let_in)
+
+    if sys.platform == "win32":  # there all are accepted; whoever is one too many is closed by and by
+        accepting = await loop.create_server(door, sock=listener, backlog=socket.SOMAXCONN)
+        try:
+            await loop.create_future()
+        finally:
+            accepting.close()
+    entrance = Entrance(listener, connections, door)
+    try:
+        await loop.create_future()
+    finally:
+        await entrance.close()
+
+
+class Entrance:
+    """
+    Accepts clients, as asyncio's servers do, and stops while there is no room: the kernel holds the others.
+
+    asyncio's own can only stop for good, and drops those whom it has accepted just before.
+    """
+
+    def __init__(self, listener: socket.socket, connections: Connections, door: Callable[[], Door]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._connections = connections
+        self._door = door
+        self._coming: set[asyncio.Task[object]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._open()
+
+    def _open(self) -> None:
+        if self._connections.room():
+            self._loop.add_reader(self._listener, self._accept)
+        else:
+            self._timer = self._loop.call_later(LOOK_SECONDS, self._open)
+
+    def _shut(self, seconds: float) -> None:
+        self._loop.remove_reader(self._listener)
+        self._timer = self._loop.call_later(seconds, self._open)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPT_AT_A_TIME):
+            if self._connections.room() <= len(self._coming):
+                self._shut(LOOK_SECONDS)
+                return
+            try:
+                client, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptor or no memory for it; the client stays with the kernel
+                log.error("Cannot accept a connection; trying again", err=str(error))
+                self._shut(TRY_AGAIN_SECONDS)
+                return
+            client.setblocking(False)
+            task = self._loop.create_task(self._loop.connect_accepted_socket(self._door, client), name="accept")
+            self._coming.add(task)
+            task.add_done_callback(self._came)
+
+    def _came(self, task: asyncio.Task[object]) -> None:
+        self._coming.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("Cannot take up a connection", err=str(error))
+
+    async def close(self) -> None:
+        """Accept nobody any more; who has been accepted is still brought in."""
+        self._loop.remove_reader(self._listener)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._coming:
+            await asyncio.wait(self._coming)

@@ -13,7 +13,6 @@ import contextlib
 import logging
 import re
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 
 import h11
@@ -23,19 +22,16 @@ from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import EndBody, Request, Response
+from hypercorn.protocol.events import EndBody, Request, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import ASGIFramework, ConnectionState, H11SendableEvent, LifespanState
 from hypercorn.utils import parse_socket_addr
 
-from livenessprobe.door import READ_BYTES, REASONS, TRY_AGAIN_SECONDS, Connections, Door, Limits, refusal, unread
-from livenessprobe.listener import BACKLOG
+from livenessprobe.door import READ_BYTES, REASONS, Connections, Door, Limits, accept, refusal, unread
 
 Address = tuple[str, int] | None
-ACCEPT_AT_A_TIME = 16
-"""At most, so that those that are there get their turn; the kernel holds the others."""
 LATE_SECONDS = 0.5
 """By which a request may be taken up after the order to stop."""
 AHEAD_BYTES = 16_384
@@ -63,7 +59,7 @@ class _HTTP1Only(H11Protocol):
             send=connection.protocol_send,
         )
         self._limits = connection.connections.limits
-        self._crowded = connection.connections.full.is_set
+        self._connections = connection.connections
         self.connection = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits().header_bytes)
         self._version = b"1.1"
         self._answer = b""
@@ -174,7 +170,7 @@ class _HTTP1Only(H11Protocol):
             return
         headers = [*event.headers, *self.config.response_headers("h11")]
         # There is a body that nobody is going to read, or there are others who have not even been let in.
-        if self.connection.their_state in (h11.SEND_BODY, h11.ERROR) or self._crowded():
+        if self.connection.their_state in (h11.SEND_BODY, h11.ERROR) or self._connections.full:
             headers.append((b"connection", b"close"))
         reason = REASONS.get(event.status_code, b"")
         await self._send_h11_event(h11.Response(status_code=event.status_code, headers=headers, reason=reason))
@@ -194,7 +190,15 @@ class _HTTP1Only(H11Protocol):
             await self.send(RawData(data=whole))
 
     async def _maybe_recycle(self) -> None:
-        await self._close_stream()
+        stream, self.stream = self.stream, None
+        try:
+            await self._go_on()
+        finally:  # last, since Quart then cancels whoever is still at it
+            if stream is not None:
+                await stream.handle(StreamClosed(stream_id=STREAM_ID))
+
+    async def _go_on(self) -> None:
+        """After an answer: to the next request, or to the end."""
         if self._over():
             return
         states = (self.connection.our_state, self.connection.their_state)
@@ -263,7 +267,7 @@ class _Connection(TCPServer):
         except OSError:
             pass  # gone
         finally:
-            self.writer.close()
+            self.abort()  # all is sent, or nobody waits for it
             with contextlib.suppress(OSError, RuntimeError):
                 await self.writer.wait_closed()
             self.connections.gone(self)
@@ -294,6 +298,9 @@ class _Connection(TCPServer):
         try:
             with self._client_is_slow():
                 await self.writer.drain()
+        except asyncio.CancelledError:  # its client has left, by half
+            self.abort()
+            raise
         except (ConnectionError, RuntimeError):
             await self.protocol.handle(Closed())
 
@@ -373,7 +380,7 @@ async def serve(
     """
     connections = Connections(limits, closed)
     server = _Server(app, connections)
-    accepting = asyncio.create_task(_accept(listener, lambda: Door(connections, server.let_in), connections), name="accept")
+    accepting = asyncio.create_task(accept(listener, connections, server.let_in), name="accept")
     try:
         await stopping()
     finally:
@@ -381,27 +388,3 @@ async def serve(
         await asyncio.wait({accepting})
         listener.close()
     await server.finish(grace())
-
-
-async def _accept(listener: socket.socket, door: Callable[[], Door], connections: Connections) -> None:
-    """Accept clients while there is room for them; runs until cancelled."""
-    loop = asyncio.get_running_loop()
-    while True:
-        await connections.room.wait()
-        try:
-            # A copy, since the one way to stop accepting is to close it.  On Windows there is no second one, and always room.
-            copy = listener if sys.platform == "win32" else listener.dup()
-            at_a_time = max(1, min(ACCEPT_AT_A_TIME, connections.limits().everyone // 16))  # since some more come than may
-            accepting = await loop.create_server(door, sock=copy, backlog=at_a_time)
-        except OSError:  # no descriptor to be had
-            await asyncio.sleep(TRY_AGAIN_SECONDS)
-            continue
-        # asyncio takes its backlog for the number to accept at a time too; the kernel is to hold more.
-        listener.listen(BACKLOG)
-        try:
-            await connections.full.wait()
-        finally:
-            if sys.platform != "win32":
-                loop.remove_reader(copy)
-                await asyncio.sleep(0)  # a server that is closed drops whom it has accepted just now
-            accepting.close()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,7 @@ from tests.support import FakeDriver, Sidecar, eventually, raw
 Start = Callable[..., Sidecar]
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
+METRICS = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
 CHUNKS = b"1\r\na\r\n" * 40 + b"0\r\n\r\n"
 
 
@@ -199,21 +202,86 @@ def test_clients_that_ask_without_end_keep_nobody_out(driver: FakeDriver, sideca
     assert answers == [200] * 5
 
 
+def unread(process: Sidecar, requests: bytes) -> socket.socket:
+    """A client that has sent `requests` and reads nothing."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", process.port))
+    client.setblocking(False)
+    client.send(requests)
+    return client
+
+
 def test_clients_that_do_not_read_are_bounded_like_those_that_ask_nothing(driver: FakeDriver, sidecar: Start) -> None:
-    process = sidecar("--http-max-connections=4")
-    process.get("/metrics")
-    clients = []
-    for _ in range(30):
-        client = socket.socket()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.connect(("127.0.0.1", process.port))
-        client.setblocking(False)
-        client.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 400)
-        clients.append(client)
+    process = sidecar("--http-max-connections=2")
+    clients = [unread(process, METRICS * 400) for _ in range(10)]
 
     try:
-        eventually(lambda: process.metric("livenessprobe_http_connections_closed_total") >= 26, 20)
+        eventually(lambda: process.metric("livenessprobe_http_connections_closed_total") >= 8, 40)
         assert process.get().status == 200
     finally:
         for client in clients:
+            client.close()
+
+
+def test_a_client_that_neither_reads_nor_has_more_to_ask_is_let_go(driver: FakeDriver, sidecar: Start) -> None:
+    """Quart cancels its request then, in the middle of an answer."""
+    process = sidecar("--http-idle-timeout=4s")
+    process.await_name()
+    process.get("/metrics")
+    before = process.metric("livenessprobe_tasks")
+
+    with unread(process, METRICS * 400) as client:
+        eventually(lambda: process.metric("livenessprobe_tasks") > before)
+        time.sleep(2)  # there is no room for more answers then
+        client.shutdown(socket.SHUT_WR)
+
+        eventually(lambda: process.metric("livenessprobe_tasks") <= before)
+
+
+def test_a_refusal_that_waits_for_its_reader_ends_the_connection_too(
+    driver: FakeDriver, folder: Path, sidecar: Start
+) -> None:
+    """With some number of answers before it there is no room for it at first."""
+    path = f"{folder}/http.sock"
+    sidecar(f"--http-endpoint=unix://{path}")
+    eventually(lambda: os.path.exists(path))
+
+    for count in range(1, 40):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(path)
+            client.sendall(METRICS * count + b"BAD\r\n\r\n")
+            time.sleep(0.1)
+            received = b"".join(iter(lambda: client.recv(65536), b""))
+        assert received.endswith(b"400 Bad Request"), count
+
+
+@pytest.mark.parametrize(("first", "then"), [(30, 1), (2, 1000)])
+def test_another_bound_counts_for_those_who_are_there(
+    driver: FakeDriver, folder: Path, sidecar: Start, first: int, then: int
+) -> None:
+    """Fewer places: those are closed that have asked nothing; more: who waits comes in."""
+    file = folder / "settings.toml"
+    file.write_text(f"http_max_connections = {first}\n")
+    process = sidecar(f"--config={file}", "--probe-timeout=20s")
+    idle = [socket.create_connection(("127.0.0.1", process.port), 20) for _ in range(min(first, 20))]
+    driver.hang = True
+    asking = []
+    for _ in range(first * 10):
+        asking.append(socket.create_connection(("127.0.0.1", process.port), 20))
+        asking[-1].sendall(GET + b"\r\n")
+    eventually(lambda: driver.in_flight == 1)
+
+    file.write_text(f"http_max_connections = {then}\n")
+    process.process.send_signal(signal.SIGHUP)
+    process.await_log('"Setting changed" key="http_max_connections"')
+
+    try:
+        if then < first:
+            driver.hang = False
+            driver.release.set()
+        assert process.get("/nowhere", timeout=5).status == 404
+    finally:
+        for client in (*idle, *asking):
             client.close()
