@@ -60,7 +60,15 @@ def start(**settings: float) -> Step:
 NO_MESSAGE = {"trailers_only": [[":status", "200"], ["content-type", "application/grpc"], ["grpc-status", "0"]]}
 GOES_AWAY = ("wire", True, "goaway_closes", ["protocol_error", "connection_lost"], "unreached")
 
+HANGING = {"probe_timeout": 0.3, "unreachable_grace": None, "connection_reuse": 0.0, "interval": 0.2}
+
 REGRESSIONS: dict[str, list[Step]] = {
+    "dials that hang took more descriptors than the model had": [
+        start(),
+        ("reload", HANGING | {"failure_threshold": 3, "success_threshold": 1}, True),
+        *[("nobody_accepts", True)] * 4,
+        ("library", True, None, 0.0, 0, False),
+    ],
     "a driver that closes the connection of each probe was never asked its name": [
         start(connection_reuse=0.0, unreachable_grace=0.1, failure_threshold=3, success_threshold=2),
         ("library", False, None, 1.2, 0, False),

@@ -43,11 +43,12 @@ ARRIVED = 0.05
 HELD_MAX = 30
 PLAIN = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 WHOLE = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Pad: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n\r\n"
-FDS = 8
+FDS = 12
 """
 Descriptors beyond those of the start, held connections not counted.
 
-Once gRPC is awake it keeps five, and a connection to the driver that is kept is the sixth.
+Once gRPC is awake it keeps five, and a connection to the driver that is kept is the sixth.  Where nobody accepts, and with an
+interval, a probe and the question for the name hang in dials of some descriptors each for as long as that lasts.
 """
 TASKS = 1
 """Tasks beyond those of the start: the name is perhaps being asked for.  Held connections have none."""
