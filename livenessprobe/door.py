@@ -8,11 +8,12 @@ refused at the door, in the words of Go's net/http; everything else is let in.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import select
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
@@ -102,10 +103,10 @@ class Connections:
 
     def room(self) -> int:
         """How many more may come; while it is full, whether it still is may be asked at any time."""
-        everyone = self.limits().everyone
-        number = len(self._waiting) + len(self._answering)
         if self.full:
             self._make_room(0)  # limits may have become less
+        everyone = self.limits().everyone
+        number = len(self._waiting) + len(self._answering)
         self.full = number >= (everyone * 3 // 4 + 1 if self.full else everyone)
         return 0 if self.full else everyone - number
 
@@ -249,26 +250,27 @@ def unread(transport: asyncio.BaseTransport) -> bool:
         return False  # closed
 
 
-async def accept(
+@contextlib.asynccontextmanager
+async def accepting(
     listener: socket.socket, connections: Connections, let_in: Callable[[asyncio.Transport, Door, bytes], None]
-) -> None:
-    """Bring the clients of `listener` to a door of their own while there is room; runs until cancelled."""
-    loop = asyncio.get_running_loop()
+) -> AsyncIterator[None]:
+    """Bring the clients of `listener` to a door of their own while there is room."""
 
     def door() -> Door:
         return Door(connections, let_in)
 
     if sys.platform == "win32":  # there all are accepted; whoever is one too many is closed by and by
-        accepting = await loop.create_server(door, sock=listener, backlog=socket.SOMAXCONN)
+        server = await asyncio.get_running_loop().create_server(door, sock=listener, backlog=socket.SOMAXCONN)
         try:
-            await loop.create_future()
+            yield
         finally:
-            accepting.close()
-    entrance = Entrance(listener, connections, door)
-    try:
-        await loop.create_future()
-    finally:
-        await entrance.close()
+            server.close()
+    else:
+        entrance = Entrance(listener, connections, door)
+        try:
+            yield
+        finally:
+            await entrance.close()
 
 
 class Entrance:

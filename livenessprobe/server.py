@@ -29,7 +29,7 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import ASGIFramework, ConnectionState, H11SendableEvent, LifespanState
 from hypercorn.utils import parse_socket_addr
 
-from livenessprobe.door import READ_BYTES, REASONS, Connections, Door, Limits, accept, refusal, unread
+from livenessprobe.door import READ_BYTES, REASONS, Connections, Door, Limits, accepting, refusal, unread
 
 Address = tuple[str, int] | None
 LATE_SECONDS = 0.5
@@ -58,9 +58,8 @@ class _HTTP1Only(H11Protocol):
             server=server,
             send=connection.protocol_send,
         )
-        self._limits = connection.connections.limits
         self._connections = connection.connections
-        self.connection = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits().header_bytes)
+        self.connection = h11.Connection(h11.SERVER, max_incomplete_event_size=self._connections.limits().header_bytes)
         self._version = b"1.1"
         self._answer = b""
         """What of an answer there is so far."""
@@ -121,7 +120,7 @@ class _HTTP1Only(H11Protocol):
             await self._refuse(400 if request.method == b"PRI" else 505)
             return
         size = len(request.method) + len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
-        if size > self._limits().header_bytes:  # h11 looks only at what is incomplete; this came in one piece
+        if size > self._connections.limits().header_bytes:  # h11 looks only at what is incomplete; this came in one piece
             await self._refuse(431)
             return
         # With both lengths a proxy in front may see two requests where we see one (RFC 9112, 6.3).
@@ -380,11 +379,7 @@ async def serve(
     """
     connections = Connections(limits, closed)
     server = _Server(app, connections)
-    accepting = asyncio.create_task(accept(listener, connections, server.let_in), name="accept")
-    try:
-        await stopping()
-    finally:
-        accepting.cancel()
-        await asyncio.wait({accepting})
-        listener.close()
+    with listener:
+        async with accepting(listener, connections, server.let_in):
+            await stopping()
     await server.finish(grace())
