@@ -53,7 +53,7 @@ interval, a probe and the question for the name hang in dials of some descriptor
 TASKS = 1
 """Tasks beyond those of the start: the name is perhaps being asked for.  Held connections have none."""
 POOL = "event_engine"
-"""The name of the threads in gRPC's pool; it takes more of them for a burst and keeps them for half a minute."""
+"""The name of the threads in gRPC's pool; it takes another one when all of them have work, and may keep it."""
 THREADS, POOLED = 6 + (os.cpu_count() or 1), 14 + (os.cpu_count() or 1)
 """Others, of which those for files are as many as CPUs; and in the pool."""
 PROBES = re.compile(r'csi_sidecar_operations_seconds_count\{.*method_name="/csi.v1.Identity/Probe"\}')
