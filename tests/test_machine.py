@@ -18,8 +18,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.machine.inputs import Step
 from tests.machine.rules import Machine
-from tests.machine.walk import Step, Walk
+from tests.machine.walk import Walk
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks at /proc, and at unix sockets")
 

@@ -12,7 +12,8 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from tests.machine.walk import ARRIVED, BAD_FILES, GARBAGE, ODD, PATHS, Walk
+from tests.machine.inputs import BAD_FILES, GARBAGE, ODD, PATHS
+from tests.machine.walk import ARRIVED, Walk
 from tests.machine.world import EXTRAS, LATER, LATEST, MESSAGES, MILD, NAMES, PERMISSIONS, SOONER, WIRES
 
 ANEW = st.sampled_from([False] * 4 + [True])
