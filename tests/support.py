@@ -379,6 +379,14 @@ def raw(port: int, data: bytes, timeout: float = 5) -> bytes:
         return received
 
 
+def with_little_room(process: Sidecar) -> socket.socket:
+    """A client for which few answers that it has not read can wait."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", process.port))
+    return client
+
+
 @contextlib.contextmanager
 def never_reading(process: Sidecar, requests: bytes) -> Iterator[int]:
     """A client that reads no answer; yields how many of `requests` were answered once there is no room for more."""
@@ -395,9 +403,7 @@ def never_reading(process: Sidecar, requests: bytes) -> Iterator[int]:
         return answers() == before
 
     before = answers()
-    with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.connect(("127.0.0.1", process.port))
+    with with_little_room(process) as client:
         client.sendall(requests)
         eventually(lambda: answers() > before)
         eventually(no_more)

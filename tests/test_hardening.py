@@ -25,7 +25,7 @@ from livenessprobe.health import MESSAGE_MAX
 from livenessprobe.metrics import NAME_MAX, NAMES_MAX, OTHER_DRIVER, Metrics
 from livenessprobe.watchdog import EVERY, LATE, Verdict
 from tests.machine.drivers import Wire
-from tests.support import ROOT, FakeDriver, Sidecar, eventually, never_reading, raw
+from tests.support import ROOT, FakeDriver, Sidecar, eventually, never_reading, raw, with_little_room
 
 Start = Callable[..., Sidecar]
 
@@ -150,9 +150,7 @@ def test_an_incomplete_request_has_its_time(driver: FakeDriver, sidecar: Start) 
 
 def test_a_client_that_never_reads_has_its_time(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar("--http-idle-timeout=1s")
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.connect(("127.0.0.1", process.port))
+    client = with_little_room(process)
     client.setblocking(False)
 
     def is_cut_off() -> bool:

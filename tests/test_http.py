@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import FakeDriver, Sidecar, eventually, raw
+from tests.support import FakeDriver, Sidecar, eventually, raw, with_little_room
 
 Start = Callable[..., Sidecar]
 
@@ -204,9 +204,7 @@ def test_clients_that_ask_without_end_keep_nobody_out(driver: FakeDriver, sideca
 
 def unread(process: Sidecar, requests: bytes) -> socket.socket:
     """A client that has sent `requests` and reads nothing."""
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.connect(("127.0.0.1", process.port))
+    client = with_little_room(process)
     client.setblocking(False)
     client.send(requests)
     return client
