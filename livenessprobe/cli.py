@@ -95,7 +95,9 @@ def _serve(start: _Start) -> int:
 
     from livenessprobe import daemon
 
-    threads, _ = _maxprocs(start.environ) if loaded.settings.automaxprocs else (cpus.present(), "")
+    threads = daemon.THREADS
+    if loaded.settings.automaxprocs:
+        threads = min(threads, _maxprocs(start.environ)[0])
     # The folder of the default file is a mount; what is mounted there may fill it later.
     polled = bool(loaded.file) or os.path.isdir(os.path.dirname(DEFAULT_FILE))
     file = daemon.SettingsFile(loaded.file or DEFAULT_FILE, polled, lambda content: _load_again(start, content))

@@ -37,6 +37,8 @@ OWN_DESCRIPTORS = 24
 """What the process needs besides: files, gRPC, a few connections to the driver."""
 EVERYONE = 10
 """How many times as many there may be together with those that are being answered."""
+THREADS = 3
+"""For disks, which may hang: one to read the settings file, one to write what is told by files, one for the first page."""
 
 
 class Listeners(NamedTuple):

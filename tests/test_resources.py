@@ -310,15 +310,25 @@ os.replace = hang
 def test_a_disk_that_hangs_keeps_the_process_from_nothing_but_its_file(
     driver: FakeDriver, folder: Path, sidecar: Start
 ) -> None:
-    hung = folder / "hung"
+    """On one CPU too, which is no reason to have one thread for all that a disk can hold."""
+    hung, settings = folder / "hung", folder / "settings.toml"
     (folder / "sitecustomize.py").write_text(HANGS.format(hung=str(hung)))
-    process = sidecar(f"--health-file={folder}/health", "--interval=100ms", environ={"PYTHONPATH": f"{folder}:{ROOT}"})
+    settings.write_text('interval = "100ms"\nconfig_poll_interval = "100ms"\n')
+    process = sidecar(
+        f"--health-file={folder}/health",
+        f"--config={settings}",
+        environ={"PYTHONPATH": f"{folder}:{ROOT}"},
+        prefix=("taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))),
+    )
     eventually((folder / "health").exists)
     hung.touch()
     probes = driver.probes
     eventually(lambda: driver.probes > probes + 10)
 
     assert process.get().status == 200
+    assert process.get("/metrics", timeout=5).status == 200
+    settings.write_text('interval = "200ms"\n')
+    process.await_log('"Setting changed" key="interval" old="100ms" new="200ms"')
     process.process.send_signal(signal.SIGTERM)
     assert process.wait(5) == 0
 

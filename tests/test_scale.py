@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import FakeDriver, Sidecar
+from tests.support import FakeDriver, Sidecar, eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc, CPUs faked by a mount")
 
@@ -65,7 +65,11 @@ def use(process: Sidecar) -> None:
 def test_64_cpus_are_no_reason_for_more_threads_than_some(
     driver: FakeDriver, folder: Path, sidecar: Start, many: tuple[str, ...]
 ) -> None:
-    """gRPC has 16 workers then and 3 threads to watch over them; the sidecar has 6 of its own, whatever it may have."""
+    """
+    gRPC has 16 workers then, and takes another one when all of them have work, beside 3 threads that watch over them.
+
+    The sidecar has 6 of its own, whatever it may have.
+    """
     (folder / "settings.toml").write_text('probe_timeout = "5s"\n')
     files = (f"--config={folder}/settings.toml", f"--health-file={folder}/health")
     process = sidecar(*files, "--automaxprocs", "--connection-reuse=0s", prefix=many, environ={"GOMAXPROCS": "64"})
@@ -74,5 +78,6 @@ def test_64_cpus_are_no_reason_for_more_threads_than_some(
     use(process)
 
     names = threads(process)
-    assert 10 < sum(name in OF_GRPC for name in names) <= 18, names
-    assert len(names) <= 25, names
+    assert 10 < sum(name in OF_GRPC for name in names) <= 21, names
+    # A thread gives itself its name; until then it has the program's.
+    eventually(lambda: sum(name not in OF_GRPC for name in threads(process)) <= 7)

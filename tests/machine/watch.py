@@ -36,8 +36,8 @@ TASKS = 1
 """Tasks beyond those of the start: the name is perhaps being asked for.  Held connections have none."""
 POOL = "event_engine"
 """The name of the threads in gRPC's pool; it takes another one when all of them have work, and may keep it."""
-THREADS, POOLED = 6 + (os.cpu_count() or 1), 14 + (os.cpu_count() or 1)
-"""Others, of which those for files are as many as CPUs; and in the pool."""
+THREADS, POOLED = 9, 14 + (os.cpu_count() or 1)
+"""Others, of which three are for files; and in the pool."""
 PROBES = re.compile(r'csi_sidecar_operations_seconds_count\{.*method_name="/csi.v1.Identity/Probe"\}')
 FAILURES = re.compile(r'livenessprobe_probe_failures_total\{reason="(\w+)"\}')
 LABEL = re.compile(r'driver_name="((?:[^"\\]|\\.)*)"')
