@@ -210,17 +210,17 @@ def test_wait_sees_a_driver_that_comes_late(socket_path: str) -> None:
 def test_wait_ends_with_the_last_reason(driver: FakeDriver) -> None:
     """And that is not the time-out of a probe which had no time: the driver needs 0.5 s for its answer."""
     driver.ready, driver.delay = False, 0.5
-    done = check(f"--csi-address={driver.path}", "--wait=1700ms")  # two probes and their pauses take 1.4 s
+    done = check(f"--csi-address={driver.path}", "--wait=3s")  # two probes and their pauses take 1.4 s
     assert (done.code, done.out) == (NOT_READY, "not_ready: driver responded but is not ready\n")
-    assert 1.7 <= done.seconds < 10
+    assert 3 <= done.seconds < 10
     assert driver.probes >= 2
 
 
 def test_wait_for_a_driver_that_never_comes_is_as_long_as_asked(socket_path: str) -> None:
-    done = check(f"--csi-address={socket_path}", "--wait=1s")
+    done = check(f"--csi-address={socket_path}", "--wait=5s")
     assert (done.code, done.out.partition(":")[0]) == (NOT_CONNECTED, "socket_missing")
-    assert 1 <= done.seconds < 10
-    assert check(f"--csi-address={socket_path}").seconds < 1 + 2  # without it there is one probe, and no grace
+    assert 5 <= done.seconds < 20
+    assert check(f"--csi-address={socket_path}").seconds < 5  # without it there is one probe, and no grace
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -76,14 +76,18 @@ def test_probes_keep_to_the_beat_however_long_each_takes(driver: FakeDriver, sid
     driver.delay = 0.07
     sidecar("--interval=200ms")
     eventually(lambda: driver.probes >= 1)
-    began = time.monotonic()
 
-    time.sleep(3)
+    def wanders() -> float:
+        """By how much the probes of 3 s are late or early, more or less."""
+        began = time.monotonic()
+        time.sleep(3)
+        times = [moment for moment in driver.times if began <= moment <= began + 3]
+        assert 7 <= len(times) <= 16  # a machine that is busy may miss some; there are never more
+        late = lambda origin: statistics.median(abs((moment - origin + 0.1) % 0.2 - 0.1) for moment in times)
+        return min(map(late, times))
 
-    times = [moment for moment in driver.times if began <= moment <= began + 3]
-    assert 7 <= len(times) <= 16  # a machine that is busy may miss some; there are never more
-    late = lambda origin: statistics.median(abs((moment - origin + 0.1) % 0.2 - 0.1) for moment in times)
-    assert min(map(late, times)) < 0.03  # a pause of 200 ms after each probe would wander by 70 ms
+    # A pause of 200 ms after each probe would wander by 70 ms.  The best of some counts, as machines are busy.
+    assert any(wanders() < 0.03 for _ in range(3))
 
 
 def test_a_dead_driver_is_reported_in_the_time_that_is_promised(socket_path: str, sidecar: Start) -> None:

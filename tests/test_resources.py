@@ -91,7 +91,7 @@ def test_a_driver_without_descriptors_is_hung_until_it_has_some(socket_path: str
             answer = process.get()
             assert (answer.status, answer.reason) == (500, "deadline")
             assert answer.body.startswith(f"the driver at unix://{socket_path} accepts connections but does not speak gRPC")
-            assert answer.seconds < 3
+            assert answer.seconds < 5
         eventually(lambda: process.get().status == 200)
 
 
@@ -455,7 +455,7 @@ def test_a_clock_that_is_set_changes_no_answer(
         return abs(seconds - time.time() - ahead) < 60
 
     answers = [process.get() for _ in range(3)]
-    assert [(answer.status, answer.seconds < 1) for answer in answers] == [(200, True)] * 3
+    assert [(answer.status, answer.seconds < 5) for answer in answers] == [(200, True)] * 3
     assert is_off(datetime.fromisoformat(json.loads(file.read_text())["time"]).timestamp())
     assert run_check(file).returncode == 0
     assert is_off(process.metric("livenessprobe_last_success_timestamp_seconds"))
