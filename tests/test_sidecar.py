@@ -276,15 +276,15 @@ def _accept_and_close(listener: socket.socket) -> None:
 
 def test_a_late_caller_gets_the_answer_of_a_driver_that_wakes_up(driver: FakeDriver, sidecar: Start) -> None:
     """The Probe that follows a hung one lasts as long as its most patient caller: several late callers do not shorten it."""
-    process = sidecar("--probe-timeout=2s")
+    process = sidecar("--probe-timeout=6s")
     process.await_name()
     driver.hang = True
-    with ThreadPoolExecutor(12) as pool:
-        answers = []
-        for _ in range(10):
+    with ThreadPoolExecutor(10) as pool:
+        answers = [pool.submit(process.get)]
+        for _ in range(9):
+            time.sleep(0.5)
             answers.append(pool.submit(process.get))
-            time.sleep(0.19)
-        driver.hang, driver.delay = False, 1.0  # slower than what most callers have left, faster than the timeout
+        driver.hang, driver.delay = False, 3.0  # slower than what most callers have left, faster than the timeout
 
         last = answers[-1].result()
 
