@@ -117,28 +117,31 @@ def test_a_hung_driver_has_one_probe_at_a_time(driver: FakeDriver, sidecar: Star
 @pytest.mark.parametrize("dies", [False, True])
 def test_the_first_answer_after_a_stop_is_that_of_a_fresh_probe(socket_path: str, sidecar: Start, dies: bool) -> None:
     """As when a node sleeps, or a container is paused: what was found before says nothing any more."""
-    process = sidecar("--interval=300ms", "--probe-timeout=500ms")  # so a report lasts 1.8 s
-    with driver_process(socket_path) as driver, keep_alive(process) as connection:
-        eventually(lambda: request(connection, "/healthz", "GET", {}).status == 200)
-        process.process.send_signal(signal.SIGSTOP)
-        connection.request("GET", "/healthz")
-        if dies:
-            driver.kill()
-            driver.wait()
-        time.sleep(2.5)
-        process.process.send_signal(signal.SIGCONT)
+    with driver_process(socket_path) as driver:
+        process = sidecar("--interval=300ms", "--probe-timeout=1s")  # so a report lasts 2.8 s
+        with keep_alive(process) as connection:
+            eventually(lambda: request(connection, "/healthz", "GET", {}).status == 200)
+            process.process.send_signal(signal.SIGSTOP)
+            connection.request("GET", "/healthz")
+            if dies:
+                driver.kill()
+                driver.wait()
+            time.sleep(4)
+            process.process.send_signal(signal.SIGCONT)
 
-        response = connection.getresponse()
+            response = connection.getresponse()
 
-        assert (response.status, response.getheader("X-Livenessprobe-Reason")) == ((500, "refused") if dies else (200, None))
-        if dies:
-            process.await_log("CSI driver is unhealthy")  # a thread of its own writes it
-        else:
-            assert "CSI driver is unhealthy" not in process.log()
+            assert (response.status, response.getheader("X-Livenessprobe-Reason")) == (
+                (500, "refused") if dies else (200, None)
+            )
+            if dies:
+                process.await_log("CSI driver is unhealthy")  # a thread of its own writes it
+            else:
+                assert "CSI driver is unhealthy" not in process.log()
 
 
 def test_a_stop_in_the_middle_of_a_probe_is_not_the_drivers_fault(driver: FakeDriver, sidecar: Start) -> None:
-    process = sidecar("--interval=400ms", "--probe-timeout=700ms")
+    process = sidecar("--interval=400ms", "--probe-timeout=2s")
     driver.delay = 0.3
     with keep_alive(process) as connection:
         eventually(lambda: request(connection, "/healthz", "GET", {}).status == 200)
