@@ -118,7 +118,7 @@ def test_a_hung_driver_has_one_probe_at_a_time(driver: FakeDriver, sidecar: Star
 def test_the_first_answer_after_a_stop_is_that_of_a_fresh_probe(socket_path: str, sidecar: Start, dies: bool) -> None:
     """As when a node sleeps, or a container is paused: what was found before says nothing any more."""
     with driver_process(socket_path) as driver:
-        process = sidecar("--interval=300ms", "--probe-timeout=1s")  # so a report lasts 2.8 s
+        process = sidecar("--interval=300ms", "--probe-timeout=1s")  # so a report lasts 2.3 s
         with keep_alive(process) as connection:
             eventually(lambda: request(connection, "/healthz", "GET", {}).status == 200)
             process.process.send_signal(signal.SIGSTOP)
