@@ -13,10 +13,13 @@ from livenessprobe.identity import CUT_SHORT_SECONDS, Attempt, Identity
 from livenessprobe.klog import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.names import NameLearner
-from livenessprobe.schedule import MARGIN, Schedule, report_lasts
+from livenessprobe.schedule import Schedule, report_lasts
 from livenessprobe.settings import Settings
 
 log = get_logger(__file__)
+
+STOOD_STILL = 0.25
+"""Seconds by which a probe that runs out of time is noticed too late for somebody to have been there to read an answer."""
 
 
 @dataclass(eq=False, slots=True)
@@ -179,7 +182,7 @@ class Prober:
         try:
             result = await self._probe_once(attempt)
             late = loop.time() - attempt.deadline
-            if result.reason is Reason.DEADLINE and late > MARGIN:
+            if result.reason is Reason.DEADLINE and late > STOOD_STILL:
                 # The driver may have answered in time, to a process that was stopped or starved.
                 log.info(
                     "This process did not run while the probe did; probing again", late=format_duration(int(late * 1e9))
