@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -10,11 +11,20 @@ import pytest
 from livenessprobe import klog
 from livenessprobe.app import App
 from livenessprobe.klogfmt import Options, render_text
-from livenessprobe.metrics import Metrics
+from livenessprobe.metrics import Exposition, Metrics
 from livenessprobe.mux import Mux
 
 HEALTH = Mux(healthz=True, metrics_path="/metrics")
-SCOPE = {"method": "GET", "query_string": b"", "headers": [], "client": ("127.0.0.1", 1)}
+SCOPE = {
+    "type": "http",
+    "http_version": "1.1",
+    "scheme": "http",
+    "method": "GET",
+    "root_path": "",
+    "query_string": b"",
+    "headers": [],
+    "client": ("127.0.0.1", 1),
+}
 
 
 class Broken:
@@ -68,3 +78,19 @@ async def test_a_fault_while_answering_is_a_500_and_a_record(
     assert body["body"] == f"livenessprobe: internal error: {error!r}".encode()
     assert [line.partition(" err=")[0] for line in logged] == ['E "Request failed inside the sidecar"']
     assert b'livenessprobe_http_responses_total{code="500"} 1' in metrics.expose().body
+
+
+async def test_metrics_are_those_of_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They change on the event loop, so that is where they are read: in a thread half of them might be older."""
+    threads: list[threading.Thread] = []
+    expose = Metrics.expose
+
+    def noted(metrics: Metrics, *headers: str) -> Exposition:
+        threads.append(threading.current_thread())
+        return expose(metrics, *headers)
+
+    monkeypatch.setattr(Metrics, "expose", noted)
+
+    start, *_ = await ask(App(Broken(OSError()), Metrics(), lambda: HEALTH), "/metrics")
+
+    assert (start["status"], threads) == (200, [threading.current_thread()])
