@@ -72,7 +72,7 @@ conformance: $(VENV)/.test
 
 # Every fault of driver, client and settings, in random order; prints the seed of each run.
 machine: $(VENV)/.test
-	MACHINE_STEPS=$(STEPS) $(BIN)/python -m pytest -s tests/test_machine.py -k random
+	MACHINE_STEPS=$(STEPS) $(BIN)/python -m pytest -o faulthandler_timeout=0 -s tests/test_machine.py -k random
 
 # The tests again, on the newest interpreter at hand if that is another one.
 newest:
@@ -94,7 +94,7 @@ soak: $(VENV)/.test
 EXAMPLES ?= 5000
 
 fuzz: $(VENV)/.test
-	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests --ignore tests/conformance -n 4 \
+	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -o faulthandler_timeout=0 tests --ignore tests/conformance -n 4 \
 	  -k "fuzz or any or no_file or no_environment or reads_the_same or endpoint or gotext or flags"
 
 $(VENV)/.mutate: $(VENV)/.test

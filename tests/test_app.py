@@ -48,12 +48,15 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 async def ask(app: App, path: str) -> list[dict[str, Any]]:
     """All that is sent."""
     sent: list[dict[str, Any]] = []
+    answered = asyncio.Event()
 
     async def send(event: dict[str, Any]) -> None:
         sent.append(event)
+        if event["type"] == "http.response.body" and not event.get("more_body", False):
+            answered.set()
 
     async def receive() -> dict[str, Any]:
-        await asyncio.sleep(3600)
+        await answered.wait()  # as a client that has its answer
         return {"type": "http.disconnect"}
 
     await app(SCOPE | {"path": path, "raw_path": path.encode()}, receive, send)
