@@ -10,7 +10,6 @@ must be the same, memory within 2 MiB and gRPC's pool within three threads.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -134,20 +133,12 @@ class Soak:
         time.sleep(0.1)  # one may be on its way out
         return len(os.listdir(f"/proc/{self.sidecar.process.pid}/fd"))
 
-    def _threads(self) -> list[str]:
-        """Their names."""
-        names = []
-        for task in Path(f"/proc/{self.sidecar.process.pid}/task").iterdir():
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                names.append((task / "comm").read_text(encoding="utf-8").strip())
-        return names
-
     def figures(self) -> Figures:
         time.sleep(SETTLE_SECONDS)  # connections to the driver last a second
         process = f"/proc/{self.sidecar.process.pid}"
         status = dict(line.split(":", 1) for line in Path(f"{process}/status").read_text().splitlines())
         metrics = self.sidecar.get("/metrics").body
-        threads = self._threads()
+        threads = self.sidecar.threads()
         return Figures(
             self.probes,
             int(status["VmRSS"].split()[0]),

@@ -336,6 +336,14 @@ class Sidecar:
         lines = (line.rpartition(" ") for line in self.get("/metrics").body.splitlines() if not line.startswith("#"))
         return {series: float(value) for series, _, value in lines}
 
+    def threads(self) -> list[str]:
+        """Their names, where there is /proc."""
+        names = []
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                names.append((task / "comm").read_text(encoding="utf-8").strip())
+        return names
+
     def sighup(self) -> None:
         """Send SIGHUP, once the process is there to hear it."""
         self.get("/")

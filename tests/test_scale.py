@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 import time
@@ -43,15 +42,6 @@ def many() -> tuple[str, ...]:
     return prefix
 
 
-def threads(process: Sidecar) -> list[str]:
-    """Their names."""
-    names = []
-    for task in Path(f"/proc/{process.process.pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            names.append((task / "comm").read_text().strip())
-    return names
-
-
 def use(process: Sidecar) -> None:
     """All that takes a thread, many times, and for longer than gRPC needs to find that it could do with more."""
     end = time.monotonic() + 3
@@ -77,7 +67,7 @@ def test_64_cpus_are_no_reason_for_more_threads_than_some(
 
     use(process)
 
-    names = threads(process)
+    names = process.threads()
     assert 10 < sum(name in OF_GRPC for name in names) <= 21, names
     # A thread gives itself its name; until then it has the program's.
-    eventually(lambda: sum(name not in OF_GRPC for name in threads(process)) <= 7)
+    eventually(lambda: sum(name not in OF_GRPC for name in process.threads()) <= 7)

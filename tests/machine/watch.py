@@ -148,14 +148,6 @@ class Watch:
         except FileNotFoundError:
             return 0
 
-    def _threads(self) -> list[str]:
-        """Their names."""
-        names = []
-        for task in Path(f"/proc/{self._process.process.pid}/task").iterdir():
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                names.append((task / "comm").read_text().strip())
-        return names
-
     def _starved(self) -> float:
         """Seconds for which threads of the sidecar wanted to run and had no CPU, all told."""
         if self._sidecar is None:
@@ -419,8 +411,8 @@ class Watch:
             self._fail(f"the process ended with {self._process.process.returncode}")
         self._comes_back("descriptors", self._fds + FDS, lambda: self._count("fd") - len(self._held))
         self._comes_back("tasks", self._tasks + TASKS, lambda: self._process.metric("livenessprobe_tasks"))
-        self._comes_back("threads in gRPC's pool", POOLED, lambda: self._threads().count(POOL))
-        self._comes_back("other threads", THREADS, lambda: sum(name != POOL for name in self._threads()))
+        self._comes_back("threads in gRPC's pool", POOLED, lambda: self._process.threads().count(POOL))
+        self._comes_back("other threads", THREADS, lambda: sum(name != POOL for name in self._process.threads()))
 
     def _comes_back(self, what: str, most: float, count: Callable[[], float]) -> None:
         """Wait until there are at most so many; those of a moment ago may be on their way out."""
