@@ -8,7 +8,7 @@ import os
 import sys
 from typing import NoReturn
 
-from livenessprobe import signals
+from livenessprobe.process import signals
 
 
 def main() -> NoReturn:

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from livenessprobe import commandline, flags, healthfile, klog, settings
-from livenessprobe.absent import absent
 from livenessprobe.health import ProbeResult, Reason
+from livenessprobe.process.imports import absent
 from livenessprobe.settings import Loaded
 from livenessprobe.sources import SettingsError, overlay
 

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TextIO, TypeVar
 
-from livenessprobe import UPSTREAM_VERSION, __version__, commandline, cpus, effective, flags, healthfile, klog, settings
-from livenessprobe.absent import absent
+from livenessprobe import UPSTREAM_VERSION, __version__, commandline, effective, flags, healthfile, klog, settings
 from livenessprobe.endpoint import ListenAddress
 from livenessprobe.gotext import quote
 from livenessprobe.klog import get_logger
 from livenessprobe.listener import ListenError, listen, look_up
+from livenessprobe.process import cpus
+from livenessprobe.process.imports import absent
 from livenessprobe.settings import Loaded, Settings
 from livenessprobe.sources import DEFAULT_FILE, SettingsError
 

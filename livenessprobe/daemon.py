@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from livenessprobe import klog, signals
+from livenessprobe import klog
 from livenessprobe.app import App
 from livenessprobe.callers import Callers
 from livenessprobe.connection import Dialer
@@ -22,10 +22,11 @@ from livenessprobe.metrics import Metrics
 from livenessprobe.mux import Mux
 from livenessprobe.outlets import Outlets
 from livenessprobe.prober import Prober
+from livenessprobe.process import signals
+from livenessprobe.process.watchdog import Watchdog
 from livenessprobe.reload import Reloader
 from livenessprobe.server import serve
 from livenessprobe.settings import Loaded, Settings
-from livenessprobe.watchdog import Watchdog
 
 log = get_logger(__file__)
 
@@ -59,7 +60,7 @@ class SettingsFile(NamedTuple):
 def event_loop() -> asyncio.AbstractEventLoop:
     """A new event loop for `run`."""
     if sys.platform == "win32":
-        from livenessprobe import windows
+        from livenessprobe.process import windows
 
         return windows.event_loop()
     return asyncio.new_event_loop()

@@ -17,9 +17,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 
-from livenessprobe import commandline, signals
+from livenessprobe import commandline
 from livenessprobe.endpoint import AddressError, parse_listen_address
 from livenessprobe.listener import ListenError, listen
+from livenessprobe.process import signals
 
 HELP = """\
   r  the driver is ready          c  it crashes (SIGKILL)

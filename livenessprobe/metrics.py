@@ -255,7 +255,7 @@ def _label_value(label: str, value: str) -> str:
 def process_start_time() -> float:
     """When this process started, seconds since the epoch; now, where the system does not tell."""
     if sys.platform == "win32":
-        from livenessprobe import windows
+        from livenessprobe.process import windows
 
         return windows.process_start_time()
     try:

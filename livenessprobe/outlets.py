@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 
-from livenessprobe import healthfile, termination
+from livenessprobe import healthfile
 from livenessprobe.health import Standing
 from livenessprobe.healthfile import REQUEST_MODE_LASTS, HealthFileError
 from livenessprobe.klog import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.prober import Prober
+from livenessprobe.process import termination
 from livenessprobe.schedule import report_lasts
 from livenessprobe.settings import Settings
 

@@ -16,8 +16,8 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from livenessprobe import flags, gotext
-from livenessprobe.absent import absent
 from livenessprobe.klogfmt import Options
+from livenessprobe.process.imports import absent
 
 PREFIX = "LIVENESSPROBE_"
 DEFAULT_FILE = "/etc/livenessprobe/settings.toml"

@@ -16,7 +16,7 @@ from livenessprobe.health import CALL_TIMED_OUT, MESSAGE_MAX, Reason
 from livenessprobe.identity import REDIAL_SECONDS
 from livenessprobe.klog import QUEUE_LIMIT
 from livenessprobe.metrics import NAME_MAX, Metrics
-from livenessprobe.watchdog import PATIENCE
+from livenessprobe.process.watchdog import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = settings.load({}, {}, "linux", "").settings

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from livenessprobe.health import MESSAGE_MAX
 from livenessprobe.metrics import NAME_MAX, NAMES_MAX, OTHER_DRIVER, Metrics
-from livenessprobe.watchdog import EVERY, LATE, Verdict
+from livenessprobe.process.watchdog import EVERY, LATE, Verdict
 from tests.machine.drivers import Wire
 from tests.support import ROOT, FakeDriver, Sidecar, eventually, never_reading, raw, with_little_room
 

@@ -78,7 +78,7 @@ def control() -> Iterator[Control]:
     events = Control()
     loop = asyncio.get_running_loop()
     if sys.platform == "win32":
-        from livenessprobe.windows import on_console_end
+        from livenessprobe.process.windows import on_console_end
 
         def stop(*_: object) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: we are ending already

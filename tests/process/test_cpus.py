@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from livenessprobe.cpus import maxprocs, present, quota
+from livenessprobe.process.cpus import maxprocs, present, quota
 
 
 def tree(root: Path, cgroup: str | None, **files: str) -> Path:
