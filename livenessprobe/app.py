@@ -18,7 +18,7 @@ from livenessprobe import answers
 from livenessprobe.answers import Answer
 from livenessprobe.callers import Callers
 from livenessprobe.health import ProbeResult, Reason
-from livenessprobe.klog import get_logger
+from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.mux import Handler, Mux
 

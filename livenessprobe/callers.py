@@ -7,7 +7,7 @@ import time
 
 from livenessprobe.gotext import format_duration
 from livenessprobe.health import Standing
-from livenessprobe.klog import get_logger
+from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.patience import KUBELET, Caller, Patience
 from livenessprobe.prober import Prober

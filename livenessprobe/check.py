@@ -16,8 +16,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from livenessprobe import commandline, flags, healthfile, klog, settings
+from livenessprobe import commandline, flags, healthfile, settings
 from livenessprobe.health import ProbeResult, Reason
+from livenessprobe.klog import log as klog
+from livenessprobe.klog.writer import write_all
 from livenessprobe.process.imports import absent
 from livenessprobe.settings import Loaded
 from livenessprobe.sources import SettingsError, overlay
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         _say(commandline.usage(f"{sys.argv[0]} check", FLAGS))
         return HEALTHY
     except (commandline.FlagError, SettingsError) as error:
-        klog.write_all(2, f"livenessprobe check: {error}")
+        write_all(2, f"livenessprobe check: {error}")
         return USAGE
     started = time.monotonic()
     outcome = _insist(ask, loaded.settings.probe_timeout, flags.DURATION.check(own["wait"]))
@@ -80,7 +82,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _say(text: str) -> None:
     try:
-        klog.write_all(1, text.removesuffix("\n"))
+        write_all(1, text.removesuffix("\n"))
     except OSError:
         pass  # nobody listens; the exit code says it all
 

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TextIO, TypeVar
 
-from livenessprobe import UPSTREAM_VERSION, __version__, commandline, effective, flags, healthfile, klog, settings
+from livenessprobe import UPSTREAM_VERSION, __version__, commandline, effective, flags, healthfile, settings
 from livenessprobe.endpoint import ListenAddress
 from livenessprobe.gotext import quote
-from livenessprobe.klog import get_logger
+from livenessprobe.klog import log as klog
+from livenessprobe.klog.log import get_logger
+from livenessprobe.klog.writer import write_all
 from livenessprobe.listener import ListenError, listen, look_up
 from livenessprobe.process import cpus
 from livenessprobe.process.imports import absent
@@ -177,7 +179,7 @@ def _print(text: str, stream: TextIO | None) -> int:
     """Write `text` as it is; 0, or 1 if nobody takes it."""
     try:
         if stream is not None:
-            klog.write_all(stream.fileno(), text.removesuffix("\n"))
+            write_all(stream.fileno(), text.removesuffix("\n"))
     except (OSError, ValueError):
         return 1
     return 0

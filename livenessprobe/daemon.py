@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from livenessprobe import klog
 from livenessprobe.app import App
 from livenessprobe.callers import Callers
 from livenessprobe.connection import Dialer
 from livenessprobe.door import Limits
 from livenessprobe.identity import Identity
-from livenessprobe.klog import get_logger
+from livenessprobe.klog import log as klog
+from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.mux import Mux
 from livenessprobe.outlets import Outlets

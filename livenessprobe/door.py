@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
-from livenessprobe.klog import get_logger
+from livenessprobe.klog.log import get_logger
 
 log = get_logger(__file__)
 

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from livenessprobe.connection import CallFailed, Connection, Dialer, SocketIdentity
 from livenessprobe.csi import csi_pb2
 from livenessprobe.health import CALL_TIMED_OUT, NO_TIME, NOT_READY, READY, ProbeResult, Reason, rpc_error, unreachable
-from livenessprobe.klog import get_logger
+from livenessprobe.klog.log import get_logger
 from livenessprobe.method import HEALTH_CHECK, PROBE
 from livenessprobe.unreachable import NotConnected
 

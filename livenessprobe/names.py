@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from livenessprobe.identity import NAME_TIMEOUT, DriverError, Identity
-from livenessprobe.klog import get_logger
+from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import NAME_MAX, UNKNOWN_DRIVER, Metrics
 from livenessprobe.settings import Settings
 from livenessprobe.unreachable import NotConnected

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from livenessprobe import healthfile
 from livenessprobe.health import Standing
 from livenessprobe.healthfile import REQUEST_MODE_LASTS, HealthFileError
-from livenessprobe.klog import get_logger
+from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.prober import Prober
 from livenessprobe.process import termination

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from livenessprobe.gotext import format_duration
 from livenessprobe.health import NO_TIME, ProbeResult, Reason, Standing
 from livenessprobe.identity import CUT_SHORT_SECONDS, Attempt, Identity
-from livenessprobe.klog import get_logger
+from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.names import NameLearner
 from livenessprobe.schedule import Schedule, report_lasts

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from livenessprobe.effective import Change, changes
-from livenessprobe.klog import get_logger
+from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.settings import RESTART_KEYS, Loaded, Settings, keep_restart_keys
 from livenessprobe.sources import SettingsError, fault_of_file, fingerprint, read_file

@@ -18,7 +18,7 @@ from livenessprobe.endpoint import (
     parse_listen_address,
 )
 from livenessprobe.health import Thresholds
-from livenessprobe.klogfmt import Options
+from livenessprobe.klog.format import Options
 from livenessprobe.method import parse_method
 from livenessprobe.sources import (
     DEFAULT_FILE,

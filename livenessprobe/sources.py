@@ -16,7 +16,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from livenessprobe import flags, gotext
-from livenessprobe.klogfmt import Options
+from livenessprobe.klog.format import Options
 from livenessprobe.process.imports import absent
 
 PREFIX = "LIVENESSPROBE_"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from livenessprobe import klog
 from livenessprobe.app import App
-from livenessprobe.klogfmt import Options, render_text
+from livenessprobe.klog import log as klog
+from livenessprobe.klog.format import Options, render_text
 from livenessprobe.metrics import Exposition, Metrics
 from livenessprobe.mux import Mux
 

@@ -15,9 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from livenessprobe import cli, klog
+from livenessprobe import cli
 from livenessprobe.effective import document
-from livenessprobe.klogfmt import Folder, Options
+from livenessprobe.klog import log as klog
+from livenessprobe.klog.folding import Folder
+from livenessprobe.klog.format import Options
+from livenessprobe.klog.writer import Sink
 from livenessprobe.settings import load
 from livenessprobe.sources import KEYS
 from tests.support import ROOT, FakeDriver, Sidecar
@@ -42,7 +45,7 @@ class Done:
 
 
 # A log of its own: the one of the test process writes to wherever stderr was when it was imported.
-SINK = klog.Sink(os.fdopen(2, "w", closefd=False))
+SINK = Sink(os.fdopen(2, "w", closefd=False))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from livenessprobe import commandline, klog
+from livenessprobe import commandline
 from livenessprobe import settings as settings_module
 from livenessprobe.connection import Dialer
 from livenessprobe.endpoint import parse_csi_address
@@ -35,7 +35,8 @@ from livenessprobe.health import (
     unreachable,
 )
 from livenessprobe.identity import Attempt, Identity
-from livenessprobe.klogfmt import Options, render_text
+from livenessprobe.klog import log as klog
+from livenessprobe.klog.format import Options, render_text
 from livenessprobe.metrics import Metrics
 from livenessprobe.prober import STOOD_STILL, Prober
 from livenessprobe.schedule import MARGIN

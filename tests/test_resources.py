@@ -272,7 +272,7 @@ def test_a_full_disk_stops_no_probe_and_is_told_once(driver: FakeDriver, disk: P
     filler = fill(disk)
     # Files are tried again after a minute; here sooner, or the test would take one.
     (disk.parent / "sitecustomize.py").write_text(
-        "from livenessprobe.klogfiles import LogFiles\nLogFiles.RETRY_SECONDS = 1\n"
+        "from livenessprobe.klog.files import LogFiles\nLogFiles.RETRY_SECONDS = 1\n"
     )
     process = sidecar(
         f"--health-file={file}",

@@ -41,7 +41,7 @@ def _quit(_number: int, _frame: FrameType | None) -> None:
 def _end(code: int) -> None:
     """Not by an exception: raised in a callback of the import system's, it would be printed and forgotten."""
     with contextlib.suppress(Exception):  # it may be half imported
-        sys.modules["livenessprobe.klog"].flush(1.0)
+        sys.modules["livenessprobe.klog.log"].flush(1.0)
     os._exit(code)
 
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from livenessprobe import klog
-from livenessprobe.klog import get_logger
+from livenessprobe.klog import log as klog
+from livenessprobe.klog.log import get_logger
 from livenessprobe.process import termination
 
 log = get_logger(__file__)

@@ -210,7 +210,7 @@ def test_standard_output_is_utf8_with_plain_newlines_where_it_is_redirected(fold
 
 
 def test_records_are_utf8_with_plain_newlines() -> None:
-    code = "from livenessprobe import klog; klog.get_logger('x').info('caf\u00e9 \u2713'); klog.flush()"
+    code = "from livenessprobe.klog import log as klog; klog.get_logger('x').info('caf\u00e9 \u2713'); klog.flush()"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
 
     assert done.stderr.endswith('] "café ✓"\n'.encode())

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from livenessprobe.klogfmt import SEVERITIES, Options
+from livenessprobe.klog.format import SEVERITIES, Options
 
 _NAMES = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "FATAL"}
 _DIRECTORY_MAX_MB = 1800

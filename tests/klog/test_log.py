@@ -12,7 +12,7 @@ from tests.support import ROOT, not_on_windows
 
 SCRIPT = """
 import logging, sys
-from livenessprobe import klog, klogfmt
+from livenessprobe.klog import format as klogfmt, log as klog, writer
 klog.capture_foreign()
 log = klog.get_logger("/x/prober.py", "main")
 {body}
@@ -97,21 +97,21 @@ def test_when_the_queue_is_full_records_are_dropped_and_counted() -> None:
     """What nobody reads holds up the thread that writes, with the first record; as many as the limit wait behind it."""
     body = """
 import os, time
-reader, writer = os.pipe()
-sink = klog.Sink(os.fdopen(writer, "w"))
+reader, written = os.pipe()
+sink = writer.Sink(os.fdopen(written, "w"))
 def put(text):
     sink.put(klogfmt.Record("I", 0, text, (), None, ("f", 1)))
 put("x" * (1 << 20))
 while sink._lines:
     time.sleep(0.01)
-for _ in range(klog.QUEUE_LIMIT):
+for _ in range(writer.QUEUE_LIMIT):
     put("y")
 log.info(str(sink.dropped))
 for _ in range(7):
     put("z")
 log.info(str(sink.dropped))
 got = b""
-while got.count(b"\\n") < 1 + klog.QUEUE_LIMIT:
+while got.count(b"\\n") < 1 + writer.QUEUE_LIMIT:
     got += os.read(reader, 1 << 20)
 put("after")
 got += os.read(reader, 1 << 20)
@@ -123,11 +123,11 @@ log.info(str([got.count(b'"' + each) for each in (b"x", b"y", b"z", b"after")]))
 def test_long_records_fill_the_queue_sooner() -> None:
     body = """
 import os
-reader, writer = os.pipe()
-sink = klog.Sink(os.fdopen(writer, "w"))
+reader, written = os.pipe()
+sink = writer.Sink(os.fdopen(written, "w"))
 for number in range(200):
     sink.put(klogfmt.Record("E", 0, f"{number}" + "x" * 100_000, (), None, ("f", 1)))
 waiting = sum(len(line) for _, line in sink._lines)
-log.info(str((sink.dropped > 100, waiting < klog.QUEUE_CHARACTERS + 200_000)))
+log.info(str((sink.dropped > 100, waiting < writer.QUEUE_CHARACTERS + 200_000)))
 """
     assert run(body) == ['"(True, True)"']

@@ -1,5 +1,5 @@
 """
-What a klog record looks like, as text and as JSON, which verbosity a source file has, and which repeats are folded.
+What a klog record looks like, as text and as JSON.
 
 Pure but for the time zone and the process number in the header.  Measured against klog v2.140 and component-base v0.36.
 """
@@ -11,15 +11,12 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from livenessprobe.gotext import quote, quote_ascii
 
 SEVERITIES = "IWEF"
-FOLD_AFTER = 10
-FOLD_SECONDS = 60.0
 
 
 class Options(NamedTuple):
@@ -146,78 +143,3 @@ def _json_value(value: object) -> str:
     if isinstance(value, str | BaseException):
         return _json_string(str(value))
     return _compact_json(value).translate(_NO_CHARACTERS)
-
-
-# --- verbosity
-
-
-_RUNE = r"(?:\\.|[^\\\]-])"
-_PATTERN = re.compile(
-    rf"(?P<many>\*)|(?P<one>\?)|\[(?P<not>\^|(?!\^))(?P<ranges>(?:{_RUNE}(?:-{_RUNE})?)+)\]|(?P<rune>\\.|[^\\\[])", re.DOTALL
-)
-_RANGE = re.compile(rf"({_RUNE})(?:-({_RUNE}))?", re.DOTALL)
-
-
-def compile_pattern(pattern: str) -> Callable[[str], bool]:
-    """Go's filepath.Match for one `-vmodule` pattern; a malformed one matches nothing."""
-    out, position = [], 0
-    while position < len(pattern):
-        token = _PATTERN.match(pattern, position)
-        if token is None:
-            return lambda _: False
-        out.append(_translated(token))
-        position = token.end()
-    compiled = re.compile("".join(out), re.DOTALL)
-    return lambda name: compiled.fullmatch(name) is not None
-
-
-def _translated(token: re.Match[str]) -> str:
-    if token["many"]:
-        return "[^/]*"
-    if token["one"]:
-        return "[^/]"
-    if token["rune"]:
-        return re.escape(token["rune"][-1])
-    ranges = [(low[-1], (high or low)[-1]) for low, high in _RANGE.findall(token["ranges"])]
-    inside = "".join(f"{re.escape(low)}-{re.escape(high)}" for low, high in ranges if low <= high)
-    if not inside:  # ranges that run backwards hold nothing
-        return "." if token["not"] else "(?!)"
-    return f"[{token['not']}{inside}]"
-
-
-# --- folding
-
-
-class Folder:
-    """Which error records to hold back: after FOLD_AFTER equal ones in FOLD_SECONDS, the rest become one with a count."""
-
-    KEYS = 64
-
-    def __init__(self) -> None:
-        self._seen: dict[int, tuple[float, int, Record | None]] = {}
-        """By the hash of what makes records equal, since a driver's words may be long: when, how many, and what is held back."""
-
-    def offer(self, record: Record, now: float) -> bool:
-        """Whether to write `record` now."""
-        key = hash(record.key())
-        started, count, _ = self._seen.get(key, (now, 0, None))
-        if not count and len(self._seen) >= self.KEYS:
-            return True
-        held_back = count >= FOLD_AFTER
-        self._seen[key] = (started, count + 1, record if held_back else None)
-        return not held_back
-
-    def due(self, now: float) -> list[Record]:
-        """The folded records of windows that have ended by `now`, which end with this call."""
-        ended = [key for key, (started, _, _) in self._seen.items() if now - started >= FOLD_SECONDS]
-        folded = []
-        for key in ended:
-            _, count, last = self._seen.pop(key)
-            if last is not None:
-                pairs = (*last.pairs, ("repeated", count - FOLD_AFTER))
-                folded.append(Record(last.severity, last.level, last.message, pairs, last.err, last.caller))
-        return folded
-
-    def next_due(self) -> float | None:
-        """When the oldest window ends; None if none is open."""
-        return min((started for started, _, _ in self._seen.values()), default=None)

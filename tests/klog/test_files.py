@@ -14,9 +14,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from livenessprobe import klogfiles
-from livenessprobe.klogfiles import LogFiles
-from livenessprobe.klogfmt import Options
+from livenessprobe.klog import files
+from livenessprobe.klog.files import LogFiles
+from livenessprobe.klog.format import Options
 
 NAMES = ("INFO", "WARNING", "ERROR", "FATAL")
 HEADER = re.compile(
@@ -50,7 +50,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """The time that log files see; `clock.now` moves it."""
     clock = SimpleNamespace(now=1000.0, strftime=time.strftime)
     clock.monotonic = lambda: clock.now
-    monkeypatch.setattr(klogfiles, "time", clock)
+    monkeypatch.setattr(files, "time", clock)
     yield clock
 
 

@@ -17,16 +17,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from livenessprobe.flags import FLAGS
-from livenessprobe.klogfmt import (
-    FOLD_AFTER,
-    FOLD_SECONDS,
-    Folder,
-    Options,
-    Record,
-    compile_pattern,
-    render_json,
-    render_text,
-)
+from livenessprobe.klog.folding import FOLD_AFTER, FOLD_SECONDS, Folder
+from livenessprobe.klog.format import Options, Record, render_json, render_text
+from livenessprobe.klog.vmodule import compile_pattern
 
 BARE = Options(skip_headers=True)
 CALLER = ("/src/k/main.go", 11)
