@@ -6,7 +6,8 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from livenessprobe.health import ProbeResult, Standing
+from livenessprobe.driver.result import ProbeResult
+from livenessprobe.health import Standing
 from livenessprobe.healthz import as_json, parts, text, wants_json
 from livenessprobe.mux import Handler
 

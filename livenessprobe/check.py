@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from livenessprobe import commandline, flags, healthfile, settings
-from livenessprobe.health import ProbeResult, Reason
+from livenessprobe.driver.result import ProbeResult, Reason
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.writer import write_all
 from livenessprobe.process.imports import absent
@@ -123,8 +123,8 @@ def _ask_driver(found: settings.Settings, timeout: float, grace: float) -> Outco
     with absent("ssl"):
         import asyncio
 
-    from livenessprobe.connection import Dialer
-    from livenessprobe.identity import Attempt, Identity
+    from livenessprobe.driver.connection import Dialer
+    from livenessprobe.driver.identity import Attempt, Identity
 
     async def ask() -> Outcome:
         now = asyncio.get_running_loop().time()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TextIO, TypeVar
 
 from livenessprobe import UPSTREAM_VERSION, __version__, commandline, effective, flags, healthfile, settings
-from livenessprobe.endpoint import ListenAddress
+from livenessprobe.driver.address import ListenAddress
 from livenessprobe.gotext import quote
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.log import get_logger

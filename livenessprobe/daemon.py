@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from livenessprobe.app import App
 from livenessprobe.callers import Callers
-from livenessprobe.connection import Dialer
 from livenessprobe.door import Limits
-from livenessprobe.identity import Identity
+from livenessprobe.driver.connection import Dialer
+from livenessprobe.driver.identity import Identity
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics

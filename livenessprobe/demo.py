@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Sequence
 
 from livenessprobe import commandline
-from livenessprobe.endpoint import AddressError, parse_listen_address
+from livenessprobe.driver.address import AddressError, parse_listen_address
 from livenessprobe.listener import ListenError, listen
 from livenessprobe.process import signals
 

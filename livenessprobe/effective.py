@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from livenessprobe import flags, gotext
-from livenessprobe.endpoint import CSIAddress, ListenAddress
+from livenessprobe.driver.address import CSIAddress, ListenAddress
 from livenessprobe.settings import RESTART_KEYS, Loaded
 from livenessprobe.sources import KEYS
 

@@ -19,7 +19,7 @@ import grpc.aio
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from livenessprobe.csi import csi_pb2
-from livenessprobe.endpoint import CSIAddress, parse_csi_address
+from livenessprobe.driver.address import CSIAddress, parse_csi_address
 
 NAME = "example.csi.livenessprobe"
 

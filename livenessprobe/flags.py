@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
+from livenessprobe.driver.methods import PROBE
 from livenessprobe.gotext import parse_bool, parse_duration, parse_uint, quote
-from livenessprobe.method import PROBE
 
 Group = Literal["upstream", "old", "own"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from livenessprobe.health import Health, ProbeResult, Standing
+from livenessprobe.driver.result import ProbeResult
+from livenessprobe.health import Health, Standing
 from livenessprobe.mux import Handler
 
 

@@ -9,7 +9,7 @@ import stat
 import sys
 from typing import NamedTuple
 
-from livenessprobe.endpoint import ListenAddress, join_host_port
+from livenessprobe.driver.address import ListenAddress, join_host_port
 
 _WILDCARD = "0.0.0.0"  # noqa: S104  the wildcard is what was asked for
 BACKLOG = 1024

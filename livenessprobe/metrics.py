@@ -20,8 +20,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
 from livenessprobe import UPSTREAM_VERSION, __version__
+from livenessprobe.driver.result import Reason
 from livenessprobe.gotext import format_float
-from livenessprobe.health import Reason
 
 UNKNOWN_DRIVER = "unknown-driver"
 OTHER_DRIVER = "other-driver"

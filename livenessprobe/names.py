@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from livenessprobe.identity import NAME_TIMEOUT, DriverError, Identity
+from livenessprobe.driver.diagnosis import NotConnected
+from livenessprobe.driver.identity import NAME_TIMEOUT, DriverError, Identity
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import NAME_MAX, UNKNOWN_DRIVER, Metrics
 from livenessprobe.settings import Settings
-from livenessprobe.unreachable import NotConnected
 
 log = get_logger(__file__, "main")
 log_connection = get_logger(__file__, "connection")

@@ -7,9 +7,10 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from livenessprobe.driver.identity import CUT_SHORT_SECONDS, Attempt, Identity
+from livenessprobe.driver.result import NO_TIME, ProbeResult, Reason
 from livenessprobe.gotext import format_duration
-from livenessprobe.health import NO_TIME, ProbeResult, Reason, Standing
-from livenessprobe.identity import CUT_SHORT_SECONDS, Attempt, Identity
+from livenessprobe.health import Standing
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.names import NameLearner

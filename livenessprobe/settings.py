@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from livenessprobe import flags, gotext
-from livenessprobe.endpoint import (
+from livenessprobe.driver.address import (
     AddressError,
     CSIAddress,
     ListenAddress,
@@ -17,9 +17,9 @@ from livenessprobe.endpoint import (
     parse_csi_address,
     parse_listen_address,
 )
+from livenessprobe.driver.methods import parse_method
 from livenessprobe.health import Thresholds
 from livenessprobe.klog.format import Options
-from livenessprobe.method import parse_method
 from livenessprobe.sources import (
     DEFAULT_FILE,
     KEYS,

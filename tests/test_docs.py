@@ -12,8 +12,8 @@ import pytest
 from livenessprobe import __version__, check, flags, settings, sources
 from livenessprobe.daemon import CROWD
 from livenessprobe.door import YOUNG_SECONDS
-from livenessprobe.health import CALL_TIMED_OUT, MESSAGE_MAX, Reason
-from livenessprobe.identity import REDIAL_SECONDS
+from livenessprobe.driver.identity import REDIAL_SECONDS
+from livenessprobe.driver.result import CALL_TIMED_OUT, MESSAGE_MAX, Reason
 from livenessprobe.klog.writer import QUEUE_LIMIT
 from livenessprobe.metrics import NAME_MAX, Metrics
 from livenessprobe.process.watchdog import PATIENCE

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livenessprobe.health import MESSAGE_MAX
+from livenessprobe.driver.result import MESSAGE_MAX
 from livenessprobe.metrics import NAME_MAX, NAMES_MAX, OTHER_DRIVER, Metrics
 from livenessprobe.process.watchdog import EVERY, LATE, Verdict
 from tests.machine.drivers import Wire

@@ -9,21 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livenessprobe.health import (
+from livenessprobe.driver.result import (
     CALL_TIMED_OUT,
     DEADLINE,
     MESSAGE_MAX,
     NO_TIME,
     NOT_READY,
     READY,
-    Health,
     ProbeResult,
     Reason,
-    Standing,
-    Thresholds,
     rpc_error,
     unreachable,
 )
+from livenessprobe.health import Health, Standing, Thresholds
 
 
 def test_the_reasons_never_change() -> None:

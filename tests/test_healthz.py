@@ -9,17 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livenessprobe.health import (
-    CALL_TIMED_OUT,
-    NOT_READY,
-    READY,
-    ProbeResult,
-    Reason,
-    Standing,
-    Thresholds,
-    rpc_error,
-    unreachable,
-)
+from livenessprobe.driver.result import CALL_TIMED_OUT, NOT_READY, READY, ProbeResult, Reason, rpc_error, unreachable
+from livenessprobe.health import Standing, Thresholds
 from livenessprobe.healthz import Part, as_json, parts, text, wants_json
 from livenessprobe.mux import Handler
 

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from livenessprobe import healthfile, outlets
-from livenessprobe.health import READY, Standing, Thresholds
+from livenessprobe.driver.result import READY
+from livenessprobe.health import Standing, Thresholds
 from livenessprobe.outlets import TELL_AGAIN_SECONDS, Outlets
 from livenessprobe.settings import Settings
 

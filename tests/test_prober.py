@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from livenessprobe import commandline
 from livenessprobe import settings as settings_module
-from livenessprobe.connection import Dialer
-from livenessprobe.endpoint import parse_csi_address
-from livenessprobe.health import (
+from livenessprobe.driver.address import parse_csi_address
+from livenessprobe.driver.connection import Dialer
+from livenessprobe.driver.identity import Attempt, Identity
+from livenessprobe.driver.result import (
     CALL_TIMED_OUT,
     DEADLINE,
     NO_TIME,
@@ -30,11 +31,10 @@ from livenessprobe.health import (
     READY,
     ProbeResult,
     Reason,
-    Standing,
     rpc_error,
     unreachable,
 )
-from livenessprobe.identity import Attempt, Identity
+from livenessprobe.health import Standing
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.format import Options, render_text
 from livenessprobe.metrics import Metrics

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import pytest
 
-from livenessprobe import connection, healthfile
-from livenessprobe.endpoint import parse_csi_address
-from livenessprobe.health import Reason
+from livenessprobe import healthfile
+from livenessprobe.driver import connection
+from livenessprobe.driver.address import parse_csi_address
+from livenessprobe.driver.diagnosis import NotConnected
+from livenessprobe.driver.result import Reason
 from livenessprobe.healthfile import HealthFileError
-from livenessprobe.unreachable import NotConnected
 from tests.support import ROOT, Answer, FakeDriver, Sidecar, driver_process, eventually, request
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descriptors, mounts and groups of control are Linux's")

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livenessprobe.health import CALL_TIMED_OUT, READY, Health, Thresholds
+from livenessprobe.driver.result import CALL_TIMED_OUT, READY
+from livenessprobe.health import Health, Thresholds
 from livenessprobe.schedule import MARGIN, Schedule, report_lasts
 
 HOUR, DAY = 3600.0, 86_400.0

@@ -20,7 +20,7 @@ if sys.platform != "win32":
     pytest.skip("Windows alone has these; `make test-windows` runs them under wine", allow_module_level=True)
 
 from livenessprobe import healthfile, metrics
-from livenessprobe.endpoint import parse_listen_address
+from livenessprobe.driver.address import parse_listen_address
 from livenessprobe.listener import ListenError, listen
 from livenessprobe.process import cpus, signals, termination, windows
 from tests.support import ROOT, eventually

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livenessprobe.endpoint import (
+from livenessprobe.driver.address import (
     SUN_PATH_MAX,
     AddressError,
     CSIAddress,

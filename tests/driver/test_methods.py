@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livenessprobe.method import HEALTH_CHECK, PROBE, parse_method
+from livenessprobe.driver.methods import HEALTH_CHECK, PROBE, parse_method
 
 # All methods of csi.proto v1.12, by service: those that read, and those that may write.
 CSI: dict[str, tuple[set[str], set[str]]] = {

@@ -22,9 +22,9 @@ import grpc
 import grpc.aio
 
 from livenessprobe import __version__
-from livenessprobe.endpoint import CSIAddress
-from livenessprobe.health import Reason
-from livenessprobe.unreachable import NotConnected, closes, explanation, no_descriptors, not_connected
+from livenessprobe.driver.address import CSIAddress
+from livenessprobe.driver.diagnosis import NotConnected, closes, explanation, no_descriptors, not_connected
+from livenessprobe.driver.result import Reason
 
 _MILLISECONDS_MAX = (1 << 31) - 1
 QUIET_SECONDS = 0.05

@@ -12,12 +12,21 @@ from typing import NamedTuple, Protocol
 
 from google.protobuf.message import DecodeError, Message
 
-from livenessprobe.connection import CallFailed, Connection, Dialer, SocketIdentity
 from livenessprobe.csi import csi_pb2
-from livenessprobe.health import CALL_TIMED_OUT, NO_TIME, NOT_READY, READY, ProbeResult, Reason, rpc_error, unreachable
+from livenessprobe.driver.connection import CallFailed, Connection, Dialer, SocketIdentity
+from livenessprobe.driver.diagnosis import NotConnected
+from livenessprobe.driver.methods import HEALTH_CHECK, PROBE
+from livenessprobe.driver.result import (
+    CALL_TIMED_OUT,
+    NO_TIME,
+    NOT_READY,
+    READY,
+    ProbeResult,
+    Reason,
+    rpc_error,
+    unreachable,
+)
 from livenessprobe.klog.log import get_logger
-from livenessprobe.method import HEALTH_CHECK, PROBE
-from livenessprobe.unreachable import NotConnected
 
 log = get_logger(__file__, "connection")
 main_log = get_logger(__file__, "main")

@@ -10,8 +10,8 @@ import errno
 import os
 import sys
 
-from livenessprobe.endpoint import CSIAddress
-from livenessprobe.health import Reason
+from livenessprobe.driver.address import CSIAddress
+from livenessprobe.driver.result import Reason
 
 
 class NotConnected(Exception):
