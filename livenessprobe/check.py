@@ -16,13 +16,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from livenessprobe import commandline, flags, healthfile, settings
+from livenessprobe import healthfile
 from livenessprobe.driver.result import ProbeResult, Reason
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.writer import write_all
 from livenessprobe.process.imports import absent
-from livenessprobe.settings import Loaded
-from livenessprobe.sources import SettingsError, overlay
+from livenessprobe.settings import command_line, flags
+from livenessprobe.settings.layers import SettingsError, overlay
+from livenessprobe.settings.load import load
+from livenessprobe.settings.model import Loaded, Settings
 
 HEALTHY, USAGE, NOT_CONNECTED, CALL_FAILED, NOT_READY = range(5)
 """Exit codes, as far as they overlap those of grpc-health-probe."""
@@ -59,19 +61,19 @@ class Outcome(NamedTuple):
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Ask, print one line, and return the exit code."""
     try:
-        line = commandline.parse(arguments, FLAGS)
+        line = command_line.parse(arguments, FLAGS)
         values = line.values()
         own = {flag.name: values.pop(flag.name, flag.default) for flag in FLAGS}
         if line.unread:
-            raise commandline.FlagError(f"{line.unread[0]!r} is no flag; flags begin with a dash")
-        loaded = settings.load(values, environ, merge=overlay)
+            raise command_line.FlagError(f"{line.unread[0]!r} is no flag; flags begin with a dash")
+        loaded = load(values, environ, merge=overlay)
         ask, asked = _who_is_asked(own["url"], "health-file" in values, loaded)
         if own["output"] not in ("text", "json"):
-            raise commandline.FlagError(f"--output={own['output']}: write text or json")
-    except commandline.HelpRequested:
-        _say(commandline.usage(f"{sys.argv[0]} check", FLAGS))
+            raise command_line.FlagError(f"--output={own['output']}: write text or json")
+    except command_line.HelpRequested:
+        _say(command_line.usage(f"{sys.argv[0]} check", FLAGS))
         return HEALTHY
-    except (commandline.FlagError, SettingsError) as error:
+    except (command_line.FlagError, SettingsError) as error:
         write_all(2, f"livenessprobe check: {error}")
         return USAGE
     started = time.monotonic()
@@ -119,7 +121,7 @@ def _insist(ask: Ask, timeout: float, wait: object) -> Outcome:
     return outcome
 
 
-def _ask_driver(found: settings.Settings, timeout: float, grace: float) -> Outcome:
+def _ask_driver(found: Settings, timeout: float, grace: float) -> Outcome:
     with absent("ssl"):
         import asyncio
 
@@ -167,7 +169,7 @@ def _sidecar(url: str) -> Ask:
     """Ask the sidecar at `url`; raises FlagError for what is none."""
     from urllib.parse import urlsplit
 
-    wrong = commandline.FlagError(f"--url={url}: write http://host:port/healthz or unix:///path/to/socket")
+    wrong = command_line.FlagError(f"--url={url}: write http://host:port/healthz or unix:///path/to/socket")
     try:
         parts = urlsplit(url)
         port = parts.port or 80

@@ -26,7 +26,7 @@ from livenessprobe.process import signals
 from livenessprobe.process.watchdog import Watchdog
 from livenessprobe.reload import Reloader
 from livenessprobe.server import serve
-from livenessprobe.settings import Loaded, Settings
+from livenessprobe.settings.model import Loaded, Settings
 
 log = get_logger(__file__)
 

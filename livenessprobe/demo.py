@@ -17,10 +17,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 
-from livenessprobe import commandline
-from livenessprobe.driver.address import AddressError, parse_listen_address
+from livenessprobe.driver.address import AddressError
 from livenessprobe.listener import ListenError, listen
 from livenessprobe.process import signals
+from livenessprobe.settings import command_line
+from livenessprobe.settings.listen_address import parse_listen_address
 
 HELP = """\
   r  the driver is ready          c  it crashes (SIGKILL)
@@ -82,12 +83,12 @@ def main(arguments: Sequence[str]) -> int:
     gc.enable()  # it may stay for long
     signals.early(signals.unwind)  # there are processes to end
     try:
-        given = commandline.parse(arguments).values()
+        given = command_line.parse(arguments).values()
         endpoint = given.get("http-endpoint") or _free_endpoint()
-    except commandline.HelpRequested:
+    except command_line.HelpRequested:
         print("Usage: livenessprobe demo [flags of livenessprobe]\nKeys, each followed by Enter:\n" + HELP)
         return 0
-    except (commandline.FlagError, ListenError, AddressError) as error:
+    except (command_line.FlagError, ListenError, AddressError) as error:
         print(f"livenessprobe demo: {error}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="livenessprobe-demo") as folder:

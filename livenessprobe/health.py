@@ -11,13 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from livenessprobe.driver.result import ProbeResult
-
-
-class Thresholds(NamedTuple):
-    """How many results of a kind in a row it takes to report that kind; 1 or more each."""
-
-    failure: int = 1
-    success: int = 1
+from livenessprobe.settings.model import Thresholds
 
 
 class Health(NamedTuple):

@@ -9,7 +9,7 @@ import stat
 import sys
 from typing import NamedTuple
 
-from livenessprobe.driver.address import ListenAddress, join_host_port
+from livenessprobe.settings.listen_address import ListenAddress, join_host_port
 
 _WILDCARD = "0.0.0.0"  # noqa: S104  the wildcard is what was asked for
 BACKLOG = 1024

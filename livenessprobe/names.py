@@ -9,7 +9,7 @@ from livenessprobe.driver.diagnosis import NotConnected
 from livenessprobe.driver.identity import NAME_TIMEOUT, DriverError, Identity
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import NAME_MAX, UNKNOWN_DRIVER, Metrics
-from livenessprobe.settings import Settings
+from livenessprobe.settings.model import Settings
 
 log = get_logger(__file__, "main")
 log_connection = get_logger(__file__, "connection")

@@ -15,7 +15,7 @@ from livenessprobe.metrics import Metrics
 from livenessprobe.prober import Prober
 from livenessprobe.process import termination
 from livenessprobe.schedule import report_lasts
-from livenessprobe.settings import Settings
+from livenessprobe.settings.model import Settings
 
 log = get_logger(__file__)
 

@@ -15,7 +15,7 @@ from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.names import NameLearner
 from livenessprobe.schedule import Schedule, report_lasts
-from livenessprobe.settings import Settings
+from livenessprobe.settings.model import Settings
 
 log = get_logger(__file__)
 

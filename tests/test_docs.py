@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from livenessprobe import __version__, check, flags, settings, sources
+from livenessprobe import __version__, check
 from livenessprobe.daemon import CROWD
 from livenessprobe.door import YOUNG_SECONDS
 from livenessprobe.driver.identity import REDIAL_SECONDS
@@ -17,9 +17,11 @@ from livenessprobe.driver.result import CALL_TIMED_OUT, MESSAGE_MAX, Reason
 from livenessprobe.klog.writer import QUEUE_LIMIT
 from livenessprobe.metrics import NAME_MAX, Metrics
 from livenessprobe.process.watchdog import PATIENCE
+from livenessprobe.settings import flags, layers, load
+from livenessprobe.settings.layers import KEYS, PREFIX
 
 ROOT = Path(__file__).parent.parent
-DEFAULTS = settings.load({}, {}, "linux", "").settings
+DEFAULTS = load.load({}, {}, "linux", "").settings
 DOCUMENTS = (
     "README.md",
     "CHANGELOG.md",
@@ -61,33 +63,33 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_settings_file_has_every_key_once_and_no_other() -> None:
-    assert sorted(tomllib.loads(read("settings.toml"))) == sorted(sources.FILE_KEYS)
+    assert sorted(tomllib.loads(read("settings.toml"))) == sorted(layers.FILE_KEYS)
 
 
 def test_settings_file_gives_the_settings_that_are_there_without_it() -> None:
-    without = settings.load({}, {}, "linux", "")
+    without = load.load({}, {}, "linux", "")
 
-    loaded = settings.load({"config": str(ROOT / "settings.toml")}, {}, "linux", "")
+    loaded = load.load({"config": str(ROOT / "settings.toml")}, {}, "linux", "")
 
     assert (loaded.file_error, loaded.warnings) == ("", ())
     assert loaded.settings == without.settings
 
 
-@pytest.mark.parametrize("key", sources.FILE_KEYS)
+@pytest.mark.parametrize("key", layers.FILE_KEYS)
 def test_settings_file_writes_the_default_as_the_flag_table_does(key: str) -> None:
     """Not only its type: `0s` for an empty `unreachable_grace` would be another setting."""
-    loaded = settings.load({"config": str(ROOT / "settings.toml")}, {}, "linux", "")
+    loaded = load.load({"config": str(ROOT / "settings.toml")}, {}, "linux", "")
 
     assert loaded.raw[key].source.startswith("file "), "the file was not read"
-    assert loaded.raw[key].text == sources.KEYS[key].default
+    assert loaded.raw[key].text == layers.KEYS[key].default
 
 
-@pytest.mark.parametrize("key", sources.FILE_KEYS)
+@pytest.mark.parametrize("key", layers.FILE_KEYS)
 def test_settings_file_names_flag_and_variable_above_each_key(key: str) -> None:
     above = re.search(rf"((?:^#.*\n)+)^{key} = ", read("settings.toml"), re.MULTILINE)
 
     assert above is not None, "no comment directly above it"
-    assert f"[--{sources.KEYS[key].name} | {sources.PREFIX}{key.upper()}]" in above[1]
+    assert f"[--{KEYS[key].name} | {PREFIX}{key.upper()}]" in above[1]
 
 
 # --- flags
@@ -117,10 +119,10 @@ def test_documents_name_no_flag_that_is_not_there(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_documents_name_no_variable_that_is_not_there(document: str) -> None:
-    named = set(re.findall(rf"{sources.PREFIX}([A-Z_]+)\b", read(document)))
+    named = set(re.findall(rf"{PREFIX}([A-Z_]+)\b", read(document)))
 
     # The others are examples of what Kubernetes sets.
-    assert named <= {key.upper() for key in sources.KEYS} | {"SERVICE_HOST", "SERVICE_", "PORT"}
+    assert named <= {key.upper() for key in layers.KEYS} | {"SERVICE_HOST", "SERVICE_", "PORT"}
 
 
 # --- metrics
@@ -182,7 +184,7 @@ def test_each_reason_says_what_is_shown_what_to_do_and_what_go_said(reason: Reas
 
 def strings_of_the_code() -> list[str]:
     """All literal texts of the package; an f-string gives the parts between its fields."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "livenessprobe").glob("*.py")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "livenessprobe").rglob("*.py")]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
@@ -257,7 +259,7 @@ def test_links_inside_the_project_lead_somewhere(document: str) -> None:
 
 
 def test_reliability_names_tests_that_are_there() -> None:
-    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
 
     named = re.findall(r"`(test_\w+)`", read("docs/reliability.md"))
 

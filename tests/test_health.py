@@ -21,7 +21,8 @@ from livenessprobe.driver.result import (
     rpc_error,
     unreachable,
 )
-from livenessprobe.health import Health, Standing, Thresholds
+from livenessprobe.health import Health, Standing
+from livenessprobe.settings.model import Thresholds
 
 
 def test_the_reasons_never_change() -> None:

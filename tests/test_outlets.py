@@ -14,9 +14,9 @@ import pytest
 
 from livenessprobe import healthfile, outlets
 from livenessprobe.driver.result import READY
-from livenessprobe.health import Standing, Thresholds
+from livenessprobe.health import Standing
 from livenessprobe.outlets import TELL_AGAIN_SECONDS, Outlets
-from livenessprobe.settings import Settings
+from livenessprobe.settings.model import Settings, Thresholds
 
 HEALTHY = Standing().after(READY, Thresholds(), 0.0)
 

@@ -18,8 +18,6 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from livenessprobe import commandline
-from livenessprobe import settings as settings_module
 from livenessprobe.driver.address import parse_csi_address
 from livenessprobe.driver.connection import Dialer
 from livenessprobe.driver.identity import Attempt, Identity
@@ -40,8 +38,10 @@ from livenessprobe.klog.format import Options, render_text
 from livenessprobe.metrics import Metrics
 from livenessprobe.prober import STOOD_STILL, Prober
 from livenessprobe.schedule import MARGIN
-from livenessprobe.settings import Settings
-from livenessprobe.sources import overlay
+from livenessprobe.settings import command_line
+from livenessprobe.settings.layers import overlay
+from livenessprobe.settings.load import load
+from livenessprobe.settings.model import Settings
 from tests.virtual import live, loop
 
 DAY = 86_400.0
@@ -96,8 +96,8 @@ class Driver:
 
 
 def make_settings(**values: str) -> Settings:
-    given_flags = commandline.parse([f"--{key.replace('_', '-')}={value}" for key, value in values.items()]).values()
-    return settings_module.load(given_flags, {}, "linux", "", merge=overlay).settings
+    given_flags = command_line.parse([f"--{key.replace('_', '-')}={value}" for key, value in values.items()]).values()
+    return load(given_flags, {}, "linux", "", merge=overlay).settings
 
 
 def make(driver: Driver, noted: Callable[[], object] = lambda: None, **values: str) -> Prober:

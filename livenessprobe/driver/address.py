@@ -54,7 +54,7 @@ def parse_csi_address(text: str, platform: str) -> CSIAddress:
     """
     if text == "":
         raise AddressError(f"{_GO_RESOLVER}passthrough: received empty target in Build()")
-    _refuse_what_no_name_can_hold(text, text)
+    refuse_unencodable(text, text)
     windows = platform == "win32"
     scheme, colon, rest = text.partition(":")
     if windows and _PIPE.match(text):
@@ -84,7 +84,7 @@ def parse_csi_address(text: str, platform: str) -> CSIAddress:
             return _bare(text)
 
 
-def _refuse_what_no_name_can_hold(text: str, name: str) -> None:
+def refuse_unencodable(text: str, name: str) -> None:
     """Refuse NUL, also where it was percent-encoded, and what stands for no bytes at all."""
     try:
         name.encode(errors="surrogateescape")
@@ -139,20 +139,20 @@ def _native(path: str, windows: bool) -> str:
 
 
 def _unix(text: str, path: str, *, windows: bool = False) -> CSIAddress:
-    _refuse_what_no_name_can_hold(text, path)
+    refuse_unencodable(text, path)
     if path.strip("/") == "" or (windows and _DRIVE.sub("", path) == ""):
         raise AddressError(f"{gotext.quote(text)} names no socket; write the path of the driver's socket file")
     if path.endswith("/"):
         raise AddressError(
             f"{gotext.quote(text)} ends in a slash, so it can only be a folder; write the path of the socket file"
         )
-    if len(_encode(path)) > SUN_PATH_MAX:
+    if len(encode(path)) > SUN_PATH_MAX:
         raise AddressError(
-            f"{gotext.quote(text)}: the path is {len(_encode(path))} bytes long and a unix socket's can have "
+            f"{gotext.quote(text)}: the path is {len(encode(path))} bytes long and a unix socket's can have "
             f"{SUN_PATH_MAX}; mount the driver's folder under a shorter path"
         )
     # gRPC would read `//name` as an authority; to the kernel it is the same as `/name`.
-    return CSIAddress(text, "unix", path, f"unix:{quote(_encode(re.sub('^/+', '/', path)), safe='/:')}")
+    return CSIAddress(text, "unix", path, f"unix:{quote(encode(re.sub('^/+', '/', path)), safe='/:')}")
 
 
 def _abstract(text: str, name: str, windows: bool) -> CSIAddress:
@@ -160,12 +160,13 @@ def _abstract(text: str, name: str, windows: bool) -> CSIAddress:
         raise AddressError(
             f"{gotext.quote(text)}: abstract sockets exist on Linux only; write the path of the driver's socket file"
         )
-    if not name or len(_encode(name)) > SUN_PATH_MAX:
+    if not name or len(encode(name)) > SUN_PATH_MAX:
         raise AddressError(f"{gotext.quote(text)}: the name of an abstract socket has 1 to {SUN_PATH_MAX} bytes")
-    return CSIAddress(text, "abstract", name, f"unix-abstract:{quote(_encode(name), safe='')}")
+    return CSIAddress(text, "abstract", name, f"unix-abstract:{quote(encode(name), safe='')}")
 
 
-def _encode(text: str) -> bytes:
+def encode(text: str) -> bytes:
+    """The bytes of a path; surrogate escapes stand for bytes that are not UTF-8."""
     return text.encode(errors="surrogateescape")
 
 
@@ -218,63 +219,3 @@ def _is_ip(host: str, scheme: str) -> bool:
         return scheme == f"ipv{ipaddress.ip_address(host).version}"
     except ValueError:
         return False
-
-
-class ListenAddress(NamedTuple):
-    """Where to listen: `host` and `port` as written, or the `path` of a unix socket."""
-
-    text: str
-    """As log lines show it."""
-    host: str = ""
-    port: str = ""
-    path: str = ""
-
-    @property
-    def dual_stack(self) -> bool:
-        """Go opens one socket for IPv4 and IPv6 when the host is a wildcard of either, or is missing."""
-        return not self.path and self.host in ("", "0.0.0.0", "::")  # noqa: S104  to know it is not to bind it
-
-
-def parse_listen_address(text: str) -> ListenAddress:
-    """
-    Read `host:port`, `:port`, `[v6]:port` or `unix:///path`.
-
-    Raises AddressError with the words of Go's net.Listen.  Ports are looked up only when listening.
-    """
-    try:
-        _refuse_what_no_name_can_hold(text, text)
-    except AddressError as error:
-        raise AddressError(f"listen {error}") from None
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:").removeprefix("//")
-        if not path.startswith("/") or path.endswith("/") or len(_encode(path)) > SUN_PATH_MAX:
-            raise AddressError(f"listen unix {path}: a socket wants an absolute path of at most {SUN_PATH_MAX} bytes")
-        return ListenAddress(text, path=path)
-    host, colon, port = text.rpartition(":")
-    if not colon:
-        problem = "missing port in address"
-    elif text.startswith("["):
-        problem = _bracket_problem(text)
-        host = host[1:-1]
-    else:
-        problem = "too many colons in address" if ":" in host else ""
-    if not problem:
-        problem = next((f"unexpected {bracket!r} in address" for bracket in "[]" if bracket in host + port), "")
-    if problem:
-        raise AddressError(f"listen tcp: address {text}: {problem}")
-    return ListenAddress(text, host, port)
-
-
-def _bracket_problem(text: str) -> str:
-    """The cases of Go's net.SplitHostPort for `[host]:port`."""
-    _, bracket, tail = text.partition("]")
-    if not bracket:
-        return "missing ']' in address"
-    if tail.startswith(":") and ":" not in tail[1:]:
-        return ""
-    return "too many colons in address" if tail.startswith(":") else "missing port in address"
-
-
-def join_host_port(host: str, port: str) -> str:
-    """Go's net.JoinHostPort."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

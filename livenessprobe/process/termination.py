@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 
-from livenessprobe.flags import BY_NAME
-
-DEFAULT_PATH = BY_NAME["termination-log"].default
+DEFAULT_PATH = "/dev/termination-log"
+"""The default of --termination-log, and of a container's terminationMessagePath."""
 MESSAGE_MAX = 4096
 """Bytes the kubelet reads."""
 

@@ -10,15 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livenessprobe.driver.address import (
-    SUN_PATH_MAX,
-    AddressError,
-    CSIAddress,
-    ListenAddress,
-    join_host_port,
-    parse_csi_address,
-    parse_listen_address,
-)
+from livenessprobe.driver.address import SUN_PATH_MAX, AddressError, CSIAddress, parse_csi_address
+from livenessprobe.settings.listen_address import ListenAddress, join_host_port, parse_listen_address
 
 PLATFORMS = ("linux", "win32")
 RESOLVER = "failed to exit idle mode: failed to start resolver: "

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from livenessprobe.flags import FLAGS
 from livenessprobe.klog.folding import FOLD_AFTER, FOLD_SECONDS, Folder
 from livenessprobe.klog.format import Options, Record, render_json, render_text
 from livenessprobe.klog.vmodule import compile_pattern
+from livenessprobe.settings.flags import FLAGS
 
 BARE = Options(skip_headers=True)
 CALLER = ("/src/k/main.go", 11)

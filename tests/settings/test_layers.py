@@ -15,15 +15,17 @@ from dynaconf.utils.parse_conf import converters, parse_conf_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livenessprobe import commandline, flags, sources
-from livenessprobe.settings import Loaded, load
-from livenessprobe.sources import FILE_KEYS, KEYS, PREFIX, Raw, SettingsError
+from livenessprobe.settings import command_line, flags, layers
+from livenessprobe.settings.layers import FILE_KEYS, KEYS, PREFIX, Raw, SettingsError
+from livenessprobe.settings.load import load
+from livenessprobe.settings.model import Loaded
+from livenessprobe.settings.variables import LONGHORN_VARIABLES
 from tests.support import ROOT
 from tests.values import as_file, as_flags, as_variables, two
 
 PATH = "/srv/lp/settings.toml"
 FLAG_ALIASES = {name: flags.BY_NAME[flag].key for name, flag in flags.LONGHORN.items()}
-VARIABLE_ALIASES = dict(sources.LONGHORN_VARIABLES)
+VARIABLE_ALIASES = dict(LONGHORN_VARIABLES)
 ALIASED = sorted({*FLAG_ALIASES.values(), *VARIABLE_ALIASES.values()})
 
 
@@ -59,7 +61,7 @@ def read_names(place: str, **texts: str) -> Loaded:
 
 def longhorn_defaults() -> dict[str, str]:
     """What Longhorn's own names select, as flags."""
-    return {KEYS[key].name: text for key, text in sources.LONGHORN_DEFAULTS.items()}
+    return {KEYS[key].name: text for key, text in layers.LONGHORN_DEFAULTS.items()}
 
 
 def modes(environ: dict[str, str]) -> bool:
@@ -73,7 +75,7 @@ def modes(environ: dict[str, str]) -> bool:
 def test_a_flag_of_longhorns_is_the_setting(name: str, key: str, data: st.DataObject) -> None:
     text, _ = data.draw(two(key))
 
-    loaded = read(commandline.parse([f"--{name}={text}"]).values())
+    loaded = read(command_line.parse([f"--{name}={text}"]).values())
 
     assert loaded.raw[key] == Raw(text, f"flag --{name}")
     assert loaded.settings == read({**longhorn_defaults(), KEYS[key].name: text}).settings
@@ -444,9 +446,7 @@ def test_what_cannot_be_read_is_named_exactly_once(folder: Path) -> None:
 @pytest.mark.parametrize("blanks", [b" ", b"[ \t"])
 def test_a_file_of_blanks_is_read_in_no_time(blanks: bytes) -> None:
     """It is a health check that waits: a line of a million blanks once took hours."""
-    script = (
-        "import sys; from livenessprobe.settings import load; load({}, {}, 'linux', 'x', lambda _: sys.stdin.buffer.read())"
-    )
+    script = "import sys; from livenessprobe.settings.load import load; load({}, {}, 'linux', 'x', lambda _: sys.stdin.buffer.read())"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, input=b"v = 1\n" + blanks * 300_000, check=True, timeout=20)
 
 
@@ -628,7 +628,7 @@ def hear(event, arguments):
 
 def load(path):
     global hearing
-    from livenessprobe import settings, sources
+    from livenessprobe.settings import load as settings
     hearing = True
     try:
         loaded = settings.load(flags, dict(os.environ), "linux", path)

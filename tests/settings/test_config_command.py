@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 
 from livenessprobe import cli
-from livenessprobe.effective import document
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.folding import Folder
 from livenessprobe.klog.format import Options
 from livenessprobe.klog.writer import Sink
-from livenessprobe.settings import load
-from livenessprobe.sources import KEYS
+from livenessprobe.settings.describe import document
+from livenessprobe.settings.layers import KEYS
+from livenessprobe.settings.load import load
+from tests.settings.test_deployments import CASES, REFUSED, arguments, dial_and_listen, loaded, platform
 from tests.support import ROOT, FakeDriver, Sidecar
-from tests.test_deployments import CASES, REFUSED, arguments, dial_and_listen, loaded, platform
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> I
     def run(*line: str, platform: str = "linux", **environ: str) -> Done:
         SINK._folder = Folder()
         klog.configure(Options())
-        monkeypatch.setattr(cli.settings, "load", functools.partial(load, platform=platform, default_file=""))
+        monkeypatch.setattr(cli, "load", functools.partial(load, platform=platform, default_file=""))
         with monkeypatch.context() as patch:
             for name, text in environ.items():
                 patch.setenv(name, text)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from livenessprobe.settings import Loaded, load
-from livenessprobe.sources import FILE_KEYS, KEYS, PREFIX, Raw, SettingsError
+from livenessprobe.settings.layers import FILE_KEYS, KEYS, PREFIX, Raw, SettingsError
+from livenessprobe.settings.load import load
+from livenessprobe.settings.model import Loaded
 from tests.values import GROUPS, VALID, Texts, as_file, as_flags, as_variables, native, two, typed
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livenessprobe import flags
-from livenessprobe.commandline import CommandLine, FlagError, HelpRequested, parse, usage
-from livenessprobe.flags import BY_NAME, FLAGS
-from tests.support import plain
+from livenessprobe.settings import flags
+from livenessprobe.settings.command_line import CommandLine, FlagError, HelpRequested, parse, usage
+from livenessprobe.settings.flags import BY_NAME, FLAGS
+from tests.support import ROOT, plain
 
-DATA = Path(__file__).parent / "data"
+DATA = ROOT / "tests" / "data"
 
 
 # --- what is a flag, what is its value, and where flags end

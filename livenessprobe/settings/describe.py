@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from livenessprobe import flags, gotext
-from livenessprobe.driver.address import CSIAddress, ListenAddress
-from livenessprobe.settings import RESTART_KEYS, Loaded
-from livenessprobe.sources import KEYS
+from livenessprobe import gotext
+from livenessprobe.driver.address import CSIAddress
+from livenessprobe.settings import flags
+from livenessprobe.settings.layers import KEYS
+from livenessprobe.settings.listen_address import ListenAddress
+from livenessprobe.settings.model import RESTART_KEYS, Loaded
 
 
 class Change(NamedTuple):

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
-from livenessprobe import commandline
-from livenessprobe.effective import document
-from livenessprobe.settings import Loaded, Settings, load
-from livenessprobe.sources import FILE_KEYS, SettingsError
+from livenessprobe.settings import command_line
+from livenessprobe.settings.describe import document
+from livenessprobe.settings.layers import FILE_KEYS, SettingsError
+from livenessprobe.settings.load import load
+from livenessprobe.settings.model import Loaded, Settings
+from tests.support import ROOT
 from tests.values import as_file
 
-CASES = {
-    case["id"]: case
-    for case in json.loads((Path(__file__).parent / "data" / "deployments.json").read_text(encoding="utf-8"))
-}
+CASES = {case["id"]: case for case in json.loads((ROOT / "tests" / "data" / "deployments.json").read_text(encoding="utf-8"))}
 """Command and arguments as the kubelet hands them over, with the sidecar's environment and what the Go program does."""
 REFUSED = "D140"
 """Go takes `--health-port=localhost:29613` as well, but cannot listen there."""
@@ -55,7 +53,7 @@ def platform(case: dict) -> str:
 @cache
 def loaded(name: str, **environ: str) -> Loaded:
     case = CASES[name]
-    return load(commandline.parse(arguments(case)).values(), {**case.get("env", {}), **environ}, platform(case), "")
+    return load(command_line.parse(arguments(case)).values(), {**case.get("env", {}), **environ}, platform(case), "")
 
 
 def settings(name: str, **environ: str) -> Settings:
@@ -114,7 +112,7 @@ def test_the_table_of_deployments_is_whole() -> None:
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != REFUSED])
 def test_every_argument_is_read(name: str) -> None:
-    assert commandline.parse(arguments(CASES[name])).unread == ()
+    assert command_line.parse(arguments(CASES[name])).unread == ()
 
 
 def test_a_port_that_is_an_address_is_refused_by_name() -> None:
@@ -131,7 +129,7 @@ def test_a_port_that_is_an_address_is_refused_by_name() -> None:
 @pytest.mark.parametrize("name", ["D077", "D078", "D085"])
 def test_the_connection_timeout_of_old_manifests_is_accepted(name: str) -> None:
     """Go has refused it since v2.0: exit 2, for ever."""
-    assert commandline.parse(arguments(CASES[name])).values()["connection-timeout"] == "3s"
+    assert command_line.parse(arguments(CASES[name])).values()["connection-timeout"] == "3s"
     assert settings(name).probe_timeout == 3.0
 
 
@@ -149,7 +147,7 @@ def test_the_settings_in_force_are_described_as_the_table_expects_them(name: str
     assert described == document(start)
     assert all(set(entry) == {"value", "source"} for entry in described["settings"].values())
     given = {start.raw[key].source for key in start.raw} - {"default"}
-    assert given == {f"flag --{name}" for name in commandline.parse(arguments(case)).values()}
+    assert given == {f"flag --{name}" for name in command_line.parse(arguments(case)).values()}
     assert {entry["source"] for entry in described["settings"].values()} == {"default", *given}
     assert unquote(described["target"]) == f"unix:{case['expected']['dial']['path']}"
     if "${" not in str(case["expected"]):

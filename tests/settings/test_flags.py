@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
-from livenessprobe import flags
-from livenessprobe.commandline import FlagError, parse
-from livenessprobe.flags import BY_NAME, FLAGS
-from tests.support import plain
+from livenessprobe.settings import flags
+from livenessprobe.settings.command_line import FlagError, parse
+from livenessprobe.settings.flags import BY_NAME, FLAGS
+from tests.support import ROOT, plain
 
-VERSIONS = json.loads((Path(__file__).parent / "data" / "flags_by_version.json").read_text(encoding="utf-8"))
+VERSIONS = json.loads((ROOT / "tests" / "data" / "flags_by_version.json").read_text(encoding="utf-8"))
 """Release -> flag -> [type, default], from the -h of each release of the Go program."""
 
 

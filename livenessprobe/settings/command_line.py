@@ -12,8 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from livenessprobe.flags import BY_NAME, FLAGS, LONGHORN, STRING, Flag, Group, find
 from livenessprobe.gotext import quote
+from livenessprobe.settings.flags import BY_NAME, FLAGS, LONGHORN, STRING, Flag, Group, find
 
 
 class FlagError(Exception):

@@ -8,19 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livenessprobe import commandline
-from livenessprobe.settings import load
-from livenessprobe.sources import (
-    KEYS,
-    LONGHORN_DEFAULTS,
-    LONGHORN_VARIABLES,
-    Raw,
-    SettingsError,
-    defaults,
-    longhorn_is_meant,
-    merge,
-    overlay,
-)
+from livenessprobe.settings import command_line
+from livenessprobe.settings.layers import KEYS, LONGHORN_DEFAULTS, Raw, SettingsError, defaults, merge, overlay
+from livenessprobe.settings.load import load
+from livenessprobe.settings.variables import LONGHORN_VARIABLES, longhorn_is_meant
 
 DOCUMENTED = {
     "csi_address": "unix:///csi/csi.sock",
@@ -33,7 +24,7 @@ DOCUMENTED = {
 
 
 def given_by(*arguments: str) -> dict[str, str]:
-    return commandline.parse(list(arguments)).values()
+    return command_line.parse(list(arguments)).values()
 
 
 # --- who is meant

@@ -1,181 +1,35 @@
-"""One typed configuration: what flags, variables and the file say, checked once.  A `Settings` that exists is valid."""
+"""From text to typed values: every setting checked, alone and beside the others.  Pure."""
 
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from livenessprobe import flags, gotext
-from livenessprobe.driver.address import (
-    AddressError,
-    CSIAddress,
-    ListenAddress,
-    join_host_port,
-    parse_csi_address,
-    parse_listen_address,
-)
+from livenessprobe import gotext
+from livenessprobe.driver.address import AddressError, CSIAddress, parse_csi_address
 from livenessprobe.driver.methods import parse_method
-from livenessprobe.health import Thresholds
 from livenessprobe.klog.format import Options
-from livenessprobe.sources import (
-    DEFAULT_FILE,
+from livenessprobe.settings import flags
+from livenessprobe.settings.layers import (
     KEYS,
     Layer,
     Raw,
     SettingsError,
-    defaults,
-    fault_of_file,
-    fingerprint,
-    from_environment,
-    from_file,
-    from_flags,
     invalid,
-    longhorn_is_meant,
-    merge,
-    read_file,
     refusal,
 )
+from livenessprobe.settings.listen_address import ListenAddress, join_host_port, parse_listen_address
+from livenessprobe.settings.model import Settings, Thresholds
 
-RESTART_KEYS = ("csi_address", "http_endpoint", "health_port", "metrics_address", "automaxprocs")
-"""What a running process cannot change; `config` and `config_strict` cannot stand in a file at all."""
 INTERVAL_MIN = 100_000_000
 """Nanoseconds; looking at a file or a driver more often than every 100ms helps nobody."""
 _WILDCARD = "0.0.0.0"  # noqa: S104  upstream listens on all addresses, and says so in these words
 METRICS_LISTENER_MESSAGE = "Failed to start prometheus metrics endpoint on specified address and path"
 
 
-class Settings(NamedTuple):
-    """All settings, valid.  Times are seconds."""
-
-    csi_address: CSIAddress
-    http: ListenAddress
-    """`--http-endpoint`, or 0.0.0.0 with `--health-port`."""
-    metrics: ListenAddress | None
-    """The separate listener of `--metrics-address`."""
-    metrics_on_http: bool
-    metrics_path: str
-    probe_timeout: float
-    """Zero or less: every probe fails at once, as in upstream."""
-    unreachable_grace: float
-    """At most the probe timeout."""
-    connection_reuse: float
-    automaxprocs: bool
-    config_poll_interval: float
-    """0: never."""
-    interval: float
-    """0: no probes but those that requests ask for."""
-    thresholds: Thresholds
-    probe_path: str
-    health_service: str
-    health_file: str
-    exit_on_failure: bool
-    termination_log: str
-    answer_before_hangup: bool
-    http_idle_timeout: float
-    http_max_connections: int
-    http_max_header_bytes: int
-    log: Options
-
-
-class Loaded(NamedTuple):
-    """What `load` found out."""
-
-    settings: Settings
-    raw: Layer
-    """Every key with its text and source."""
-    warnings: tuple[str, ...] = ()
-    file: str = ""
-    """The settings file in use, or that would be if it were good; empty if there is none."""
-    file_error: str = ""
-    """Why the file was passed over."""
-    fingerprint: str = ""
-    """That of the file's content, as far as it could be read."""
-
-
-def load(
-    given: Mapping[str, str],
-    environ: Mapping[str, str],
-    platform: str = sys.platform,
-    default_file: str = DEFAULT_FILE,
-    read: Callable[[str], bytes] = read_file,
-    *,
-    check: Callable[[Settings], None] = lambda _: None,
-    merge: Callable[..., dict[str, Raw]] = merge,
-) -> Loaded:
-    """
-    Merge `given` flags over `environ` over the file over defaults.
-
-    A bad flag or variable raises SettingsError.  A bad file does so only with --config-strict; otherwise it is passed
-    over as a whole and the reason is in `file_error`.  `check` may find fault with the listeners, by SettingsError.
-    """
-    by_flag = from_flags(given)
-    by_variable, warnings = from_environment(environ, by_flag)
-    lowest = defaults(longhorn=longhorn_is_meant(given, environ))
-    above = merge(lowest, by_variable, by_flag)
-    strict = _typed(above["config_strict"], KEYS["config_strict"])
-    path, named = above["config"].text or default_file, bool(above["config"].text)
-    content, fault = _content(path, read, named=named)
-    if content is not None:
-        try:
-            merged = merge(lowest, from_file(path, content), by_variable, by_flag)
-            return Loaded(_checked(merged, platform, check), merged, warnings, path, "", fingerprint(content))
-        except (SettingsError, ValueError) as error:
-            fault = fault_of_file(path, error)
-    settings = _checked(above, platform, check)  # what is wrong without the file too is not the file's fault
-    if fault and strict:
-        refused = SettingsError("Settings file refused", fault)
-        refused.log = settings.log
-        raise refused
-    return Loaded(
-        settings, above, warnings, path if fault else "", fault, fingerprint(content) if content is not None else ""
-    )
-
-
-def _content(path: str, read: Callable[[str], bytes], *, named: bool) -> tuple[bytes | None, str]:
-    """What is in the file, or why that cannot be told; neither where there is no file and none was named."""
-    try:
-        return (read(path) if path else None), ""
-    except FileNotFoundError as error:
-        return None, fault_of_file(path, error) if named else ""
-    except (OSError, ValueError) as error:
-        return None, fault_of_file(path, error)
-
-
-def keep_restart_keys(running: Loaded, wanted: Loaded, platform: str = sys.platform) -> Loaded:
-    """
-    `wanted` as far as a process that began as `running` can follow.
-
-    Raises SettingsError if that is no valid combination, though `wanted` is one.
-    """
-    raw = {key: (running if key in RESTART_KEYS else wanted).raw[key] for key in KEYS}
-    return wanted._replace(settings=_build(raw, platform), raw=raw)
-
-
-def _checked(raw: Layer, platform: str, check: Callable[[Settings], None]) -> Settings:
-    settings = _build(raw, platform)
-    try:
-        check(settings)
-    except SettingsError as error:
-        refused = SettingsError(error.message, f"{error.err}{_whence(_listens_by(raw, error))}", error.code, **error.pairs)
-        refused.log = settings.log
-        raise refused from None
-    return settings
-
-
-def _listens_by(raw: Layer, error: SettingsError) -> Raw:
-    """The setting that says where to listen, for the listener that `error` is about."""
-    if error.message == METRICS_LISTENER_MESSAGE:
-        return raw["metrics_address"]
-    return raw["http_endpoint"] if raw["http_endpoint"].text else raw["health_port"]
-
-
-# --- from text to types
-
-
-def _typed(raw: Raw, flag: flags.Flag) -> object:
+def typed_value(raw: Raw, flag: flags.Flag) -> object:
+    """The typed value of `raw`; raises SettingsError with a sentence."""
     try:
         if "\0" in raw.text:
             raise ValueError("it holds a NUL character")
@@ -186,13 +40,13 @@ def _typed(raw: Raw, flag: flags.Flag) -> object:
 
 @dataclass(frozen=True, slots=True)
 class _Values:
-    """The typed values by key, for `_build` to put together."""
+    """The typed values by key, for `build` to put together."""
 
     raw: Layer
     typed: Mapping[str, object] = field(init=False)
 
     def __post_init__(self) -> None:
-        typed = {key: _typed(self.raw[key], flag) for key, flag in KEYS.items()}
+        typed = {key: typed_value(self.raw[key], flag) for key, flag in KEYS.items()}
         object.__setattr__(self, "typed", typed)
 
     def text(self, key: str) -> str:
@@ -210,7 +64,8 @@ class _Values:
         return self.number(key) / 1e9
 
 
-def _build(raw: Layer, platform: str) -> Settings:
+def build(raw: Layer, platform: str) -> Settings:
+    """Valid settings from the text of every key; raises SettingsError."""
     values = _Values(raw)
     log = _log_options(values)
     try:
@@ -344,10 +199,10 @@ def _csi_address(raw: Raw, platform: str) -> CSIAddress:
     try:
         return parse_csi_address(raw.text, platform)
     except AddressError as error:
-        raise SettingsError("Failed to establish connection to CSI driver", f"{error}{_whence(raw)}") from None
+        raise SettingsError("Failed to establish connection to CSI driver", f"{error}{source_of(raw)}") from None
 
 
-def _whence(raw: Raw) -> str:
+def source_of(raw: Raw) -> str:
     """Where a value is from, for upstream's records; for a flag they stay as they are."""
     return "" if raw.source.startswith("flag ") else f" ({raw.source})"
 
@@ -359,14 +214,14 @@ def _listeners(values: _Values) -> tuple[ListenAddress, ListenAddress | None]:
     try:
         http = parse_listen_address(text)
     except AddressError as error:
-        raise SettingsError("Failed to start http server", f"{error}{_whence(raw)}") from None
+        raise SettingsError("Failed to start http server", f"{error}{source_of(raw)}") from None
     raw = values.raw["metrics_address"]
     if not raw.text:
         return http, None
     try:
         return http, parse_listen_address(raw.text)
     except AddressError as error:
-        raise metrics_listener_error(raw.text, values.text("metrics_path"), f"{error}{_whence(raw)}") from None
+        raise metrics_listener_error(raw.text, values.text("metrics_path"), f"{error}{source_of(raw)}") from None
 
 
 def metrics_listener_error(address: str, path: str, err: str) -> SettingsError:

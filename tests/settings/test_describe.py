@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livenessprobe.effective import Change, changes, document, values
-from livenessprobe.settings import RESTART_KEYS, Loaded, load
-from livenessprobe.sources import FILE_KEYS, KEYS
+from livenessprobe.settings.describe import Change, changes, document, values
+from livenessprobe.settings.layers import FILE_KEYS, KEYS
+from livenessprobe.settings.load import load
+from livenessprobe.settings.model import RESTART_KEYS, Loaded
 from tests.values import GROUPS, VALID, as_file, as_flags, as_variables, native, two, typed
 
 
