@@ -7,9 +7,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from livenessprobe.driver.result import ProbeResult
-from livenessprobe.health import Standing
 from livenessprobe.healthz import as_json, parts, text, wants_json
 from livenessprobe.mux import Handler
+from livenessprobe.probing.standing import Standing
 
 REASON_HEADER = "X-Livenessprobe-Reason"
 TEXT = "text/plain; charset=utf-8"

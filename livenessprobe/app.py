@@ -16,11 +16,11 @@ from urllib.parse import parse_qs
 
 from livenessprobe import answers
 from livenessprobe.answers import Answer
-from livenessprobe.callers import Callers
 from livenessprobe.driver.result import ProbeResult, Reason
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.mux import Handler, Mux
+from livenessprobe.probing.callers import Callers
 
 log = get_logger(__file__)
 

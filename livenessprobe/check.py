@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from livenessprobe import healthfile
 from livenessprobe.driver.result import ProbeResult, Reason
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.writer import write_all
+from livenessprobe.probing import health_file
 from livenessprobe.process.imports import absent
 from livenessprobe.settings import command_line, flags
 from livenessprobe.settings.layers import SettingsError, overlay
@@ -160,8 +160,8 @@ def _failed(code: int, result: ProbeResult) -> Outcome:
 
 def _read_health_file(path: str) -> Outcome:
     try:
-        return Outcome(HEALTHY, "healthy", f"{healthfile.read(path)} by {path}")
-    except healthfile.HealthFileError as error:
+        return Outcome(HEALTHY, "healthy", f"{health_file.read(path)} by {path}")
+    except health_file.HealthFileError as error:
         return Outcome(NOT_READY, Reason.NOT_READY.value, str(error))
 
 

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TextIO, TypeVar
 
-from livenessprobe import UPSTREAM_VERSION, __version__, healthfile
+from livenessprobe import UPSTREAM_VERSION, __version__
 from livenessprobe.gotext import quote
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.log import get_logger
 from livenessprobe.klog.writer import write_all
 from livenessprobe.listener import ListenError, listen, look_up
+from livenessprobe.probing import health_file
 from livenessprobe.process import cpus
 from livenessprobe.process.imports import absent
 from livenessprobe.settings import command_line, describe, flags
@@ -88,8 +89,8 @@ def _serve(start: _Start) -> int:
     loaded = start.loaded
     if path := loaded.settings.health_file:
         # Also if the start comes to nothing: an earlier process's word must not stand.
-        with contextlib.suppress(healthfile.HealthFileError):  # told once there is a log of such things
-            healthfile.remove(path)
+        with contextlib.suppress(health_file.HealthFileError):  # told once there is a log of such things
+            health_file.remove(path)
     try:
         listeners = _open(loaded.settings, listen)
     except SettingsError as error:

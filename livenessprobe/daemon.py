@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from livenessprobe.app import App
-from livenessprobe.callers import Callers
 from livenessprobe.door import Limits
 from livenessprobe.driver.connection import Dialer
 from livenessprobe.driver.identity import Identity
@@ -20,8 +19,9 @@ from livenessprobe.klog import log as klog
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.mux import Mux
-from livenessprobe.outlets import Outlets
-from livenessprobe.prober import Prober
+from livenessprobe.probing.callers import Callers
+from livenessprobe.probing.prober import Prober
+from livenessprobe.probing.reporter import Outlets
 from livenessprobe.process import signals
 from livenessprobe.process.watchdog import Watchdog
 from livenessprobe.reload import Reloader

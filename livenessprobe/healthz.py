@@ -6,8 +6,8 @@ import json
 from typing import NamedTuple
 
 from livenessprobe.driver.result import ProbeResult
-from livenessprobe.health import Health, Standing
 from livenessprobe.mux import Handler
+from livenessprobe.probing.standing import Health, Standing
 
 
 class Part(NamedTuple):

@@ -18,7 +18,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from livenessprobe import healthfile
+from livenessprobe.probing import health_file
 from tests.conformance.raw_driver import RawDriver
 from tests.support import ROOT, FakeDriver, Sidecar, eventually, free_port
 
@@ -344,10 +344,10 @@ def test_what_is_no_sidecar_has_not_answered(answer: bytes | None, reason: str) 
 
 def test_a_health_file_is_believed_until_it_expires(folder: Path) -> None:
     path = str(folder / "health")
-    healthfile.write(path, "fake.csi.test", 60)
+    health_file.write(path, "fake.csi.test", 60)
     done = check(f"--health-file={path}")
     assert (done.code, done.out) == (HEALTHY, f"healthy: fake.csi.test by {path}\n")
-    healthfile.write(path, "fake.csi.test", 60, age=61)
+    health_file.write(path, "fake.csi.test", 60, age=61)
     assert "has expired" in check(f"--health-file={path}").out
     for content, sentence in {None: "does not exist", "": "is no health file", "[]\n": "is no health file"}.items():
         os.unlink(path) if content is None else Path(path).write_text(content)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from livenessprobe.driver.result import CALL_TIMED_OUT, NOT_READY, READY, ProbeResult, Reason, rpc_error, unreachable
-from livenessprobe.health import Standing
 from livenessprobe.healthz import Part, as_json, parts, text, wants_json
 from livenessprobe.mux import Handler
+from livenessprobe.probing.standing import Standing
 from livenessprobe.settings.model import Thresholds
 
 LIVEZ, READYZ, STARTUPZ = Handler.LIVEZ, Handler.READYZ, Handler.STARTUPZ

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import pytest
 
-from livenessprobe import healthfile
 from livenessprobe.driver import connection
 from livenessprobe.driver.address import parse_csi_address
 from livenessprobe.driver.diagnosis import NotConnected
 from livenessprobe.driver.result import Reason
-from livenessprobe.healthfile import HealthFileError
+from livenessprobe.probing import health_file
+from livenessprobe.probing.health_file import HealthFileError
 from tests.support import ROOT, Answer, FakeDriver, Sidecar, driver_process, eventually, request
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descriptors, mounts and groups of control are Linux's")
@@ -238,17 +238,17 @@ def fill(disk: Path) -> Path:
 
 def test_on_a_full_disk_a_new_health_file_takes_the_room_of_the_old_one(disk: Path) -> None:
     file = disk / "health"
-    healthfile.write(str(file), "d", 60.0)
+    health_file.write(str(file), "d", 60.0)
     filler = fill(disk)
     for driver in "abc":
-        healthfile.write(str(file), driver, 60.0)
-        assert healthfile.read(str(file)) == driver
+        health_file.write(str(file), driver, 60.0)
+        assert health_file.read(str(file)) == driver
     file.unlink()
     with filler.open("ab") as more, contextlib.suppress(OSError):
         more.write(b"x" * 4096)
 
     with pytest.raises(HealthFileError, match="cannot be written: No space left on device$"):
-        healthfile.write(str(file), "d", 60.0)
+        health_file.write(str(file), "d", 60.0)
 
     assert sorted(os.listdir(disk)) == ["filler"]  # nothing half-written either
 

@@ -19,8 +19,9 @@ import pytest
 if sys.platform != "win32":
     pytest.skip("Windows alone has these; `make test-windows` runs them under wine", allow_module_level=True)
 
-from livenessprobe import healthfile, metrics
+from livenessprobe import metrics
 from livenessprobe.listener import ListenError, listen
+from livenessprobe.probing import health_file
 from livenessprobe.process import cpus, signals, termination, windows
 from livenessprobe.settings.listen_address import parse_listen_address
 from tests.support import ROOT, eventually
@@ -228,11 +229,11 @@ def test_last_words_are_left_where_the_kubelet_mounts_them(folder: Path) -> None
 def test_a_reader_of_the_health_file_does_not_cost_it(folder: Path) -> None:
     """Windows lets nobody replace a file that somebody reads."""
     path = str(folder / "health")
-    healthfile.write(path, "first", 60)
+    health_file.write(path, "first", 60)
     reader = open(path, "rb")  # noqa: SIM115
     threading.Timer(0.1, reader.close).start()
 
-    healthfile.write(path, "second", 60)
+    health_file.write(path, "second", 60)
 
-    assert healthfile.read(path) == "second"
+    assert health_file.read(path) == "second"
     eventually(lambda: reader.closed)

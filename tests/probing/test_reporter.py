@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from livenessprobe import healthfile, outlets
 from livenessprobe.driver.result import READY
-from livenessprobe.health import Standing
-from livenessprobe.outlets import TELL_AGAIN_SECONDS, Outlets
+from livenessprobe.probing import health_file, reporter
+from livenessprobe.probing.reporter import TELL_AGAIN_SECONDS, Outlets
+from livenessprobe.probing.standing import Standing
 from livenessprobe.settings.model import Settings, Thresholds
 
 HEALTHY = Standing().after(READY, Thresholds(), 0.0)
@@ -33,7 +33,7 @@ def test_nothing_is_written_after_the_end(
     assert file.exists()
     told.end()
     written: list[object] = []
-    monkeypatch.setattr(healthfile, "write", lambda *arguments: written.append(arguments))
+    monkeypatch.setattr(health_file, "write", lambda *arguments: written.append(arguments))
 
     told._tell_file(settings, HEALTHY, "d", 0.0)
 
@@ -46,14 +46,14 @@ def test_a_write_that_hangs_beyond_the_end_leaves_no_file(
 ) -> None:
     """As on a disk that answers no more; the end does not wait for it."""
     file = folder / "health"
-    began, goes_on, write = threading.Event(), threading.Event(), healthfile.write
+    began, goes_on, write = threading.Event(), threading.Event(), health_file.write
 
     def hang(*arguments: object) -> None:
         began.set()
         goes_on.wait(20)
         write(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(healthfile, "write", hang)
+    monkeypatch.setattr(health_file, "write", hang)
     told = Outlets()
     told.begin(str(file))
     settings = make_settings(health_file=str(file))
@@ -74,8 +74,8 @@ def test_trouble_that_comes_and_goes_is_told_once_a_minute(
     folder: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, records = [1000.0], []
-    monkeypatch.setattr(outlets.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(outlets, "log", SimpleNamespace(error=lambda *_, err: records.append((now[0], err))))
+    monkeypatch.setattr(reporter.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(reporter, "log", SimpleNamespace(error=lambda *_, err: records.append((now[0], err))))
     path = folder / "none" / "health"
     settings = make_settings(health_file=str(path))
     told = Outlets()

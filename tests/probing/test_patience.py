@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livenessprobe.patience import CALLERS_MAX, GIVE_UPS, NEAR, QUIET, SHORTEST, Patience
+from livenessprobe.probing.patience import CALLERS_MAX, GIVE_UPS, NEAR, QUIET, SHORTEST, Patience
 
 KUBELET = ("10.0.0.1", "kube-probe/1.33")
 

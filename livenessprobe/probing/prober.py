@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from livenessprobe.driver.identity import CUT_SHORT_SECONDS, Attempt, Identity
 from livenessprobe.driver.result import NO_TIME, ProbeResult, Reason
 from livenessprobe.gotext import format_duration
-from livenessprobe.health import Standing
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
-from livenessprobe.names import NameLearner
-from livenessprobe.schedule import Schedule, report_lasts
+from livenessprobe.probing.driver_name import NameLearner
+from livenessprobe.probing.schedule import Schedule, report_lasts
+from livenessprobe.probing.standing import Standing
 from livenessprobe.settings.model import Settings
 
 log = get_logger(__file__)

@@ -6,11 +6,11 @@ import asyncio
 import time
 
 from livenessprobe.gotext import format_duration
-from livenessprobe.health import Standing
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
-from livenessprobe.patience import KUBELET, Caller, Patience
-from livenessprobe.prober import Prober
+from livenessprobe.probing.patience import KUBELET, Caller, Patience
+from livenessprobe.probing.prober import Prober
+from livenessprobe.probing.standing import Standing
 
 log = get_logger(__file__)
 

@@ -21,7 +21,7 @@ from livenessprobe.driver.result import (
     rpc_error,
     unreachable,
 )
-from livenessprobe.health import Health, Standing
+from livenessprobe.probing.standing import Health, Standing
 from livenessprobe.settings.model import Thresholds
 
 

@@ -32,12 +32,12 @@ from livenessprobe.driver.result import (
     rpc_error,
     unreachable,
 )
-from livenessprobe.health import Standing
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.format import Options, render_text
 from livenessprobe.metrics import Metrics
-from livenessprobe.prober import STOOD_STILL, Prober
-from livenessprobe.schedule import MARGIN
+from livenessprobe.probing.prober import STOOD_STILL, Prober
+from livenessprobe.probing.schedule import MARGIN
+from livenessprobe.probing.standing import Standing
 from livenessprobe.settings import command_line
 from livenessprobe.settings.layers import overlay
 from livenessprobe.settings.load import load

@@ -7,14 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 
-from livenessprobe import healthfile
-from livenessprobe.health import Standing
-from livenessprobe.healthfile import REQUEST_MODE_LASTS, HealthFileError
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
-from livenessprobe.prober import Prober
+from livenessprobe.probing import health_file
+from livenessprobe.probing.health_file import REQUEST_MODE_LASTS, HealthFileError
+from livenessprobe.probing.prober import Prober
+from livenessprobe.probing.schedule import report_lasts
+from livenessprobe.probing.standing import Standing
 from livenessprobe.process import termination
-from livenessprobe.schedule import report_lasts
 from livenessprobe.settings.model import Settings
 
 log = get_logger(__file__)
@@ -41,7 +41,7 @@ class Outlets:
         """Before the first probe nothing is known, whatever an earlier process may have left at `path`."""
         self._path = path
         if path:
-            self._try(healthfile.remove, path)
+            self._try(health_file.remove, path)
 
     def end(self) -> None:
         """Nobody will renew the health file any more."""
@@ -49,7 +49,7 @@ class Outlets:
         locked = self._writing.acquire(timeout=1)
         self._open = False
         if self._path:
-            self._try(healthfile.remove, self._path)
+            self._try(health_file.remove, self._path)
         if locked:
             self._writing.release()
 
@@ -77,17 +77,17 @@ class Outlets:
                 return
             if settings.health_file != self._path:
                 if self._path:
-                    self._try(healthfile.remove, self._path)
+                    self._try(health_file.remove, self._path)
                 self.begin(settings.health_file)
             if not self._path or standing.result is None:
                 return
             if standing.ready.stands:
                 lasts = report_lasts(settings.interval, settings.probe_timeout) if settings.interval else REQUEST_MODE_LASTS
-                self._try(healthfile.write, self._path, driver, lasts, age)
+                self._try(health_file.write, self._path, driver, lasts, age)
                 if not self._open:  # the write hung, and the end did not wait for it
-                    self._try(healthfile.remove, self._path)
+                    self._try(health_file.remove, self._path)
             else:
-                self._try(healthfile.remove, self._path)
+                self._try(health_file.remove, self._path)
 
     def _try(self, action: Callable[..., None], *arguments: object) -> None:
         """Do it, and say what is in the way; not again within TELL_AGAIN_SECONDS."""

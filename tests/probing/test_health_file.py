@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from livenessprobe import healthfile
-from livenessprobe.healthfile import HealthFileError, read, remove, write
+from livenessprobe.probing import health_file
+from livenessprobe.probing.health_file import HealthFileError, read, remove, write
 from tests.support import not_on_windows
 
 
@@ -30,8 +30,8 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.uptime = 5000.0
         self.wall = 1_700_000_000.0
-        monkeypatch.setattr(healthfile.time, "monotonic", lambda: self.uptime)
-        monkeypatch.setattr(healthfile.time, "time", lambda: self.wall)
+        monkeypatch.setattr(health_file.time, "monotonic", lambda: self.uptime)
+        monkeypatch.setattr(health_file.time, "time", lambda: self.wall)
 
     def go(self, seconds: float) -> None:
         self.uptime += seconds
@@ -431,7 +431,7 @@ def test_windows_is_asked_again_while_somebody_reads(
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", platform)
         patch.setattr(os, "replace", refuse_at_first)
-        patch.setattr(healthfile.time, "sleep", pauses.append)
+        patch.setattr(health_file.time, "sleep", pauses.append)
         if refusals < asked:
             write(path, "d", 60.0)
         else:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from livenessprobe.driver.result import CALL_TIMED_OUT, READY
-from livenessprobe.health import Health
-from livenessprobe.schedule import MARGIN, Schedule, report_lasts
+from livenessprobe.probing.schedule import MARGIN, Schedule, report_lasts
+from livenessprobe.probing.standing import Health
 from livenessprobe.settings.model import Thresholds
 
 HOUR, DAY = 3600.0, 86_400.0
