@@ -14,7 +14,6 @@ from livenessprobe.gotext import quote
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.log import get_logger
 from livenessprobe.klog.writer import write_all
-from livenessprobe.listener import ListenError, listen, look_up
 from livenessprobe.probing import health_file
 from livenessprobe.process import cpus
 from livenessprobe.process.imports import absent
@@ -24,6 +23,7 @@ from livenessprobe.settings.listen_address import ListenAddress
 from livenessprobe.settings.load import load
 from livenessprobe.settings.model import Loaded, Settings
 from livenessprobe.settings.validate import metrics_listener_error
+from livenessprobe.web.listener import ListenError, listen, look_up
 
 Opened = TypeVar("Opened")
 

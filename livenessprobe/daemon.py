@@ -11,22 +11,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from livenessprobe.app import App
-from livenessprobe.door import Limits
 from livenessprobe.driver.connection import Dialer
 from livenessprobe.driver.identity import Identity
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
-from livenessprobe.mux import Mux
 from livenessprobe.probing.callers import Callers
 from livenessprobe.probing.prober import Prober
 from livenessprobe.probing.reporter import Outlets
 from livenessprobe.process import signals
 from livenessprobe.process.watchdog import Watchdog
 from livenessprobe.reload import Reloader
-from livenessprobe.server import serve
 from livenessprobe.settings.model import Loaded, Settings
+from livenessprobe.web.app import App
+from livenessprobe.web.limits import Limits
+from livenessprobe.web.routes import Mux
+from livenessprobe.web.server import serve
 
 log = get_logger(__file__)
 

@@ -18,10 +18,10 @@ import urllib.request
 from collections.abc import Sequence
 
 from livenessprobe.driver.address import AddressError
-from livenessprobe.listener import ListenError, listen
 from livenessprobe.process import signals
 from livenessprobe.settings import command_line
 from livenessprobe.settings.listen_address import parse_listen_address
+from livenessprobe.web.listener import ListenError, listen
 
 HELP = """\
   r  the driver is ready          c  it crashes (SIGKILL)

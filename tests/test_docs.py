@@ -11,7 +11,6 @@ import pytest
 
 from livenessprobe import __version__, check
 from livenessprobe.daemon import CROWD
-from livenessprobe.door import YOUNG_SECONDS
 from livenessprobe.driver.identity import REDIAL_SECONDS
 from livenessprobe.driver.result import CALL_TIMED_OUT, MESSAGE_MAX, Reason
 from livenessprobe.klog.writer import QUEUE_LIMIT
@@ -19,6 +18,7 @@ from livenessprobe.metrics import NAME_MAX, Metrics
 from livenessprobe.process.watchdog import PATIENCE
 from livenessprobe.settings import flags, layers, load
 from livenessprobe.settings.layers import KEYS, PREFIX
+from livenessprobe.web.limits import YOUNG_SECONDS
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = load.load({}, {}, "linux", "").settings

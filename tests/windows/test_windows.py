@@ -20,10 +20,10 @@ if sys.platform != "win32":
     pytest.skip("Windows alone has these; `make test-windows` runs them under wine", allow_module_level=True)
 
 from livenessprobe import metrics
-from livenessprobe.listener import ListenError, listen
 from livenessprobe.probing import health_file
 from livenessprobe.process import cpus, signals, termination, windows
 from livenessprobe.settings.listen_address import parse_listen_address
+from livenessprobe.web.listener import ListenError, listen
 from tests.support import ROOT, eventually
 from tests.windows.system import CLOSED, LOGGED_OFF, SHUT_DOWN
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from livenessprobe.driver.result import CALL_TIMED_OUT, NOT_READY, READY, ProbeResult, Reason, rpc_error, unreachable
-from livenessprobe.healthz import Part, as_json, parts, text, wants_json
-from livenessprobe.mux import Handler
 from livenessprobe.probing.standing import Standing
 from livenessprobe.settings.model import Thresholds
+from livenessprobe.web.responses import Part, as_json, parts, text, wants_json
+from livenessprobe.web.routes import Handler
 
 LIVEZ, READYZ, STARTUPZ = Handler.LIVEZ, Handler.READYZ, Handler.STARTUPZ
 BROKEN = rpc_error(Reason.DRIVER_ERROR, "Internal", "disk on fire")

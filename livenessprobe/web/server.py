@@ -29,7 +29,9 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import ASGIFramework, ConnectionState, H11SendableEvent, LifespanState
 from hypercorn.utils import parse_socket_addr
 
-from livenessprobe.door import READ_BYTES, REASONS, Connections, Door, Limits, accepting, refusal, unread
+from livenessprobe.web.accept import READ_BYTES, Door, accepting, unread
+from livenessprobe.web.limits import Connections, Limits
+from livenessprobe.web.responses import REASONS, refusal
 
 Address = tuple[str, int] | None
 LATE_SECONDS = 0.5

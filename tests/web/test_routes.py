@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livenessprobe.mux import Handler, Mux, Route
+from livenessprobe.web.routes import Handler, Mux, Route
 
 HEALTH_ONLY = Mux(healthz=True, metrics_path=None)
 BOTH = Mux(healthz=True, metrics_path="/metrics")

@@ -78,7 +78,7 @@ def test_beyond_the_bound_those_longest_without_a_request_are_closed(driver: Fak
 
 def test_a_crowd_is_not_given_the_time_of_a_young_client(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
     """Four times the bound may be open; here a client is young for so long that nothing else closes any."""
-    young = injected(folder, "from livenessprobe import door\ndoor.YOUNG_SECONDS = 1000\n")
+    young = injected(folder, "from livenessprobe.web import limits\nlimits.YOUNG_SECONDS = 1000\n")
     process = sidecar("--http-max-connections=10", environ=young)
     clients = [incomplete(process.port) for _ in range(60)]
 
@@ -453,7 +453,7 @@ def test_only_silence_in_which_the_looks_were_on_time_counts(looks: list[tuple[f
 
 STUCK = """
 import asyncio, os, signal, sys, time
-from livenessprobe import watchdog
+from livenessprobe.process import watchdog
 watchdog.EVERY, watchdog.PATIENCE = 0.05, {patience}
 async def main():
     watchdog.Watchdog(lambda: sys.argv[1]).start()
@@ -496,9 +496,10 @@ def test_being_stopped_is_no_reason(folder: Path) -> None:
 
 STUCK_SIDECAR = """
 import time
-from livenessprobe import answers, watchdog
+from livenessprobe.process import watchdog
+from livenessprobe.web import responses
 watchdog.EVERY, watchdog.PATIENCE = 0.1, 2.0
-answers.health = lambda report: time.sleep(60)
+responses.health = lambda report: time.sleep(60)
 """
 
 

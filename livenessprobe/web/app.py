@@ -14,13 +14,13 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
-from livenessprobe import answers
-from livenessprobe.answers import Answer
 from livenessprobe.driver.result import ProbeResult, Reason
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
-from livenessprobe.mux import Handler, Mux
 from livenessprobe.probing.callers import Callers
+from livenessprobe.web import responses
+from livenessprobe.web.responses import Answer
+from livenessprobe.web.routes import Handler, Mux
 
 log = get_logger(__file__)
 
@@ -47,7 +47,7 @@ class App:
             answer = await self._answer(scope, receive)
         except Exception as error:  # noqa: BLE001  whatever it is, the caller is told, and so is the log
             log.error("Request failed inside the sidecar", err=repr(error))
-            answer = answers.health(ProbeResult(Reason.INTERNAL, f"livenessprobe: internal error: {error!r}"))
+            answer = responses.health(ProbeResult(Reason.INTERNAL, f"livenessprobe: internal error: {error!r}"))
         if isinstance(answer, Answer):
             self._metrics.responded(answer.status)
             await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
@@ -63,11 +63,11 @@ class App:
             case Handler.METRICS:
                 return await self._quart()
             case Handler.REDIRECT:
-                return answers.redirect(scope["method"], route.location, scope["query_string"].decode("latin-1"))
+                return responses.redirect(scope["method"], route.location, scope["query_string"].decode("latin-1"))
             case Handler.HEALTHZ | Handler.LIVEZ | Handler.READYZ | Handler.STARTUPZ:
                 return await self._health(route.handler, scope, receive)
             case handler:
-                return answers.PLAIN[handler]
+                return responses.PLAIN[handler]
 
     async def _health(self, handler: Handler, scope: Scope, receive: Receive) -> Answer:
         self._metrics.asked()
@@ -82,9 +82,9 @@ class App:
             leaving.cancel()
         if handler is Handler.HEALTHZ:
             assert standing.ready.report is not None  # noqa: S101  there has been a probe
-            return answers.health(standing.ready.report)
+            return responses.health(standing.ready.report)
         verbose = "verbose" in parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        return answers.split(handler, standing, _header(scope, b"accept"), verbose=verbose)
+        return responses.split(handler, standing, _header(scope, b"accept"), verbose=verbose)
 
     async def _quart(self) -> ASGI:
         if self._loading is None or (self._loading.done() and self._loading.exception() is not None):
@@ -99,7 +99,7 @@ class App:
 
 
 def _create_pages(metrics: Metrics) -> ASGI:
-    from livenessprobe.pages import create_app
+    from livenessprobe.web.pages import create_app
 
     return create_app(metrics)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from livenessprobe.app import App
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.format import Options, render_text
 from livenessprobe.metrics import Exposition, Metrics
-from livenessprobe.mux import Mux
+from livenessprobe.web.app import App
+from livenessprobe.web.routes import Mux
 
 HEALTH = Mux(healthz=True, metrics_path="/metrics")
 SCOPE = {
