@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         match list(arguments):
             case ["demo", *rest]:
-                from livenessprobe import demo
+                from livenessprobe.commands import demo
 
                 return demo.main(rest)
             case ["config", *rest]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from livenessprobe import __version__, check
+from livenessprobe import __version__
+from livenessprobe.commands import check
 from livenessprobe.daemon import CROWD
 from livenessprobe.driver.identity import REDIAL_SECONDS
 from livenessprobe.driver.result import CALL_TIMED_OUT, MESSAGE_MAX, Reason
@@ -227,7 +228,7 @@ def test_contributing_names_the_targets_of_the_makefile() -> None:
 
 
 def test_demo_keys_in_the_readme_are_those_of_the_demo() -> None:
-    from livenessprobe import demo
+    from livenessprobe.commands import demo
 
     listed = [key.strip("`") for key, _ in rows(section(read("README.md"), "## Quick start"))]
 

@@ -156,7 +156,7 @@ def test_the_end_of_the_console_stops_us_and_is_held_up_until_we_are_done(event:
     code = f"""
 import asyncio, sys
 from tests.windows.system import console_event
-from livenessprobe import signals, windows
+from livenessprobe.process import signals, windows
 
 async def main():
     with signals.control() as control:

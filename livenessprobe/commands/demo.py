@@ -41,7 +41,7 @@ class _Driver:
         self._start()
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "livenessprobe.example_driver", self._socket]
+        command = [sys.executable, "-m", "livenessprobe.commands.example_driver", self._socket]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None  # noqa: S101  a pipe was asked for
         self._process.stdout.readline()

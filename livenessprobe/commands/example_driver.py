@@ -1,7 +1,7 @@
 """
 An example CSI driver with the Identity service alone, for the demo, the benchmarks and people who try things out.
 
-`python -m livenessprobe.example_driver ADDRESS`, in a form of --csi-address, serves it and takes orders from standard
+`python -m livenessprobe.commands.example_driver ADDRESS`, in a form of --csi-address, serves it and takes orders from standard
 input, a line each: `ready`, `not-ready`, `slow SECONDS`.
 """
 
