@@ -7,7 +7,7 @@ ARGS ?=
 
 STEPS ?= 10000
 
-.PHONY: help run test check unit conformance machine newest test-windows windows-tree bench attack fuzz soak mutate manifests workflows lock audit proto image e2e clean
+.PHONY: help run test check unit conformance machine newest test-windows windows-tree bench attack fuzz soak mutate manifests workflows lock audit proto image e2e demo-picture clean
 
 help:
 	@echo "make run          the sidecar with an example driver; CSI_ADDRESS=/path/to/csi.sock for yours; ARGS='--flags'"
@@ -28,6 +28,7 @@ help:
 	@echo "make workflows    .github/workflows checked offline"
 	@echo "make image        the image, built twice, and what the usual tools say about it"
 	@echo "make e2e          the image under podman, beside drivers of others, under a kubelet; STAGES='image smoke' for some"
+	@echo "make demo-picture docs/demo.svg: the demo runs in a pseudo-terminal, and its output is drawn"
 	@echo "make lock         requirements.lock anew, with hashes"
 	@echo "make audit        known vulnerabilities of what is locked"
 	@echo "make proto        regenerate livenessprobe/csi from proto/"
@@ -106,6 +107,9 @@ MODULE ?=
 
 mutate: $(VENV)/.mutate
 	nice -n 5 $(BIN)/python -m tests.mutate $(MODULE)
+
+demo-picture: $(VENV)/.run
+	$(BIN)/python docs/demo_picture.py
 
 # Apart from what is tested: these would bring other versions of the same libraries.
 TOOLS = $(VENV)/tools
