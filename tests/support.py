@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import random
 import shutil
 import signal
 import socket
@@ -418,19 +419,13 @@ def never_reading(process: Sidecar, requests: bytes) -> Iterator[int]:
         yield answers() - before
 
 
-_ports = iter(())
+_ports = random.Random(os.getpid())
 
 
 def free_port() -> int:
-    """A port nobody has; below the range from which the system takes ports by itself, and apart for each worker."""
-    global _ports
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    """A free port, below the range from which the system takes ports; test processes choose apart from one another."""
     while True:
-        port = next(_ports, None)
-        if port is None:
-            start = 20000 + worker * 300
-            _ports = iter(range(start + os.getpid() % 50, start + 300))
-            continue
+        port = _ports.randrange(15_000, 32_000)
         with socket.socket() as probe:
             try:
                 probe.bind(("0.0.0.0", port))

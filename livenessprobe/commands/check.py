@@ -7,7 +7,6 @@ server, no metrics, no Dynaconf; gRPC only where the driver itself is asked, HTT
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import socket
@@ -20,6 +19,7 @@ from livenessprobe.driver.result import ProbeResult, Reason
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
+from livenessprobe.process import memory
 from livenessprobe.process.imports import absent
 from livenessprobe.settings import command_line, flags
 from livenessprobe.settings.layers import SettingsError, overlay
@@ -110,7 +110,7 @@ def _insist(ask: Ask, timeout: float, wait: object) -> Outcome:
     end = time.monotonic() + wait / 1e9
     outcome = ask(timeout)
     if wait:
-        gc.enable()  # many probes leave garbage behind, one does not
+        memory.collect()  # many probes leave garbage behind, one does not
     while outcome.code != HEALTHY and (left := end - time.monotonic()) > 0:
         time.sleep(min(PAUSE, left))
         left = max(end - time.monotonic(), 0.1)

@@ -19,7 +19,7 @@ _CHUNKED_ABOVE = 2048
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """Without a Content-Length it is chunked."""
 
     status: int
@@ -28,12 +28,12 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def _answer(status: int, headers: dict[str, str], body: bytes) -> Answer:
-    return Answer(status, tuple((name.lower().encode(), text.encode("latin-1")) for name, text in headers.items()), body)
+def _response(status: int, headers: dict[str, str], body: bytes) -> Response:
+    return Response(status, tuple((name.lower().encode(), text.encode("latin-1")) for name, text in headers.items()), body)
 
 
-def _whole(status: int, headers: dict[str, str], body: bytes) -> Answer:
-    return _answer(status, headers | {"Content-Length": str(len(body))}, body)
+def _whole(status: int, headers: dict[str, str], body: bytes) -> Response:
+    return _response(status, headers | {"Content-Length": str(len(body))}, body)
 
 
 PLAIN = {
@@ -45,7 +45,7 @@ PLAIN = {
 
 
 @lru_cache(maxsize=4)
-def health(result: ProbeResult) -> Answer:
+def health(result: ProbeResult) -> Response:
     """What `/healthz` says of `result`; mostly the same as before."""
     # A gRPC message may hold bytes that are no UTF-8; they go out as they came.
     body = result.body.encode(errors="surrogateescape")
@@ -53,10 +53,10 @@ def health(result: ProbeResult) -> Answer:
     if result.reason is not None:
         headers[REASON_HEADER] = result.reason.value
     status = 200 if result.ready else 500
-    return _answer(status, headers, body) if len(body) > _CHUNKED_ABOVE else _whole(status, headers, body)
+    return _response(status, headers, body) if len(body) > _CHUNKED_ABOVE else _whole(status, headers, body)
 
 
-def split(handler: Handler, standing: Standing, accept: str, *, verbose: bool) -> Answer:
+def split(handler: Handler, standing: Standing, accept: str, *, verbose: bool) -> Response:
     """What `/livez` and its kin say; there must have been a probe."""
     found = parts(handler, standing)
     if wants_json(accept):
@@ -70,7 +70,7 @@ def split(handler: Handler, standing: Standing, accept: str, *, verbose: bool) -
     return _whole(500 if failed else 200, headers, content.encode(errors="surrogateescape"))
 
 
-def redirect(method: str, location: str, query: str) -> Answer:
+def redirect(method: str, location: str, query: str) -> Response:
     """To `location`, a path."""
     location = f"{location}?{query}" if query else location
     if method not in ("GET", "HEAD"):
@@ -125,7 +125,7 @@ def parts(handler: Handler, standing: Standing) -> tuple[Part, ...]:
 
 
 def _part(name: str, health: Health) -> Part:
-    assert health.report is not None  # noqa: S101  there has been a probe
+    assert health.report is not None
     return Part(name, bool(health.stands), health.report)
 
 

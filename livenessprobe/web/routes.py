@@ -24,6 +24,10 @@ class Handler(Enum):
     """`OPTIONS *`, which Go's server answers itself."""
 
 
+HEALTH = frozenset({Handler.HEALTHZ, Handler.LIVEZ, Handler.READYZ, Handler.STARTUPZ})
+"""The handlers that ask the driver."""
+
+
 class Route(NamedTuple):
     """The handler, and for a redirect the path it leads to."""
 
@@ -31,7 +35,7 @@ class Route(NamedTuple):
     location: str = ""
 
 
-class Mux(NamedTuple):
+class Routes(NamedTuple):
     """The paths one listener serves."""
 
     healthz: bool
