@@ -1,4 +1,4 @@
-"""What an application of ours answers, asked without a server."""
+"""The ASGI application's responses, without a server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCOPE = {
 
 
 class Broken:
-    """Stands for `Callers`."""
+    """A stand-in for `Callers` that always raises."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -39,14 +39,14 @@ class Broken:
 
 @pytest.fixture
 def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every record, without what stands before its message but the severity."""
+    """Every record as "SEVERITY message", without time, process and source."""
     bare, lines = Options(skip_headers=True), list[str]()
     monkeypatch.setattr(klog._sink, "put", lambda record: lines.append(f"{record.severity} {render_text(record, bare)}"))
     return lines
 
 
 async def ask(app: App, path: str) -> list[dict[str, Any]]:
-    """All that is sent."""
+    """All ASGI events that the application sends."""
     sent: list[dict[str, Any]] = []
     answered = asyncio.Event()
 
@@ -56,7 +56,7 @@ async def ask(app: App, path: str) -> list[dict[str, Any]]:
             answered.set()
 
     async def receive() -> dict[str, Any]:
-        await answered.wait()  # as a client that has its answer
+        await answered.wait()  # a client that disconnects after it has the response
         return {"type": "http.disconnect"}
 
     await app(SCOPE | {"path": path, "raw_path": path.encode()}, receive, send)
@@ -83,8 +83,8 @@ async def test_a_fault_while_answering_is_a_500_and_a_record(
     assert b'livenessprobe_http_responses_total{code="500"} 1' in metrics.expose().body
 
 
-async def test_metrics_are_those_of_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They change on the event loop, so that is where they are read: in a thread half of them might be older."""
+async def test_metrics_are_read_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All metrics change on the event loop.  Read in another thread, half of them might be older than the rest."""
     threads: list[threading.Thread] = []
     expose = Metrics.expose
 
