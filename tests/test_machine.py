@@ -73,7 +73,7 @@ REGRESSIONS: dict[str, list[Step]] = {
     "dials that hang took more descriptors than the model had": [
         start(),
         ("reload", HANGING | {"failure_threshold": 3, "success_threshold": 1}, True),
-        *[("nobody_accepts", True)] * 4,
+        *[("never_accepts", True)] * 4,
         ("library", True, None, 0.0, 0, False),
     ],
     "a driver that closes the connection of each probe was never asked its name": [
