@@ -35,7 +35,7 @@ Fragment = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What must hold for the process as a whole, and for each step."""
+    """The requirements on the process as a whole, and on each step."""
 
     process: Fragment
     steps: Mapping[int, Fragment]
