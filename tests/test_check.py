@@ -97,11 +97,11 @@ ANSWERS: dict[str, tuple[Arrange, int, str]] = {
         "not_a_socket: PATH is a folder, not a socket",
     ),
 }
-"""What the driver does, the exit code, and how the line begins."""
+"""The driver's behaviour, the exit code, and the beginning of the line."""
 
 
 @pytest.mark.parametrize("state", ANSWERS)
-def test_the_exit_code_says_what_the_driver_does(driver: FakeDriver, folder: Path, state: str) -> None:
+def test_the_exit_code_tells_the_state_of_the_driver(driver: FakeDriver, folder: Path, state: str) -> None:
     arrange, code, line = ANSWERS[state]
     arrange(driver, folder)
 
@@ -356,7 +356,7 @@ def test_a_health_file_is_believed_until_it_expires(folder: Path) -> None:
         assert sentence in done.out
 
 
-# --- what it costs
+# --- loaded modules
 
 HEAVY = ("quart", "hypercorn", "h11", "dynaconf", "prometheus_client", "rich")
 

@@ -82,7 +82,7 @@ def processes(*line: str, **environ: str) -> tuple[Done, Done]:
     return end("config"), end()
 
 
-# --- what is printed
+# --- output
 
 
 def test_the_settings_in_force_are_printed_and_nothing_is_logged(run: Callable[..., Done], folder: Path) -> None:
@@ -134,7 +134,7 @@ def test_each_deployment_is_described_as_the_table_expects_it(name: str, run: Ca
         assert (printed["dial"], printed["listen"]) == dial_and_listen(case)
 
 
-# --- what is refused
+# --- refusals
 
 BAD = "probe_timeot = '5s'"
 REFUSALS = [

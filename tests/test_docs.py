@@ -172,7 +172,7 @@ def test_reasons_page_has_a_section_for_each_reason_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_each_reason_says_what_is_shown_what_to_do_and_what_go_said(reason: Reason) -> None:
+def test_each_reason_has_the_text_the_fix_and_the_go_programs_text(reason: Reason) -> None:
     text = section(read("docs/reasons.md"), f"## `{reason.value}`")
 
     assert re.search(r"^    \S", text, re.MULTILINE), "no text as it is shown"

@@ -16,7 +16,7 @@ VERSIONS = json.loads((Path(__file__).parent / "data" / "flags_by_version.json")
 """Release -> flag -> [type, default], from the -h of each release of the Go program."""
 
 
-# --- what is accepted
+# --- accepted values
 
 
 @pytest.mark.parametrize(

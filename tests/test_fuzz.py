@@ -82,7 +82,9 @@ def health_checker(parrot: Parrot) -> Iterator[Sidecar]:
 
 @settings(max_examples=settings.default.max_examples // 2)
 @given(REQUESTS, st.booleans())
-def test_nothing_on_the_port_keeps_it_from_answering(parrot: Parrot, process: Sidecar, request: bytes, cut: bool) -> None:
+def test_any_bytes_on_the_port_leave_the_sidecar_working(
+    parrot: Parrot, process: Sidecar, request: bytes, cut: bool
+) -> None:
     """And no task is left behind once the client has gone."""
     parrot.answer = b""
     before = process.metric("livenessprobe_tasks")
@@ -102,7 +104,7 @@ def test_nothing_on_the_port_keeps_it_from_answering(parrot: Parrot, process: Si
 
 
 @given(ANSWERS)
-def test_whatever_the_driver_says_has_an_answer(parrot: Parrot, process: Sidecar, said: bytes) -> None:
+def test_any_response_to_probe_is_reported(parrot: Parrot, process: Sidecar, said: bytes) -> None:
     """500 not_ready only if valid protobuf says so; never 200 for invalid protobuf."""
     parrot.answer = said
     try:
@@ -118,7 +120,7 @@ def test_whatever_the_driver_says_has_an_answer(parrot: Parrot, process: Sidecar
 
 
 @given(ANSWERS | st.integers(0, 9).map(lambda status: HealthCheckResponse(status=status).SerializeToString()))
-def test_whatever_grpcs_health_check_says_has_an_answer(parrot: Parrot, health_checker: Sidecar, said: bytes) -> None:
+def test_any_response_to_grpcs_health_check_is_reported(parrot: Parrot, health_checker: Sidecar, said: bytes) -> None:
     parrot.answer = said
     try:
         serving = HealthCheckResponse.FromString(said).status == HealthCheckResponse.SERVING
@@ -133,7 +135,7 @@ def test_whatever_grpcs_health_check_says_has_an_answer(parrot: Parrot, health_c
 
 @settings(max_examples=settings.default.max_examples // 2)
 @given(ANSWERS | st.text(max_size=200).map(lambda name: csi_pb2.GetPluginInfoResponse(name=name).SerializeToString()))
-def test_whatever_the_driver_says_of_itself_changes_no_answer(parrot: Parrot, process: Sidecar, said: bytes) -> None:
+def test_any_plugin_info_does_not_change_the_report(parrot: Parrot, process: Sidecar, said: bytes) -> None:
     parrot.answer, parrot.info = b"", said
     before = parrot.names_asked
 

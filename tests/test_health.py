@@ -53,7 +53,7 @@ def test_a_reason_can_stand_in_a_header_and_a_label(reason: Reason) -> None:
     assert reason.value.islower()
 
 
-def test_ready_is_what_upstream_says() -> None:
+def test_ready_has_upstreams_words() -> None:
     assert READY == ProbeResult(None, "ok", "Health check succeeded", None, "OK")
     assert READY.ready
 
@@ -113,7 +113,7 @@ def test_a_message_above_the_limit_is_cut(length: int, passed_on: str) -> None:
 )
 @pytest.mark.parametrize(("patience_spent", "err"), [(True, DEADLINE), (False, "no socket at /csi/csi.sock")])
 def test_an_unreachable_driver_has_a_sentence(reason: Reason, code: str, patience_spent: bool, err: str) -> None:
-    """The body says why.  The record is upstream's if the whole timeout was spent, which upstream always does."""
+    """The body has the reason.  The record is upstream's if the whole timeout was spent, which upstream always does."""
     sentence = "no socket at /csi/csi.sock"
     record = "Failed to establish connection to CSI driver"
 

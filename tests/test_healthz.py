@@ -32,7 +32,7 @@ BROKEN_TEXT = "driver_error: rpc error: code = Internal desc = disk on fire"
 
 
 def standing(found: Iterable[ProbeResult], thresholds: Thresholds, *, new_driver: bool = False) -> Standing:
-    """The standing after these results; `new_driver` says that the last one is of a new driver."""
+    """The standing after these results; with `new_driver` the last result comes from a new driver."""
     *earlier, last = found
     reported = Standing()
     for result in earlier:

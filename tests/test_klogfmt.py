@@ -97,7 +97,7 @@ def error(message: str, err: object | None, *pairs: tuple[str, object]) -> Recor
     ],
     ids=lambda value: value.message if isinstance(value, Record) else "",
 )
-def test_a_record_is_what_klog_prints(record: Record, text: str, members: str) -> None:
+def test_a_record_is_printed_as_by_klog(record: Record, text: str, members: str) -> None:
     """No `v` on errors in JSON, keys sorted and HTML escaped in text only, equal keys merged in text only."""
     prefix = f'{{"ts":1795227593250.0,"caller":"k/main.go:11","msg":"{record.message}",'
 
@@ -153,7 +153,7 @@ def test_any_message_is_quoted() -> None:
         ('a\r\nb "q"\n\tt', '<\n\ta\r\n\tb "q"\n\t\tt\n >', '"a\\r\\nb \\"q\\"\\n\\tt"'),
     ],
 )
-def test_a_string_value_is_what_klog_prints(value: str, text: str, in_json: str) -> None:
+def test_a_string_value_is_printed_as_by_klog(value: str, text: str, in_json: str) -> None:
     assert render_text(error("m", value), BARE) == f'"m" err={text}'
     assert render_text(info("m", ("k", value), ("z", 1)), BARE) == f'"m" k={text} z=1'
     assert render_json(error("m", value)).endswith(f'"msg":"m","err":{in_json}}}')

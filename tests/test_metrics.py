@@ -235,7 +235,7 @@ def test_a_counter_has_its_full_name_in_help_and_type() -> None:
 
 
 @given(st.text(), st.floats(0, 1e9))
-def test_a_scraper_reads_back_what_was_recorded(name: str, seconds: float) -> None:
+def test_a_scraper_reads_the_recorded_values(name: str, seconds: float) -> None:
     metrics = Metrics(START)
     metrics.driver_name = name
     metrics.operation("M", "OK", seconds)

@@ -845,7 +845,7 @@ HANGS, AWAY = (FOREVER, READY), None
 def test_a_timeout_is_counted_once(
     timeout: float, later: float, rest: tuple[float, ProbeResult] | None, failures: int
 ) -> None:
-    """`rest` is what the driver does in the time that a late caller has left when the hung probe ends."""
+    """`rest` is the driver's behaviour in the time that a late caller has left when the hung probe ends."""
 
     async def main() -> None:
         driver = Driver(FOREVER)

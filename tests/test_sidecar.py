@@ -1,4 +1,4 @@
-"""The whole process over real sockets: what a kubelet, a driver and an operator see."""
+"""The whole process over real sockets, as a kubelet, a driver and an operator see it."""
 
 from __future__ import annotations
 

@@ -242,7 +242,7 @@ def _text(response: Response) -> str:
     return response.body.decode("utf-8", "surrogateescape")
 
 
-# What the driver saw
+# The driver's side
 
 
 def _connections(wanted: int, seen: DriverSeen) -> Problems:

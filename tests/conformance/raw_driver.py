@@ -244,7 +244,7 @@ class _Connection:
         return data
 
 
-# What is sent
+# Responses
 
 
 def answer(stream: int, behaviour: Behaviour, encode: Callable[[Headers], bytes]) -> bytes:
