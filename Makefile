@@ -7,7 +7,7 @@ ARGS ?=
 
 STEPS ?= 10000
 
-.PHONY: help run test check unit conformance machine newest test-windows windows-tree bench attack fuzz soak mutate manifests workflows lock audit proto image e2e clean
+.PHONY: help run test check unit conformance machine newest test-windows windows-tree bench attack fuzz soak mutate manifests workflows lock audit proto image e2e demo-picture clean
 
 help:
 	@echo "make run          the sidecar with an example driver, or with yours: CSI_ADDRESS=/path/to/csi.sock; ARGS='--flags'"
@@ -23,11 +23,12 @@ help:
 	@echo "make attack       latencies and memory while other clients hold connections open and send garbage"
 	@echo "make fuzz         tests of all parsers of foreign input with random examples, EXAMPLES=5000 each"
 	@echo "make soak         200 000 probes with faults mixed in; PROBES='20000 4' for a short run"
-	@echo "make mutate       small faults planted in pure modules, which tests must notice; MODULE=health for one module"
+	@echo "make mutate       small faults planted in pure modules, which tests must notice; MODULE=standing for one module"
 	@echo "make manifests    builds k8s/ and checks it with Kubernetes' schemas, promtool and yamllint"
 	@echo "make workflows    checks .github/workflows, offline"
 	@echo "make image        builds the image twice, and checks it with hadolint, container-structure-test, dive and syft"
 	@echo "make e2e          the image under podman, with foreign drivers, under a kubelet; STAGES='image smoke' for some stages"
+	@echo "make demo-picture draws docs/demo.svg from a run of the demo in a pseudo-terminal"
 	@echo "make lock         makes requirements.lock again, with hashes"
 	@echo "make audit        known vulnerabilities of the locked packages"
 	@echo "make proto        generates livenessprobe/csi from proto/"
@@ -106,6 +107,9 @@ MODULE ?=
 
 mutate: $(VENV)/.mutate
 	nice -n 5 $(BIN)/python -m tests.mutate $(MODULE)
+
+demo-picture: $(VENV)/.run
+	$(BIN)/python docs/demo_picture.py
 
 # In an environment of their own, since these tools need other versions of the same libraries.
 TOOLS = $(VENV)/tools

@@ -57,7 +57,7 @@ def servers(python: Sequence[str], peer: Sequence[str]) -> dict[str, list[str]]:
 def one_shots(python: Sequence[str], sock: str, health: Path) -> dict[str, list[str]]:
     """The command of each program that ends by itself."""
     check = [*python, "-m", "livenessprobe", "check"]
-    load = "from livenessprobe import settings; load = lambda path='': settings.load({}, {}, 'linux', path)"
+    load = "from livenessprobe.settings import load as settings; load = lambda path='': settings.load({}, {}, 'linux', path)"
     file = str(ROOT / "settings.toml")
     clocked = (
         f"{load}; load({file!r}); import time; started = time.process_time()\n"

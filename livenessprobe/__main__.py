@@ -8,7 +8,7 @@ import os
 import sys
 from typing import NoReturn
 
-from livenessprobe import signals
+from livenessprobe.process import signals
 
 
 def main() -> NoReturn:
@@ -21,7 +21,7 @@ def main() -> NoReturn:
     # Before the other imports: they take a second where CPU is scarce, and PID 1 hears no signal without a handler.
     if sys.argv[1:2] == ["check"]:
         signals.early(signals.cut_short)
-        from livenessprobe import check  # not by way of cli, which would load more than a check needs
+        from livenessprobe.commands import check  # not by way of cli, which would load more than a check needs
 
         os._exit(check.run(sys.argv[2:]))
     signals.early()

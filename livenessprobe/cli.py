@@ -9,14 +9,21 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TextIO, TypeVar
 
-from livenessprobe import UPSTREAM_VERSION, __version__, commandline, cpus, effective, flags, healthfile, klog, settings
-from livenessprobe.absent import absent
-from livenessprobe.endpoint import ListenAddress
+from livenessprobe import UPSTREAM_VERSION, __version__
 from livenessprobe.gotext import quote
-from livenessprobe.klog import get_logger
-from livenessprobe.listener import ListenError, listen, look_up
-from livenessprobe.settings import Loaded, Settings
-from livenessprobe.sources import DEFAULT_FILE, SettingsError
+from livenessprobe.klog import log as klog
+from livenessprobe.klog.log import get_logger
+from livenessprobe.klog.writer import write_all
+from livenessprobe.probing import health_file
+from livenessprobe.process import cpus
+from livenessprobe.process.imports import absent
+from livenessprobe.settings import command_line, describe, flags
+from livenessprobe.settings.layers import DEFAULT_FILE, SettingsError
+from livenessprobe.settings.listen_address import ListenAddress
+from livenessprobe.settings.load import load
+from livenessprobe.settings.model import Loaded, Settings
+from livenessprobe.settings.validate import metrics_listener_error
+from livenessprobe.web.listener import ListenError, listen, look_up
 
 Opened = TypeVar("Opened")
 
@@ -34,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         match list(arguments):
             case ["demo", *rest]:
-                from livenessprobe import demo
+                from livenessprobe.commands import demo
 
                 return demo.main(rest)
             case ["config", *rest]:
@@ -48,26 +55,26 @@ class _Start(NamedTuple):
     """Settings, and what they were read from."""
 
     loaded: Loaded
-    line: commandline.CommandLine
+    line: command_line.CommandLine
     environ: Mapping[str, str]
 
 
 def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_Start], int]) -> int:
     """Read the settings and go on with `then`; an exit code."""
     try:
-        line = commandline.parse(arguments)
-    except commandline.HelpRequested:
-        return _print(commandline.usage(sys.argv[0]), sys.stderr)
-    except commandline.FlagError as error:
+        line = command_line.parse(arguments)
+    except command_line.HelpRequested:
+        return _print(command_line.usage(sys.argv[0]), sys.stderr)
+    except command_line.FlagError as error:
         _maxprocs_records(error.given, environ)
         klog.flush()
-        _print(f"{error}\n{commandline.usage(sys.argv[0])}", sys.stderr)
+        _print(f"{error}\n{command_line.usage(sys.argv[0])}", sys.stderr)
         return 2
     values = line.values()
     if flags.BOOL.check(values.get("version", "false")):
         return _print(f"livenessprobe {__version__} (Python), matches upstream {UPSTREAM_VERSION}", sys.stdout)
     try:
-        loaded = settings.load(values, environ, check=_look_up)
+        loaded = load(values, environ, check=_look_up)
     except SettingsError as error:
         klog.configure(error.log)
         _maxprocs_records(line.given, environ)
@@ -82,8 +89,8 @@ def _serve(start: _Start) -> int:
     loaded = start.loaded
     if path := loaded.settings.health_file:
         # Also if the start comes to nothing: an earlier process's word must not stand.
-        with contextlib.suppress(healthfile.HealthFileError):  # told once there is a log of such things
-            healthfile.remove(path)
+        with contextlib.suppress(health_file.HealthFileError):  # told once there is a log of such things
+            health_file.remove(path)
     try:
         listeners = _open(loaded.settings, listen)
     except SettingsError as error:
@@ -114,12 +121,12 @@ def _load_again(start: _Start, content: bytes) -> Loaded:
         if (wanted.http, wanted.metrics) != (started.http, started.metrics):
             _look_up(wanted)
 
-    return settings.load(start.line.values(), start.environ, read=lambda _: content, check=check)
+    return load(start.line.values(), start.environ, read=lambda _: content, check=check)
 
 
 def _print_settings(start: _Start) -> int:
     _warn(start.loaded, start.line)
-    return _print(json.dumps(effective.document(start.loaded), indent=2), sys.stdout)
+    return _print(json.dumps(describe.document(start.loaded), indent=2), sys.stdout)
 
 
 def _open(wanted: Settings, how: Callable[[ListenAddress], Opened]) -> tuple[Opened, Opened | None]:
@@ -133,7 +140,7 @@ def _open(wanted: Settings, how: Callable[[ListenAddress], Opened]) -> tuple[Ope
     try:
         return http, how(wanted.metrics)
     except ListenError as error:
-        raise settings.metrics_listener_error(wanted.metrics.text, wanted.metrics_path, str(error)) from None
+        raise metrics_listener_error(wanted.metrics.text, wanted.metrics_path, str(error)) from None
 
 
 def _look_up(wanted: Settings) -> None:
@@ -141,7 +148,7 @@ def _look_up(wanted: Settings) -> None:
     _open(wanted, look_up)
 
 
-def _warn(loaded: Loaded, line: commandline.CommandLine) -> None:
+def _warn(loaded: Loaded, line: command_line.CommandLine) -> None:
     """What is odd, but no reason not to run."""
     if (timeout := loaded.raw["connection_timeout"]).source != "default":
         log.warning(f"Warning: option connection-timeout={quote(timeout.text)} is deprecated and has no effect")
@@ -176,7 +183,7 @@ def _print(text: str, stream: TextIO | None) -> int:
     """Write `text` as it is; 0, or 1 if nobody takes it."""
     try:
         if stream is not None:
-            klog.write_all(stream.fileno(), text.removesuffix("\n"))
+            write_all(stream.fileno(), text.removesuffix("\n"))
     except (OSError, ValueError):
         return 1
     return 0

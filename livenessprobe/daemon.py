@@ -11,21 +11,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from livenessprobe import klog, signals
-from livenessprobe.app import App
-from livenessprobe.callers import Callers
-from livenessprobe.connection import Dialer
-from livenessprobe.door import Limits
-from livenessprobe.identity import Identity
-from livenessprobe.klog import get_logger
+from livenessprobe.driver.connection import Dialer
+from livenessprobe.driver.identity import Identity
+from livenessprobe.klog import log as klog
+from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
-from livenessprobe.mux import Mux
-from livenessprobe.outlets import Outlets
-from livenessprobe.prober import Prober
+from livenessprobe.probing.callers import Callers
+from livenessprobe.probing.prober import Prober
+from livenessprobe.probing.reporter import Outlets
+from livenessprobe.process import signals
+from livenessprobe.process.watchdog import Watchdog
 from livenessprobe.reload import Reloader
-from livenessprobe.server import serve
-from livenessprobe.settings import Loaded, Settings
-from livenessprobe.watchdog import Watchdog
+from livenessprobe.settings.model import Loaded, Settings
+from livenessprobe.web.app import App
+from livenessprobe.web.limits import Limits
+from livenessprobe.web.routes import Mux
+from livenessprobe.web.server import serve
 
 log = get_logger(__file__)
 
@@ -59,7 +60,7 @@ class SettingsFile(NamedTuple):
 def event_loop() -> asyncio.AbstractEventLoop:
     """A new event loop for `run`."""
     if sys.platform == "win32":
-        from livenessprobe import windows
+        from livenessprobe.process import windows
 
         return windows.event_loop()
     return asyncio.new_event_loop()

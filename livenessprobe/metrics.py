@@ -20,8 +20,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
 from livenessprobe import UPSTREAM_VERSION, __version__
+from livenessprobe.driver.result import Reason
 from livenessprobe.gotext import format_float
-from livenessprobe.health import Reason
 
 UNKNOWN_DRIVER = "unknown-driver"
 OTHER_DRIVER = "other-driver"
@@ -255,7 +255,7 @@ def _label_value(label: str, value: str) -> str:
 def process_start_time() -> float:
     """When this process started, seconds since the epoch; now, where the system does not tell."""
     if sys.platform == "win32":
-        from livenessprobe import windows
+        from livenessprobe.process import windows
 
         return windows.process_start_time()
     try:

@@ -10,11 +10,13 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-from livenessprobe.effective import Change, changes
-from livenessprobe.klog import get_logger
+from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
-from livenessprobe.settings import RESTART_KEYS, Loaded, Settings, keep_restart_keys
-from livenessprobe.sources import SettingsError, fault_of_file, fingerprint, read_file
+from livenessprobe.settings.describe import Change, changes
+from livenessprobe.settings.file import fault_of_file, fingerprint, read_file
+from livenessprobe.settings.layers import SettingsError
+from livenessprobe.settings.load import keep_restart_keys
+from livenessprobe.settings.model import RESTART_KEYS, Loaded, Settings
 
 log = get_logger(__file__)
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 
-from livenessprobe import commandline
-from livenessprobe import settings as settings_module
-from livenessprobe.settings import Settings
+from livenessprobe.settings import command_line
+from livenessprobe.settings.load import load
+from livenessprobe.settings.model import Settings
 from tests.support import FakeDriver, Sidecar
 
 # Machines are shared and noisy: a slow example is not a failure.  `make fuzz` asks for more examples.
@@ -99,7 +99,7 @@ def make_settings() -> Callable[..., Settings]:
     """Settings from flags given as keywords: `make_settings(probe_timeout="1s")`."""
 
     def make(**values: str) -> Settings:
-        given = commandline.parse([f"--{key.replace('_', '-')}={value}" for key, value in values.items()]).values()
-        return settings_module.load(given, {}, "linux", "").settings
+        given = command_line.parse([f"--{key.replace('_', '-')}={value}" for key, value in values.items()]).values()
+        return load(given, {}, "linux", "").settings
 
     return make

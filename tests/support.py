@@ -242,7 +242,7 @@ def _copy(source: socket.socket, sink: socket.socket) -> None:
 @contextlib.contextmanager
 def driver_process(path: str) -> Iterator[subprocess.Popen[str]]:
     """The example driver as a process that a test can kill or stop."""
-    command = [sys.executable, "-m", "livenessprobe.example_driver", path]
+    command = [sys.executable, "-m", "livenessprobe.commands.example_driver", path]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -9,22 +9,27 @@ from pathlib import Path
 
 import pytest
 
-from livenessprobe import __version__, check, flags, settings, sources
-from livenessprobe.daemon import CROWD
-from livenessprobe.door import YOUNG_SECONDS
-from livenessprobe.health import CALL_TIMED_OUT, MESSAGE_MAX, Reason
-from livenessprobe.identity import REDIAL_SECONDS
-from livenessprobe.klog import QUEUE_LIMIT
+from livenessprobe import __version__
+from livenessprobe.commands import check
+from livenessprobe.driver.identity import REDIAL_SECONDS
+from livenessprobe.driver.result import CALL_TIMED_OUT, MESSAGE_MAX, Reason
+from livenessprobe.klog.writer import QUEUE_LIMIT
 from livenessprobe.metrics import NAME_MAX, Metrics
-from livenessprobe.watchdog import PATIENCE
+from livenessprobe.process.watchdog import PATIENCE
+from livenessprobe.settings import flags, layers
+from livenessprobe.settings.layers import KEYS, PREFIX
+from livenessprobe.settings.load import load
+from livenessprobe.settings.model import RESTART_KEYS, Settings
 
 ROOT = Path(__file__).parent.parent
-DEFAULTS = settings.load({}, {}, "linux", "").settings
+DEFAULTS = load({}, {}, "linux", "").settings
 DOCUMENTS = (
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "docs/README.md",
     "docs/configuration.md",
+    "docs/differences.md",
     "docs/drivers.md",
     "docs/metrics.md",
     "docs/probing.md",
@@ -35,6 +40,12 @@ DOCUMENTS = (
     "k8s/README.md",
     "settings.toml",
 )
+
+
+PAGES = sorted({*DOCUMENTS, *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))})
+"""All documents.  DOCUMENTS leaves out the pages that have flags of other programs in their commands."""
+REMOVED_FLAGS = {"answer-before-hangup"}
+"""Flags that only the changelog names."""
 
 
 def read(name: str) -> str:
@@ -61,47 +72,134 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_settings_file_has_every_key_once_and_no_other() -> None:
-    assert sorted(tomllib.loads(read("settings.toml"))) == sorted(sources.FILE_KEYS)
+    assert sorted(tomllib.loads(read("settings.toml"))) == sorted(layers.FILE_KEYS)
 
 
 def test_settings_file_changes_no_setting() -> None:
-    without = settings.load({}, {}, "linux", "")
+    without = load({}, {}, "linux", "")
 
-    loaded = settings.load({"config": str(ROOT / "settings.toml")}, {}, "linux", "")
+    loaded = load({"config": str(ROOT / "settings.toml")}, {}, "linux", "")
 
     assert (loaded.file_error, loaded.warnings) == ("", ())
     assert loaded.settings == without.settings
 
 
-@pytest.mark.parametrize("key", sources.FILE_KEYS)
+@pytest.mark.parametrize("key", layers.FILE_KEYS)
 def test_settings_file_writes_the_default_as_the_flag_table_does(key: str) -> None:
     """The spelling counts, not only the value: `0s` for an empty `unreachable_grace` would be another setting."""
-    loaded = settings.load({"config": str(ROOT / "settings.toml")}, {}, "linux", "")
+    loaded = load({"config": str(ROOT / "settings.toml")}, {}, "linux", "")
 
     assert loaded.raw[key].source.startswith("file "), "the file was not read"
-    assert loaded.raw[key].text == sources.KEYS[key].default
+    assert loaded.raw[key].text == layers.KEYS[key].default
 
 
-@pytest.mark.parametrize("key", sources.FILE_KEYS)
+@pytest.mark.parametrize("key", layers.FILE_KEYS)
 def test_settings_file_names_flag_and_variable_above_each_key(key: str) -> None:
     above = re.search(rf"((?:^#.*\n)+)^{key} = ", read("settings.toml"), re.MULTILINE)
 
     assert above is not None, "no comment directly above it"
-    assert f"[--{sources.KEYS[key].name} | {sources.PREFIX}{key.upper()}]" in above[1]
+    assert f"[--{KEYS[key].name} | {PREFIX}{key.upper()}]" in above[1]
+
+
+def test_settings_file_marks_the_keys_that_need_a_restart() -> None:
+    marked = re.findall(r"^# \[--\S+ \| \S+\] restart\b.*$(?:\n#.*)*\n([a-z_]+) = ", read("settings.toml"), re.MULTILINE)
+
+    assert sorted(marked) == sorted(RESTART_KEYS)
 
 
 # --- flags
 
+GROUPS = {
+    "upstream": "### Flags of the Go program",
+    "old": "### Flags of older releases",
+    "own": "### Flags that only this program has",
+}
 
-@pytest.mark.parametrize(
-    ("group", "heading"),
-    [("upstream", "### Flags of the Go program"), ("old", "### Flags of older releases"), ("own", "### Our own flags")],
-)
-def test_readme_lists_each_flag_with_its_default(group: str, heading: str) -> None:
-    listed = [(name, default) for name, default, _ in rows(section(read("README.md"), heading))]
 
-    expected = [(f"`--{f.name}`", f"`{f.default}`" if f.default else "empty") for f in flags.FLAGS if f.group == group]
-    assert listed == expected
+@pytest.mark.parametrize("group", GROUPS)
+def test_configuration_has_a_row_for_each_flag_with_its_key_variable_and_default(group: str) -> None:
+    listed = [
+        (flag, key, variable, default)
+        for flag, key, variable, _value, default, _change, _meaning in rows(
+            section(read("docs/configuration.md"), GROUPS[group])
+        )
+    ]
+
+    assert listed == [
+        (
+            f"`--{flag.name}`",
+            f"`{flag.key}`" if flag.key in layers.FILE_KEYS else "–",
+            f"`{PREFIX}{flag.key.upper()}`" if flag.key in KEYS else "–",
+            f"`{flag.default}`" if flag.default else "empty",
+        )
+        for flag in flags.FLAGS
+        if flag.group == group
+    ]
+
+
+def test_configuration_says_which_keys_are_live() -> None:
+    listed = {
+        key.strip("`"): change
+        for heading in GROUPS.values()
+        for _flag, key, _variable, _value, _default, change, _meaning in rows(
+            section(read("docs/configuration.md"), heading)
+        )
+    }
+    live = {key for key in layers.FILE_KEYS if key not in RESTART_KEYS}
+
+    assert {key for key, change in listed.items() if change == "live"} == live
+    assert {key for key, change in listed.items() if change == "restart"} >= {*RESTART_KEYS}
+    paragraph = section(read("docs/configuration.md"), "### Changes while the sidecar runs").partition(
+        "These settings are live"
+    )
+    assert set(re.findall(r"`([a-z_]+)`", paragraph[2].partition("\n\n")[0])) == live
+
+
+NO_SETTING = {"version", "config", "config-strict", "connection-timeout", "log_backtrace_at"}
+"""Flags that act before there are settings, and flags that only have a warning."""
+TRIED = ("true", "false", "1", "2", "0s", "7s", "x", "a=1", "json", "16Ki", "/a")
+"""Of each kind of flag two of these are values."""
+
+
+@pytest.mark.parametrize("name", [flag.name for flag in flags.FLAGS if flag.name not in NO_SETTING])
+def test_each_flag_changes_a_setting_or_is_refused(name: str) -> None:
+    """Otherwise no code reads it."""
+    assert any(changes_settings(name, text) for text in TRIED)
+
+
+def changes_settings(name: str, text: str) -> bool:
+    try:
+        flags.BY_NAME[name].kind.check(text)
+    except ValueError:
+        return False
+    try:
+        return load({name: text}, {}, "linux", "").settings != DEFAULTS
+    except layers.SettingsError:
+        return True
+
+
+def test_flags_without_a_setting_are_read_by_name() -> None:
+    texts = strings_of_the_code(without="flags.py")
+
+    assert {name for name in NO_SETTING if not {name, name.replace("-", "_")} & {*texts}} == set()
+
+
+def test_each_setting_is_read_outside_the_modules_that_make_settings() -> None:
+    modules = [
+        ast.parse(path.read_text(encoding="utf-8"))
+        for path in (ROOT / "livenessprobe").rglob("*.py")
+        if not str(path.relative_to(ROOT / "livenessprobe")).startswith("settings")
+    ]
+    read_there = {
+        node.attr for tree in modules for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_read(node)
+    }
+
+    fields = {*Settings._fields, *type(DEFAULTS.thresholds)._fields, *type(DEFAULTS.log)._fields}
+    assert fields - read_there == set()
+
+
+def is_read(node: ast.Attribute) -> bool:
+    return isinstance(node.ctx, ast.Load)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -112,15 +210,20 @@ def test_documents_name_only_flags_that_exist(document: str) -> None:
 
     named = set(re.findall(r"(?<![\w-])--([a-z][a-z0-9_-]*)", text))
 
-    assert named <= {*flags.BY_NAME, *flags.LONGHORN, *(flag.name for flag in check.FLAGS), "help"}
+    known = {*flags.BY_NAME, *flags.LONGHORN, *(flag.name for flag in check.FLAGS), "help"}
+    assert named <= known | (REMOVED_FLAGS if document == "CHANGELOG.md" else set())
+
+
+def test_removed_flags_are_removed() -> None:
+    assert REMOVED_FLAGS.isdisjoint(flags.BY_NAME)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_documents_name_only_variables_that_exist(document: str) -> None:
-    named = set(re.findall(rf"{sources.PREFIX}([A-Z_]+)\b", read(document)))
+    named = set(re.findall(rf"{PREFIX}([A-Z_]+)\b", read(document)))
 
     # The others are examples of variables that Kubernetes sets.
-    assert named <= {key.upper() for key in sources.KEYS} | {"SERVICE_HOST", "SERVICE_", "PORT"}
+    assert named <= {key.upper() for key in layers.KEYS} | {"SERVICE_HOST", "SERVICE_", "PORT"}
 
 
 # --- metrics
@@ -180,9 +283,10 @@ def test_each_reason_has_the_text_the_fix_and_the_go_programs_text(reason: Reaso
     assert "\nThe Go program said: " in text
 
 
-def strings_of_the_code() -> list[str]:
-    """All string literals of the package; an f-string gives the parts between its fields."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "livenessprobe").glob("*.py")]
+def strings_of_the_code(without: str = "") -> list[str]:
+    """All string literals of the package, except those of the file `without`; an f-string gives the parts between its fields."""
+    paths = [path for path in (ROOT / "livenessprobe").rglob("*.py") if path.name != without]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
@@ -205,8 +309,8 @@ def test_readme_says_how_many_reasons_there_are() -> None:
 # --- the rest
 
 
-def test_readme_has_all_differences() -> None:
-    differences = rows(section(read("README.md"), "## Differences from the Go program"))
+def test_the_page_of_differences_has_all_of_them() -> None:
+    differences = rows(read("docs/differences.md"))
 
     assert [int(number) for number, _, _ in differences] == list(range(1, 22))
     assert all(theirs and ours for _, theirs, ours in differences)
@@ -225,7 +329,7 @@ def test_contributing_names_the_targets_of_the_makefile() -> None:
 
 
 def test_demo_keys_in_the_readme_are_those_of_the_demo() -> None:
-    from livenessprobe import demo
+    from livenessprobe.commands import demo
 
     listed = [key.strip("`") for key, _ in rows(section(read("README.md"), "## Quick start"))]
 
@@ -238,26 +342,74 @@ def test_version_is_that_of_the_documents() -> None:
     assert newest is not None
     assert newest[1] == __version__
     assert f"livenessprobe:{__version__}" in read("README.md")
+    assert f"livenessprobe:{__version__}" in read("docs/image.md")
     assert f"livenessprobe:{__version__}" in read("k8s/README.md")
     assert set(re.findall(r"(?:[tT]ag: |livenessprobe:)(\d[\d.]*)", read("docs/drivers.md"))) == {__version__}
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, "docs/image.md", "docs/releasing.md"])
-def test_links_inside_the_project_have_a_target(document: str) -> None:
-    text = read(document)
-    headings = {
-        re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    }
+def anchors(document: str) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", read(document), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
-    for link in re.findall(r"\]\(([^)\s]+)\)", text):
-        if link.startswith("#"):
-            assert link[1:] in headings
-        elif not link.startswith("https://"):
-            assert (ROOT / document).parent.joinpath(link).is_file(), link
+
+@pytest.mark.parametrize("document", PAGES)
+def test_links_inside_the_project_have_a_target(document: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", read(document)):
+        if link.startswith("https://"):
+            continue
+        target, _, anchor = link.partition("#")
+        path = (ROOT / document).parent.joinpath(target) if target else ROOT / document
+        assert path.is_file(), link
+        assert not anchor or anchor in anchors(str(path.resolve().relative_to(ROOT))), link
+
+
+def test_readme_is_short_and_has_a_table_of_contents() -> None:
+    text = read("README.md")
+
+    assert len(text.splitlines()) <= 200
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert re.findall(r"^- \[(.*)\]\(#", section(text, "## Contents"), re.MULTILINE) == headings[1:]
+
+
+def test_the_index_lists_every_page_once() -> None:
+    linked = re.findall(r"\]\(([^)#\s]+)", read("docs/README.md"))
+
+    pages = [page.removeprefix("docs/") for page in PAGES if page.startswith("docs/") and page != "docs/README.md"]
+    others = [
+        "../CHANGELOG.md",
+        "../CONTRIBUTING.md",
+        "../README.md",
+        "../SECURITY.md",
+        "../k8s/README.md",
+        "../settings.toml",
+    ]
+    assert sorted(set(linked)) == sorted([*pages, *others])
+
+
+def test_each_figure_is_shown_once_and_six_of_them_at_once() -> None:
+    first = re.findall(r"^!\[.*\]\(performance/(.*)\)$", read("docs/performance.md"), re.MULTILINE)
+    others = re.findall(r"^!\[.*\]\((.*)\)$", read("docs/performance/README.md"), re.MULTILINE)
+
+    assert len(first) <= 6
+    assert sorted([*first, *others]) == sorted(path.name for path in (ROOT / "docs" / "performance").glob("*.svg"))
+
+
+def test_the_picture_of_the_demo_names_no_machine_and_fetches_nothing() -> None:
+    picture = read("docs/demo.svg")
+
+    assert set(re.findall(r"https?://[^\s/<\"]+", picture)) <= {
+        "http://127.0.0.1:9808",
+        "http://www.w3.org",
+        "https://www.textualize.io",  # in a comment of rich's
+    }
+    assert "url(http" not in picture
+    assert not re.search(r"/tmp|/home|/root|livenessprobe-demo", picture)
+    for shown in ("200&#160;after", "[not_ready]", "[deadline]", "[refused]"):
+        assert shown in picture
 
 
 def test_reliability_names_only_tests_that_exist() -> None:
-    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
 
     named = re.findall(r"`(test_\w+)`", read("docs/reliability.md"))
 
@@ -272,11 +424,19 @@ def test_reliability_names_only_tests_that_exist() -> None:
         f"cut to {NAME_MAX} printable characters",
         f"cut at {MESSAGE_MAX >> 10} KiB",
         f"closed after {DEFAULTS.http_idle_timeout:.0f} s without a complete request",
-        f"more than {DEFAULTS.http_max_connections} such, oldest first, after {YOUNG_SECONDS:.0f} s",
-        f"at once beyond {CROWD * DEFAULTS.http_max_connections}",
+        f"more than {DEFAULTS.http_max_connections} connections are open",
+        f"more than {DEFAULTS.http_max_connections} complete requests at once",
         f"records beyond {QUEUE_LIMIT}, ",
         f"event loop stuck for {PATIENCE:.0f} s",
     ],
 )
 def test_reliability_gives_the_numbers_of_the_code(words: str) -> None:
     assert words in read("docs/reliability.md")
+
+
+def test_security_gives_the_bounds_of_the_code() -> None:
+    text = read("SECURITY.md")
+
+    assert f"{DEFAULTS.http_max_connections} open connections per listener" in text
+    assert f"{DEFAULTS.http_max_header_bytes >> 10} KiB of headers" in text
+    assert f"{DEFAULTS.http_idle_timeout:.0f} s for a request to be complete" in text

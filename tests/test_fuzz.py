@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from livenessprobe.csi import csi_pb2
 from livenessprobe.csi.grpc_health_pb2 import HealthCheckResponse
-from livenessprobe.method import HEALTH_CHECK
+from livenessprobe.driver.methods import HEALTH_CHECK
 from tests.support import FakeDriver, Sidecar, eventually
 
 TOKENS = st.sampled_from(

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from livenessprobe import __version__, commandline
-from livenessprobe.settings import DEFAULT_FILE, Loaded, load
+from livenessprobe import __version__
+from livenessprobe.settings import command_line
+from livenessprobe.settings.load import DEFAULT_FILE, load
+from livenessprobe.settings.model import Loaded
 from tests.support import ROOT
 from tests.test_docs import exposed
 
@@ -92,7 +94,7 @@ def loaded(name: str) -> Loaded:
             raise FileNotFoundError
         return content
 
-    parsed = commandline.parse(sidecar(name)["args"])
+    parsed = command_line.parse(sidecar(name)["args"])
     assert parsed.unread == ()
     environ = {each["name"]: each["value"] for each in sidecar(name).get("env", [])}
     return load(parsed.values(), environ, "win32" if windows(name) else "linux", DEFAULT_FILE, read)

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from livenessprobe import UPSTREAM_VERSION, __version__
-from livenessprobe.health import Reason
+from livenessprobe.driver.result import Reason
 from livenessprobe.metrics import UNKNOWN_DRIVER, Metrics, process_start_time, render
 from tests.support import ROOT
 

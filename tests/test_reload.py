@@ -20,10 +20,10 @@ from pathlib import Path
 import pytest
 
 from livenessprobe import reload as reload_module
-from livenessprobe import settings as settings_module
 from livenessprobe.metrics import Metrics
 from livenessprobe.reload import Reloader
-from livenessprobe.settings import Loaded, Settings
+from livenessprobe.settings.load import load
+from livenessprobe.settings.model import Loaded, Settings
 from tests.support import Answer, ConfigMap, Content, FakeDriver, Relay, Sidecar, eventually, free_port, nothing, request
 
 Start = Callable[..., Sidecar]
@@ -866,7 +866,7 @@ class Scripted:
                 raise FileNotFoundError
             return content
 
-        return settings_module.load({}, {}, "linux", str(self.path), read)
+        return load({}, {}, "linux", str(self.path), read)
 
     def apply(self, settings: Settings) -> None:
         if self.break_apply is not None:

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import pytest
 
-from livenessprobe import connection, healthfile
-from livenessprobe.endpoint import parse_csi_address
-from livenessprobe.health import Reason
-from livenessprobe.healthfile import HealthFileError
-from livenessprobe.unreachable import NotConnected
+from livenessprobe.driver import connection
+from livenessprobe.driver.address import parse_csi_address
+from livenessprobe.driver.diagnosis import NotConnected
+from livenessprobe.driver.result import Reason
+from livenessprobe.probing import health_file
+from livenessprobe.probing.health_file import HealthFileError
 from tests.support import ROOT, Answer, FakeDriver, Sidecar, driver_process, eventually, request
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's descriptors, mounts and control groups")
@@ -239,17 +240,17 @@ def fill(disk: Path) -> Path:
 
 def test_on_a_full_disk_a_new_health_file_takes_the_space_of_the_old_one(disk: Path) -> None:
     file = disk / "health"
-    healthfile.write(str(file), "d", 60.0)
+    health_file.write(str(file), "d", 60.0)
     filler = fill(disk)
     for driver in "abc":
-        healthfile.write(str(file), driver, 60.0)
-        assert healthfile.read(str(file)) == driver
+        health_file.write(str(file), driver, 60.0)
+        assert health_file.read(str(file)) == driver
     file.unlink()
     with filler.open("ab") as more, contextlib.suppress(OSError):
         more.write(b"x" * 4096)
 
     with pytest.raises(HealthFileError, match="cannot be written: No space left on device$"):
-        healthfile.write(str(file), "d", 60.0)
+        health_file.write(str(file), "d", 60.0)
 
     assert sorted(os.listdir(disk)) == ["filler"]  # no half-written file either
 
@@ -276,7 +277,7 @@ def test_a_full_disk_stops_no_probe_and_is_logged_once(driver: FakeDriver, disk:
     filler = fill(disk)
     # Log files are tried again after a minute; here after a second, to keep the test short.
     (disk.parent / "sitecustomize.py").write_text(
-        "from livenessprobe.klogfiles import LogFiles\nLogFiles.RETRY_SECONDS = 1\n"
+        "from livenessprobe.klog.files import LogFiles\nLogFiles.RETRY_SECONDS = 1\n"
     )
     process = sidecar(
         f"--health-file={file}",

@@ -605,7 +605,7 @@ def test_sigterm_ends_the_process_during_its_start(socket_path: str, sidecar: St
 
 
 def test_handlers_are_installed_before_any_large_import() -> None:
-    code = "import sys; from livenessprobe import __main__, signals; print(sorted({'asyncio', 'json', 'tomllib', 'grpc'} & set(sys.modules)))"
+    code = "import sys; from livenessprobe import __main__; from livenessprobe.process import signals; print(sorted({'asyncio', 'json', 'tomllib', 'grpc'} & set(sys.modules)))"
     assert (
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"
     )
@@ -641,7 +641,7 @@ def test_sigquit_shows_all_stacks_and_ends_the_process_even_if_it_was_ignored(dr
 
 
 def test_sigquit_shows_the_stacks_after_handlers_were_set_twice() -> None:
-    code = "import os, signal; from livenessprobe import signals; signals.early(); signals.early(); os.kill(os.getpid(), signal.SIGQUIT)"
+    code = "import os, signal; from livenessprobe.process import signals; signals.early(); signals.early(); os.kill(os.getpid(), signal.SIGQUIT)"
 
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
 

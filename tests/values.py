@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from hypothesis import strategies as st
 
-from livenessprobe import flags, gotext
-from livenessprobe.sources import KEYS, PREFIX
+from livenessprobe import gotext
+from livenessprobe.settings import flags
+from livenessprobe.settings.layers import KEYS, PREFIX
 
 Texts = Mapping[str, str]
 """Values by key, in the spelling of a flag."""

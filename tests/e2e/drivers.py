@@ -80,7 +80,7 @@ def _running(command: list[str | Path], **environment: str) -> Iterator[Driver]:
 
 
 def example() -> object:
-    return _running([sys.executable, "-m", "livenessprobe.example_driver", "{folder}/csi.sock"])
+    return _running([sys.executable, "-m", "livenessprobe.commands.example_driver", "{folder}/csi.sock"])
 
 
 def on_grpc_go() -> object:

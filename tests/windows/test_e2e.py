@@ -16,7 +16,7 @@ if sys.platform != "win32":
 
 import grpc._cython
 
-from livenessprobe.example_driver import NAME
+from livenessprobe.commands.example_driver import NAME
 from tests.support import ROOT, Sidecar, driver_process, eventually, free_port
 
 Start = Callable[..., Sidecar]

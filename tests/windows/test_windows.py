@@ -19,9 +19,11 @@ import pytest
 if sys.platform != "win32":
     pytest.skip("only Windows has these; `make test-windows` runs them under wine", allow_module_level=True)
 
-from livenessprobe import cpus, healthfile, metrics, signals, termination, windows
-from livenessprobe.endpoint import parse_listen_address
-from livenessprobe.listener import ListenError, listen
+from livenessprobe import metrics
+from livenessprobe.probing import health_file
+from livenessprobe.process import cpus, signals, termination, windows
+from livenessprobe.settings.listen_address import parse_listen_address
+from livenessprobe.web.listener import ListenError, listen
 from tests.support import ROOT, eventually
 from tests.windows.system import CLOSED, LOGGED_OFF, SHUT_DOWN
 
@@ -154,7 +156,7 @@ def test_a_console_event_stops_the_process_and_waits_until_it_has_ended(event: i
     code = f"""
 import asyncio, sys
 from tests.windows.system import console_event
-from livenessprobe import signals, windows
+from livenessprobe.process import signals, windows
 
 async def main():
     with signals.control() as control:
@@ -212,7 +214,7 @@ def test_redirected_standard_output_is_utf8_with_plain_newlines(folder: Path) ->
 
 
 def test_records_are_utf8_with_plain_newlines() -> None:
-    code = "from livenessprobe import klog; klog.get_logger('x').info('caf\u00e9 \u2713'); klog.flush()"
+    code = "from livenessprobe.klog import log as klog; klog.get_logger('x').info('caf\u00e9 \u2713'); klog.flush()"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
 
     assert done.stderr.endswith('] "café ✓"\n'.encode())
@@ -230,11 +232,11 @@ def test_a_termination_message_is_written_to_the_mounted_file(folder: Path) -> N
 def test_a_health_file_that_is_being_read_is_replaced_afterwards(folder: Path) -> None:
     """On Windows a file cannot be replaced while another process reads it."""
     path = str(folder / "health")
-    healthfile.write(path, "first", 60)
+    health_file.write(path, "first", 60)
     reader = open(path, "rb")  # noqa: SIM115
     threading.Timer(0.1, reader.close).start()
 
-    healthfile.write(path, "second", 60)
+    health_file.write(path, "second", 60)
 
-    assert healthfile.read(path) == "second"
+    assert health_file.read(path) == "second"
     eventually(lambda: reader.closed)

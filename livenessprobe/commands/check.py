@@ -1,0 +1,234 @@
+"""
+`livenessprobe check`: one probe from a process of its own, for exec probes and for people.
+
+An exec probe pays for its start every few seconds, so this room and those it uses import only what asking takes: no web
+server, no metrics, no Dynaconf; gRPC only where the driver itself is asked, HTTP only where a sidecar is.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from livenessprobe.driver.result import ProbeResult, Reason
+from livenessprobe.klog import log as klog
+from livenessprobe.klog.writer import write_all
+from livenessprobe.probing import health_file
+from livenessprobe.process.imports import absent
+from livenessprobe.settings import command_line, flags
+from livenessprobe.settings.layers import SettingsError, overlay
+from livenessprobe.settings.load import load
+from livenessprobe.settings.model import Loaded, Settings
+
+HEALTHY, USAGE, NOT_CONNECTED, CALL_FAILED, NOT_READY = range(5)
+"""Exit codes, as far as they overlap those of grpc-health-probe."""
+
+PAUSE = 0.2
+"""Seconds between the probes of --wait."""
+
+FLAGS = (
+    flags.Flag("output", flags.STRING, "text", "`text`: one line. json: one object."),
+    flags.Flag(
+        "url", flags.STRING, "", "Ask the sidecar at this `address` instead of the driver: http://… or unix:///path."
+    ),
+    flags.Flag("wait", flags.DURATION, "0s", "Ask again and again for so long until the driver is healthy."),
+)
+
+
+class Outcome(NamedTuple):
+    """What is printed, and what the process exits with."""
+
+    code: int
+    reason: str
+    """A word, `healthy` if all is well."""
+    message: str
+
+    def render(self, output: str, asked: str, seconds: float) -> str:
+        """As text or as JSON."""
+        if output == "json":
+            healthy = self.code == HEALTHY
+            fields = {"healthy": healthy, "exit_code": self.code, "reason": None if healthy else self.reason}
+            return json.dumps(fields | {"message": self.message, "asked": asked, "seconds": round(seconds, 3)})
+        return f"{self.reason}: {self.message}"
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Ask, print one line, and return the exit code."""
+    try:
+        line = command_line.parse(arguments, FLAGS)
+        values = line.values()
+        own = {flag.name: values.pop(flag.name, flag.default) for flag in FLAGS}
+        if line.unread:
+            raise command_line.FlagError(f"{line.unread[0]!r} is no flag; flags begin with a dash")
+        loaded = load(values, environ, merge=overlay)
+        ask, asked = _who_is_asked(own["url"], "health-file" in values, loaded)
+        if own["output"] not in ("text", "json"):
+            raise command_line.FlagError(f"--output={own['output']}: write text or json")
+    except command_line.HelpRequested:
+        _say(command_line.usage(f"{sys.argv[0]} check", FLAGS))
+        return HEALTHY
+    except (command_line.FlagError, SettingsError) as error:
+        write_all(2, f"livenessprobe check: {error}")
+        return USAGE
+    started = time.monotonic()
+    outcome = _insist(ask, loaded.settings.probe_timeout, flags.DURATION.check(own["wait"]))
+    _say(outcome.render(own["output"], asked, time.monotonic() - started))
+    return outcome.code
+
+
+def _say(text: str) -> None:
+    try:
+        write_all(1, text.removesuffix("\n"))
+    except OSError:
+        pass  # nobody listens; the exit code says it all
+
+
+Ask = Callable[[float], Outcome]
+"""Takes the seconds there are for it."""
+
+
+def _who_is_asked(url: str, file: bool, loaded: Loaded) -> tuple[Ask, str]:
+    found = loaded.settings
+    if url:
+        return _sidecar(url), url
+    if file:
+        return lambda _: _read_health_file(found.health_file), found.health_file
+    # Waiting for a driver is what --wait is for; a grace that somebody asked for is kept.
+    grace = found.unreachable_grace if loaded.raw["unreachable_grace"].text else 0.0
+    return lambda timeout: _ask_driver(found, timeout, min(grace, timeout)), found.csi_address.text
+
+
+def _insist(ask: Ask, timeout: float, wait: object) -> Outcome:
+    """The first healthy outcome, or the last that says something."""
+    assert isinstance(wait, int)  # noqa: S101  the flag table says so
+    end = time.monotonic() + wait / 1e9
+    outcome = ask(timeout)
+    if wait:
+        gc.enable()  # many probes leave garbage behind, one does not
+    while outcome.code != HEALTHY and (left := end - time.monotonic()) > 0:
+        time.sleep(min(PAUSE, left))
+        left = max(end - time.monotonic(), 0.1)
+        latest = ask(min(timeout, left))
+        # That a probe ran out of time which had less than it is given says nothing; what was found before does.
+        if left >= timeout or latest.reason != Reason.DEADLINE.value:
+            outcome = latest
+    return outcome
+
+
+def _ask_driver(found: Settings, timeout: float, grace: float) -> Outcome:
+    with absent("ssl"):
+        import asyncio
+
+    from livenessprobe.driver.connection import Dialer
+    from livenessprobe.driver.identity import Attempt, Identity
+
+    async def ask() -> Outcome:
+        now = asyncio.get_running_loop().time()
+        attempt = Attempt(now, now + timeout, now + grace, found.probe_path, found.health_service)
+        dialer = Dialer(found.csi_address, lambda: None)
+        try:
+            result = await Identity(dialer, _Nobody()).probe(attempt)
+        finally:
+            await dialer.close()
+        if result.reason is None:
+            return Outcome(HEALTHY, "healthy", result.body)
+        code = NOT_READY if result.reason is Reason.NOT_READY else CALL_FAILED if attempt.connected else NOT_CONNECTED
+        return _failed(code, result)
+
+    return asyncio.run(ask())
+
+
+class _Nobody:
+    """Is told of calls, and forgets them."""
+
+    driver_name = ""
+
+    def operation(self, method: str, code: str, seconds: float) -> None:
+        """Forget it."""
+
+
+def _failed(code: int, result: ProbeResult) -> Outcome:
+    assert result.reason is not None  # noqa: S101  it has failed
+    return Outcome(code, result.reason.value, " ".join(result.body.split()))
+
+
+def _read_health_file(path: str) -> Outcome:
+    try:
+        return Outcome(HEALTHY, "healthy", f"{health_file.read(path)} by {path}")
+    except health_file.HealthFileError as error:
+        return Outcome(NOT_READY, Reason.NOT_READY.value, str(error))
+
+
+def _sidecar(url: str) -> Ask:
+    """Ask the sidecar at `url`; raises FlagError for what is none."""
+    from urllib.parse import urlsplit
+
+    wrong = command_line.FlagError(f"--url={url}: write http://host:port/healthz or unix:///path/to/socket")
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 80
+    except ValueError:
+        raise wrong from None
+    if sys.platform != "win32" and parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
+        return lambda timeout: _ask_sidecar("localhost", 0, parts.path, "/healthz", timeout)
+    if parts.scheme != "http" or not parts.hostname:
+        raise wrong
+    path = (parts.path or "/healthz") + (f"?{parts.query}" if parts.query else "")
+    return lambda timeout: _ask_sidecar(parts.hostname or "", port, "", path, timeout)
+
+
+def _ask_sidecar(host: str, port: int, socket_path: str, path: str, timeout: float) -> Outcome:
+    from http.client import HTTPConnection, HTTPException
+
+    # The sidecar's own probe may take the probe timeout.
+    connection = HTTPConnection(host, port or None, timeout=max(timeout, 0) + 1)
+    try:
+        if sys.platform != "win32" and socket_path:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(connection.timeout)
+            connection.sock.connect(socket_path)
+        else:
+            connection.connect()
+    except OSError as error:
+        return Outcome(NOT_CONNECTED, Reason.UNREACHABLE.value, f"no sidecar answers: {error.strerror or error}")
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        body = response.read(65_536).decode(errors="replace")
+        reason = response.getheader("X-Livenessprobe-Reason", "")
+    except TimeoutError:
+        return Outcome(CALL_FAILED, Reason.DEADLINE.value, "the sidecar gave no answer within the probe timeout and 1 s")
+    except (OSError, HTTPException, ValueError) as error:
+        return Outcome(CALL_FAILED, Reason.CONNECTION_LOST.value, f"the sidecar gave no answer: {error!r}")
+    finally:
+        connection.close()
+    if response.status == 200:
+        return Outcome(HEALTHY, "healthy", " ".join(body.split()))
+    known = next((each for each in Reason if each.value == reason), None)
+    if known is None:
+        return Outcome(CALL_FAILED, Reason.PROTOCOL_ERROR.value, f"status {response.status}: {' '.join(body.split())[:500]}")
+    return Outcome(_code_for(known, body), known.value, " ".join(body.split()))
+
+
+def _code_for(reason: Reason, body: str) -> int:
+    """What asking the driver itself would have exited with."""
+    if reason is Reason.NOT_READY:
+        return NOT_READY
+    # Some reasons come up before there is a connection and after; an error of the call itself is always in gRPC's words.
+    if body.startswith("livenessprobe: internal error: ") or "rpc error: code = " in body:
+        return CALL_FAILED
+    return NOT_CONNECTED
+
+
+def run(arguments: Sequence[str]) -> int:
+    """`main` on this process's environment; the log is written out before the end."""
+    try:
+        return main(arguments, os.environ)
+    finally:
+        klog.flush()

@@ -1,0 +1,329 @@
+"""
+Connections to the driver: dial, call, keep for a moment, and say why it failed.
+
+The only room that knows gRPC.  A call has two phases, and telling them apart is what reasons rest on: first a connection
+(a fresh channel until it is READY), then the RPC on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import stat
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+# gRPC's core prints its own lines unless told so before it is loaded; its findings reach us as errors anyway.
+os.environ["GRPC_VERBOSITY"] = "NONE"
+
+import grpc
+import grpc.aio
+
+from livenessprobe import __version__
+from livenessprobe.driver.address import CSIAddress
+from livenessprobe.driver.diagnosis import NotConnected, closes, explanation, no_descriptors, not_connected
+from livenessprobe.driver.result import Reason
+
+_MILLISECONDS_MAX = (1 << 31) - 1
+QUIET_SECONDS = 0.05
+"""After a connection that came to nothing; it bounds how many a second a driver sees that fails each of them."""
+LOOK_SECONDS = 0.1
+"""How often a dial that is not answered looks whether the socket is still the same."""
+DESCRIPTORS = 12
+"""Free ones without which gRPC is not woken: it takes eight, and ends the process where it gets none."""
+_FOREVER = 10.0**8
+"""Seconds; gRPC's timeout header has eight digits."""
+
+# Go's spelling of the codes (google.golang.org/grpc/codes).
+_CODES = {
+    code: "Canceled" if code is grpc.StatusCode.CANCELLED else code.name.title().replace("_", "") for code in grpc.StatusCode
+} | {grpc.StatusCode.OK: "OK"}
+
+State = grpc.ChannelConnectivity
+SocketIdentity = tuple[int, int, int]
+
+
+class CallFailed(Exception):
+    """An RPC without a result: its code in Go's spelling, its message, and what kind of failure it is."""
+
+    def __init__(self, code: str, details: str, reason: Reason) -> None:
+        super().__init__(f"{code}: {details}")
+        self.code = code
+        self.details = details
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class Connection:
+    """One channel, and the socket file it was dialled through."""
+
+    channel: grpc.aio.Channel
+    socket: SocketIdentity | None
+    opened: float
+    closing: asyncio.TimerHandle | None = field(default=None)
+
+    async def call(self, method: str, request: bytes, timeout: float | None) -> bytes:
+        """The bytes of the answer; raises CallFailed.  The driver is told of `timeout`, if there is one."""
+        try:
+            answer: bytes | None = await self.channel.unary_unary(method)(
+                request, timeout=timeout and min(timeout, _FOREVER)
+            )
+        except grpc.aio.AioRpcError as error:
+            details = _undecodable.original(error.details() or "")
+            code = error.code()
+            raise CallFailed(_CODES[code], details, _reason_of(code, details, self.channel.get_state())) from None
+        if answer is None:  # the call succeeded, and its message was missing or ended in the middle
+            raise CallFailed("Internal", "the answer has no complete message", Reason.PROTOCOL_ERROR)
+        return answer
+
+
+class Dialer:
+    """Connects to one driver, and lends the same connection out again while it is young."""
+
+    def __init__(self, address: CSIAddress, dialled: Callable[[], object]) -> None:
+        self.address = address
+        self.peer: SocketIdentity | None = None
+        """The socket file last connected to, where the system tells them apart."""
+        self.reuse = 0.0
+        """How long a connection may serve probes, seconds; may be changed at any time."""
+        self._dialled = dialled
+        self._quiet_until = 0.0
+        self._awake: grpc.aio.Channel | None = None
+        self._kept: Connection | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def dial(self, deadline: float) -> Connection:
+        """A fresh connection; raises NotConnected, at `deadline` (the loop's time) at the latest."""
+        self.look_at_socket()
+        if (quiet := min(self._quiet_until, deadline) - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(quiet)
+        socket = self.look_at_socket()
+        self._keep_awake()
+        self._dialled()
+        now = asyncio.get_running_loop().time()
+        channel = grpc.aio.insecure_channel(self.address.target, self._options(deadline - now))
+        try:
+            async with asyncio.timeout_at(deadline):
+                state = await self._decided(channel, socket)
+            if state is not State.READY:
+                raise await self._explain(Connection(channel, socket, now))
+        except TimeoutError:
+            self.came_to_nothing()
+            await channel.close()
+            raise self.hung() from None
+        except BaseException:
+            self.came_to_nothing()
+            await channel.close()
+            raise
+        self.peer = socket
+        return Connection(channel, socket, now)
+
+    def _keep_awake(self) -> None:
+        """
+        Hold a channel that never connects, for as long as this dialer is open.
+
+        Without any, gRPC ends its threads and pollers, and starts them anew for each dial: 2.2 ms of CPU instead of 1.0.
+        Worse, where it gets no descriptor for them it calls abort(), and where it gets no thread it blocks the loop.  Awake, it
+        takes one descriptor for a dial and no thread, and its idle threads cost 0.03 % of a CPU.
+        """
+        if self._awake is None:
+            _refuse_without_descriptors(self.address)
+            self._awake = grpc.aio.insecure_channel(self.address.target, [("grpc.use_local_subchannel_pool", 1)])
+
+    def came_to_nothing(self) -> None:
+        """The last connection was of no use, so the next one is not to follow at once."""
+        self._quiet_until = asyncio.get_running_loop().time() + QUIET_SECONDS
+
+    def hung(self) -> NotConnected:
+        """What a dial ends in that is never answered."""
+        return NotConnected(
+            Reason.DEADLINE,
+            f"the driver at {self.address.text} accepts connections but does not speak gRPC within the probe timeout: "
+            "it is hung, stopped or overloaded",
+        )
+
+    async def _decided(self, channel: grpc.aio.Channel, socket: SocketIdentity | None) -> grpc.ChannelConnectivity:
+        """The state in which connecting ends; raises NotConnected when another socket has taken the place of `socket`."""
+        state = State.IDLE
+        while state not in (State.READY, State.TRANSIENT_FAILURE, State.SHUTDOWN):
+            change = asyncio.ensure_future(channel.wait_for_state_change(state))
+            if state is State.IDLE:
+                # Only once the change is waited for: a connection that is closed at once leaves the channel idle again.
+                await asyncio.sleep(0)
+                channel.get_state(try_to_connect=True)
+            try:
+                while not change.done():
+                    await asyncio.wait({change}, timeout=LOOK_SECONDS)
+                    if not change.done() and self.look_at_socket() != socket:
+                        raise NotConnected(Reason.REFUSED, f"{self.address.name} was replaced while it was dialled")
+            finally:
+                change.cancel()
+            state = channel.get_state()
+            if state is State.IDLE:  # it was connected and is not any more, all between two looks; gRPC leaves it at that
+                raise NotConnected(Reason.PROTOCOL_ERROR, closes(self.address))
+        return state
+
+    def _options(self, left: float) -> list[tuple[str, object]]:
+        # gRPC gives up connecting after 20 s whatever the deadline, unless its "minimum back-off" is longer.
+        patience = min(int(max(left, 0) * 1000) + 1000, _MILLISECONDS_MAX)
+        options: list[tuple[str, object]] = [
+            # A fresh channel would silently borrow the live connection of another one, and a probe would then succeed on a
+            # driver whose socket is gone (upstream issue 68).
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.enable_retries", 0),
+            ("grpc.service_config_disable_resolution", 1),
+            ("grpc.min_reconnect_backoff_ms", patience),
+            ("grpc.initial_reconnect_backoff_ms", patience),
+            ("grpc.max_reconnect_backoff_ms", patience),
+            ("grpc.max_metadata_size", 1 << 20),
+            ("grpc.absolute_max_metadata_size", 1 << 20),
+            ("grpc.primary_user_agent", f"livenessprobe/{__version__}"),
+        ]
+        if self.address.network != "tcp":
+            # gRPC would send the percent-encoded path, which servers in Rust, Node and C# refuse.
+            options.append(("grpc.default_authority", "localhost"))
+        return options
+
+    def look_at_socket(self) -> SocketIdentity | None:
+        """
+        The identity of the socket file, None where there is none to tell.
+
+        Raises NotConnected for what a dial would not survive: it is cheaper to see, and has a better reason.
+        """
+        if self.address.network != "unix":
+            return None
+        path = self.address.name
+        try:
+            found = os.lstat(path) if sys.platform == "win32" else os.stat(path)
+        except OSError as error:
+            raise not_connected(error.errno, path) from None
+        if sys.platform == "win32":
+            return None
+        if not stat.S_ISSOCK(found.st_mode):
+            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a file"
+            raise NotConnected(Reason.NOT_A_SOCKET, f"{path} is {kind}, not a socket: the driver listens elsewhere")
+        # The change time tells a new socket from an old one whose inode number it was given.
+        return (found.st_dev, found.st_ino, found.st_ctime_ns)
+
+    async def _explain(self, connection: Connection) -> NotConnected:
+        """Why the channel failed: the words are in the error of a call on it, which fails without dialling again."""
+        try:
+            await connection.call("/csi.v1.Identity/Probe", b"", 1)
+        except CallFailed as error:
+            return explanation(self.address, error.details)
+        return NotConnected(Reason.UNREACHABLE, f"the connection to {self.address.text} failed and came back; asking again")
+
+    async def kept(self) -> Connection | None:
+        """The kept connection, if it is young and still leads to the same socket file."""
+        kept = self._take()
+        if kept is None:
+            return None
+        try:
+            same = self.look_at_socket() == kept.socket
+        except NotConnected:
+            same = False
+        ready = kept.channel.get_state() is State.READY
+        if same and asyncio.get_running_loop().time() - kept.opened < self.reuse and ready:
+            return kept
+        if same and not ready:  # a driver that closes each connection behind its answer is not to be dialled without a pause
+            self._quiet_until = max(self._quiet_until, kept.opened + QUIET_SECONDS)
+        await self.drop(kept)
+        return None
+
+    def _take(self) -> Connection | None:
+        kept, self._kept = self._kept, None
+        if kept is not None and kept.closing is not None:
+            kept.closing.cancel()
+        return kept
+
+    def keep(self, connection: Connection) -> None:
+        """Leave `connection` for the next probe, until its time is up."""
+        if self._kept is not None:
+            self._expire()
+        loop = asyncio.get_running_loop()
+        connection.closing = loop.call_later(max(0, connection.opened + self.reuse - loop.time()), self._expire)
+        self._kept = connection
+
+    def _expire(self) -> None:
+        if (kept := self._take()) is not None:
+            closing = asyncio.get_running_loop().create_task(self.drop(kept), name="close connection")
+            self._closing.add(closing)  # the loop itself holds tasks only weakly
+            closing.add_done_callback(self._closing.discard)
+
+    async def drop(self, connection: Connection) -> None:
+        """Close `connection`."""
+        await connection.channel.close()
+
+    async def close(self) -> None:
+        """Close what is kept, and wait for what is closing."""
+        if (kept := self._take()) is not None:
+            await self.drop(kept)
+        await asyncio.gather(*self._closing)
+        if self._awake is not None:
+            await self._awake.close()
+            self._awake = None
+
+
+def _reason_of(code: grpc.StatusCode, details: str, state: grpc.ChannelConnectivity) -> Reason:
+    # "Stream removed (" is how grpcio begins when a stream ended without a status of the driver's.  A driver may pass on such
+    # words of a library of its own, about its backend; nothing tells the two apart for certain.
+    removed = details.startswith("Stream removed (")
+    if code is grpc.StatusCode.UNAVAILABLE and (state is not State.READY or (removed and "RST_STREAM" not in details)):
+        return Reason.CONNECTION_LOST
+    if removed or details.startswith(_GRPCS_WORDS):
+        return Reason.PROTOCOL_ERROR
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return Reason.UNIMPLEMENTED
+    return Reason.DEADLINE if code is grpc.StatusCode.DEADLINE_EXCEEDED else Reason.DRIVER_ERROR
+
+
+_GRPCS_WORDS = ("Received http2 header with status", "Compression bit set", "Decompressed message larger than max")
+
+
+def _refuse_without_descriptors(address: CSIAddress) -> None:
+    """Raises NotConnected if there are too few descriptors for gRPC: it calls abort() then (grpcio 1.85, eventfd)."""
+    taken: list[int] = []
+    try:
+        while len(taken) < DESCRIPTORS:
+            taken += os.pipe()
+    except OSError as error:
+        raise no_descriptors(address, error.errno or 0) from None
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+class _UndecodableMessages(logging.Filter):
+    """
+    The bytes of status messages that are no UTF-8.
+
+    grpcio hands such a message over as Latin-1 and logs the bytes; the log call is the only place where they still are,
+    and it happens right before the error is raised.  Without it we would show the Latin-1 reading.
+    """
+
+    LIMIT = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bytes: dict[str, bytes] = {}
+        logging.getLogger("grpc._cython.cygrpc").addFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Remember the bytes; the record itself is noise."""
+        if isinstance(record.args, tuple) and len(record.args) == 1 and isinstance(record.args[0], bytes):
+            if len(self._bytes) >= self.LIMIT:
+                self._bytes.clear()
+            self._bytes[record.args[0].decode("latin-1")] = record.args[0]
+            return False
+        return True
+
+    def original(self, details: str) -> str:
+        """`details` with undecodable bytes as surrogate escapes."""
+        raw = self._bytes.pop(details, None)
+        return details if raw is None else raw.decode(errors="surrogateescape")
+
+
+_undecodable = _UndecodableMessages()

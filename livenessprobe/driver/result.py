@@ -1,0 +1,89 @@
+"""What one probe found: in upstream's words, and as a reason a person can act on.  Pure."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class Reason(str, Enum):
+    """Why a probe failed; the values are header values and metric labels, so they never change."""
+
+    SOCKET_MISSING = "socket_missing"
+    NOT_A_SOCKET = "not_a_socket"
+    PERMISSION_DENIED = "permission_denied"
+    STALE_MOUNT = "stale_mount"
+    REFUSED = "refused"
+    UNRESOLVED = "unresolved"
+    UNREACHABLE = "unreachable"
+    DEADLINE = "deadline"
+    PROTOCOL_ERROR = "protocol_error"
+    CONNECTION_LOST = "connection_lost"
+    UNIMPLEMENTED = "unimplemented"
+    DRIVER_ERROR = "driver_error"
+    NOT_READY = "not_ready"
+    INTERNAL = "internal"
+
+
+class ProbeResult(NamedTuple):
+    """
+    One answer about the driver.  Without a reason it is ready.
+
+    Text may hold surrogate escapes for bytes of the driver's that were no UTF-8.
+    """
+
+    reason: Reason | None = None
+    body: str = "ok"
+    """The body of /healthz."""
+    record: str = "Health check succeeded"
+    """Upstream's log message for it."""
+    err: str | None = None
+    """Upstream's `err` for that message."""
+    code: str = "OK"
+    """Its gRPC code in Go's spelling, for the metric."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether /healthz answers 200."""
+        return self.reason is None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the driver answered the call at all, in whatever way."""
+        return self.reason in _ANSWERS
+
+
+_ANSWERS = (None, Reason.NOT_READY, Reason.DRIVER_ERROR, Reason.UNIMPLEMENTED)
+READY = ProbeResult()
+NOT_READY = ProbeResult(Reason.NOT_READY, "driver responded but is not ready", record="Driver responded but is not ready")
+DEADLINE = "context deadline exceeded"
+NO_TIME = ProbeResult(
+    Reason.DEADLINE, DEADLINE, "Failed to establish connection to CSI driver", DEADLINE, "DeadlineExceeded"
+)
+"""The timeout had passed before the driver was asked, as with --probe-timeout=0."""
+
+
+MESSAGE_MAX = 64 * 1024
+"""Characters of a driver's message that are passed on."""
+
+
+def rpc_error(reason: Reason, code: str, description: str) -> ProbeResult:
+    """A failed call, in grpc-go's words; a driver's message that goes on for ever is cut."""
+    if len(description) > MESSAGE_MAX:
+        description = f"{description[:MESSAGE_MAX]}… (cut)"
+    text = f"rpc error: code = {code} desc = {description}"
+    return ProbeResult(reason, text, "Health check failed", text, code)
+
+
+def unreachable(reason: Reason, sentence: str, *, patience_spent: bool) -> ProbeResult:
+    """
+    No connection, for `reason`.
+
+    The log record stays upstream's where the whole timeout was spent, as upstream always does.
+    """
+    err = DEADLINE if patience_spent else sentence
+    code = "DeadlineExceeded" if reason is Reason.DEADLINE else "Unavailable"
+    return ProbeResult(reason, sentence, "Failed to establish connection to CSI driver", err, code)
+
+
+CALL_TIMED_OUT = rpc_error(Reason.DEADLINE, "DeadlineExceeded", DEADLINE)

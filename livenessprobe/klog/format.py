@@ -1,0 +1,145 @@
+"""
+What a klog record looks like, as text and as JSON.
+
+Pure but for the time zone and the process number in the header.  Measured against klog v2.140 and component-base v0.36.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import time
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from livenessprobe.gotext import quote, quote_ascii
+
+SEVERITIES = "IWEF"
+
+
+class Options(NamedTuple):
+    """How to log; the names are those of the flags."""
+
+    v: int = 0
+    vmodule: tuple[tuple[str, int], ...] = ()
+    logging_format: str = "text"
+    logtostderr: bool = True
+    alsologtostderr: bool = False
+    stderrthreshold: int = 2
+    log_dir: str = ""
+    log_file: str = ""
+    log_file_max_size: int = 1800
+    one_output: bool = False
+    skip_headers: bool = False
+    skip_log_headers: bool = False
+    add_dir_header: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One log record, before it is text."""
+
+    severity: str
+    level: int
+    message: str
+    pairs: tuple[tuple[str, object], ...]
+    err: object | None
+    caller: tuple[str, int]
+    """Path of the source file and line."""
+    wall: float = field(default_factory=time.time)
+
+    def key(self) -> tuple[object, ...]:
+        """Equal for records that say the same."""
+        return (self.severity, self.message, repr(self.pairs), str(self.err))
+
+
+# --- text and JSON
+
+
+def render_text(record: Record, options: Options = Options()) -> str:  # noqa: B008  it never changes
+    """A klog line, or several where a value has several lines; no newline at the end."""
+    pairs: dict[str, object] = {}
+    if record.err is not None:
+        pairs["err"] = record.err
+    pairs.update(record.pairs)
+    return _header(record, options) + quote(record.message) + "".join(_text_pair(k, v) for k, v in pairs.items())
+
+
+def _header(record: Record, options: Options) -> str:
+    if options.skip_headers:
+        return ""
+    path, line = record.caller
+    path = path.replace("\\", "/")
+    name = "/".join(path.rsplit("/", 2 if options.add_dir_header else 1)[1:]) or path
+    now = time.localtime(record.wall)
+    return (
+        f"{record.severity}{now.tm_mon:02d}{now.tm_mday:02d} {now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}."
+        f"{int(record.wall % 1 * 1e6):06d} {os.getpid():7d} {name}:{line}] "
+    )
+
+
+def _text_pair(key: str, value: object) -> str:
+    if isinstance(value, bytes):
+        return f" {key}={quote_ascii(value.decode(errors='surrogateescape'))}"
+    if isinstance(value, str | BaseException):
+        text = str(value)
+        if "\n" in text:
+            lines = _shown(text.removesuffix("\n")).split("\n")
+            return f" {key}=<\n" + "".join(f"\t{line}\n" for line in lines) + " >"
+        return f" {key}={quote(text)}"
+    return f" {key}={_html_safe_json(value)}"
+
+
+def _html_safe_json(value: object) -> str:
+    """As Go's encoding/json by itself: `<`, `>` and `&` escaped."""
+    return _compact_json(value).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _compact_json(value: object) -> str:
+    """Keys sorted, no blanks; what is none of JSON's types as text."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=str)
+
+
+def _shown(text: str) -> str:
+    """Lines without what a terminal would obey, which klog prints as it is; ends of lines stay."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n|\Z)")
+_JSON_ESCAPES = str.maketrans(
+    {chr(c): f"\\u{c:04x}" for c in range(0x20)}
+    | {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
+    | {chr(c): "\\ufffd" for c in range(0xD800, 0xE000)}
+)
+_NO_CHARACTERS = str.maketrans({chr(c): "\ufffd" for c in range(0xD800, 0xE000)})
+
+
+def _json_string(text: str) -> str:
+    return '"' + text.translate(_JSON_ESCAPES) + '"'
+
+
+def render_json(record: Record) -> str:
+    """A record as component-base's JSON format writes it: no `v` on errors, `err` last."""
+    path, line = record.caller
+    name = "/".join(path.replace("\\", "/").split("/")[-2:])
+    parts = [
+        f'"ts":{record.wall * 1000!r}',
+        f'"caller":{_json_string(f"{name}:{line}")}',
+        f'"msg":{_json_string(record.message)}',
+    ]
+    if record.severity != "E":
+        parts.append(f'"v":{record.level}')
+    parts += [f"{_json_string(key)}:{_json_value(value)}" for key, value in record.pairs]
+    if record.err is not None:
+        parts.append(f'"err":{_json_string(str(record.err))}')
+    return "{" + ",".join(parts) + "}"
+
+
+def _json_value(value: object) -> str:
+    if isinstance(value, bytes):
+        value = base64.b64encode(value).decode()
+    if isinstance(value, str | BaseException):
+        return _json_string(str(value))
+    return _compact_json(value).translate(_NO_CHARACTERS)

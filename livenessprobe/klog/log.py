@@ -1,0 +1,122 @@
+"""The log of this process: `get_logger` for every module, `configure`, `flush`, and what libraries log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+from livenessprobe.klog.format import Options, Record
+from livenessprobe.klog.vmodule import compile_pattern
+from livenessprobe.klog.writer import Sink
+
+# --- the log of this process
+
+_sink = Sink(sys.stderr)
+_patterns: list[tuple[Callable[[str], bool], int]] = []
+
+
+def configure(options: Options) -> None:
+    """Log as `options` say from now on.  What was logged before keeps its form."""
+    _patterns[:] = [(compile_pattern(pattern), level) for pattern, level in options.vmodule]
+    _sink.configure(options)
+    Logger.generation += 1
+
+
+def flush(seconds: float = 2.0) -> None:
+    """Wait until everything is written, at most `seconds`."""
+    _sink.flush(seconds)
+
+
+def dropped() -> int:
+    """How many records a blocked stderr has cost so far."""
+    return _sink.dropped
+
+
+class Verbose(NamedTuple):
+    """What `Logger.v` returns: logs, or does not."""
+
+    logger: Logger
+    level: int
+    enabled: bool
+
+    def info(self, message: str, **pairs: object) -> None:
+        """An info record, if the verbosity asks for this level."""
+        if self.enabled:
+            self.logger.emit("I", self.level, message, pairs)
+
+
+class Logger:
+    """
+    Logs on behalf of one source file.
+
+    `-vmodule` knows it by its own name and by that of the Go file whose records it writes, so that existing manifests
+    (`--vmodule=connection=5`) keep their meaning.
+    """
+
+    generation = 0
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+        self._level = 0
+        self._seen = -1
+
+    def v(self, level: int) -> Verbose:
+        """Records of verbosity `level`; `.enabled` tells whether they are wanted."""
+        return Verbose(self, level, level <= self._verbosity())
+
+    def _verbosity(self) -> int:
+        if self._seen != Logger.generation:
+            by_pattern = next((n for match, n in _patterns if any(map(match, self._names))), 0)
+            self._level = max(_sink.options.v, by_pattern)
+            self._seen = Logger.generation
+        return self._level
+
+    def info(self, message: str, **pairs: object) -> None:
+        """An info record."""
+        self.emit("I", 0, message, pairs)
+
+    def warning(self, message: str, **pairs: object) -> None:
+        """A warning."""
+        self.emit("W", 0, message, pairs)
+
+    def error(self, message: str, *, err: object | None = None, **pairs: object) -> None:
+        """An error record; `err` is printed first in text, last in JSON, and left out if None."""
+        self.emit("E", 0, message, pairs, err)
+
+    def emit(self, severity: str, level: int, message: str, pairs: dict[str, object], err: object | None = None) -> None:
+        """One record, from the caller's caller."""
+        frame = sys._getframe(2)  # noqa: SLF001  as logging does it
+        caller = (frame.f_code.co_filename, frame.f_lineno)
+        _sink.put(Record(severity, level, message, tuple(pairs.items()), err, caller))
+
+
+def get_logger(path: str, upstream: str = "main") -> Logger:
+    """The logger of the source file `path` (`__file__`), whose records upstream writes in `upstream`.go."""
+    return Logger(os.path.splitext(os.path.basename(path))[0], upstream)
+
+
+class _Foreign(logging.Handler):
+    """Records of libraries (asyncio, Hypercorn, Quart, grpc) as ours; the traceback only at -v=5."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        pairs: tuple[tuple[str, object], ...] = (("logger", record.name),)
+        err = None
+        if record.exc_info and record.exc_info[1] is not None:
+            err = repr(record.exc_info[1])
+            if _sink.options.v >= 5:
+                err = logging.Formatter().formatException(record.exc_info)
+        severity = "E" if record.levelno >= logging.ERROR else "W" if record.levelno >= logging.WARNING else "I"
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):
+            message = str(record.msg)
+        _sink.put(Record(severity, 0, message, pairs, err, (record.pathname, record.lineno)))
+
+
+def capture_foreign() -> None:
+    """Send what libraries log through `logging` or `warnings` to this log."""
+    logging.basicConfig(handlers=[_Foreign()], level=logging.WARNING, force=True)
+    logging.captureWarnings(capture=True)

@@ -1,0 +1,84 @@
+"""The settings in force, as people and programs read them: one JSON object, and what differs between two.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from livenessprobe import gotext
+from livenessprobe.driver.address import CSIAddress
+from livenessprobe.settings import flags
+from livenessprobe.settings.layers import KEYS
+from livenessprobe.settings.listen_address import ListenAddress
+from livenessprobe.settings.model import RESTART_KEYS, Loaded
+
+
+class Change(NamedTuple):
+    """A setting that is about to be another one; values as `shown` spells them."""
+
+    key: str
+    old: object
+    new: object
+    source: str
+    live: bool
+    """Whether a running process can follow."""
+
+
+def changes(running: Loaded, wanted: Loaded) -> tuple[Change, ...]:
+    """What `wanted` would change, in the order of the keys.  `60s` for `1m` is no change."""
+    old, new = values(running), values(wanted)
+    if running.settings.csi_address.target == wanted.settings.csi_address.target:
+        new["csi_address"] = old["csi_address"]  # another spelling of the same socket
+    return tuple(
+        Change(key, old[key], new[key], wanted.raw[key].source, key not in RESTART_KEYS)
+        for key in KEYS
+        if old[key] != new[key]
+    )
+
+
+def values(loaded: Loaded) -> dict[str, object]:
+    """Each key with its value in force: booleans and numbers as such, durations in Go's form, vmodule as a list."""
+    shown = {key: _shown(flag.kind, loaded.raw[key].text) for key, flag in KEYS.items()}
+    if loaded.settings.unreachable_grace == loaded.settings.probe_timeout:
+        # It was left empty, or is longer than it can be.  None may be negative, as the timeout may.
+        shown["unreachable_grace"] = "0s" if loaded.settings.probe_timeout < 0 else shown["probe_timeout"]
+    return shown
+
+
+def _shown(kind: flags.Kind, text: str) -> object:
+    match kind.check(text):
+        case int(nanoseconds) if kind in (flags.DURATION, flags.OPTIONAL_DURATION):
+            return gotext.format_duration(nanoseconds)
+        case tuple(pairs):
+            return [f"{pattern}={level}" for pattern, level in pairs]
+        case typed:
+            return text if kind is flags.QUANTITY else typed
+
+
+def document(loaded: Loaded) -> dict[str, object]:
+    """What `livenessprobe config` prints."""
+    settings = loaded.settings
+    shown = values(loaded)
+    return {
+        "settings": {key: {"value": shown[key], "source": loaded.raw[key].source} for key in KEYS},
+        "target": settings.csi_address.target,
+        "dial": _dial(settings.csi_address),
+        "listen": list(_listen(loaded)),
+    }
+
+
+def _dial(address: CSIAddress) -> dict[str, str]:
+    if address.network == "tcp":
+        return {"network": "tcp", "address": address.name}
+    return {"network": "unix", "path": f"@{address.name}" if address.network == "abstract" else address.name}
+
+
+def _listen(loaded: Loaded) -> Iterable[dict[str, object]]:
+    settings = loaded.settings
+    yield _listener(settings.http, ["healthz", "metrics"] if settings.metrics_on_http else ["healthz"])
+    if settings.metrics is not None:
+        yield _listener(settings.metrics, ["metrics"])
+
+
+def _listener(address: ListenAddress, serves: list[str]) -> dict[str, object]:
+    return {"address": address.path or address.text, "serves": serves, "dual_stack": address.dual_stack}

@@ -1,0 +1,149 @@
+"""The TOML file as a layer of settings: read within bounds, told by line and key."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+
+from livenessprobe import gotext
+from livenessprobe.settings import flags
+from livenessprobe.settings.layers import EXPECTED, FILE_KEYS, INVALID, KEYS, NOT_IN_FILES, PREFIX, Layer, Raw, nearest
+
+FILE_LIMIT = 1 << 20
+"""Bytes; a ConfigMap cannot hold more."""
+
+
+def read_file(path: str) -> bytes:
+    """The content of a regular file of at most FILE_LIMIT bytes; never blocks on a FIFO or a device."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:  # it does not close what it refuses: a folder
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ValueError("is not a regular file")
+            content = file.read(FILE_LIMIT + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > FILE_LIMIT:
+        raise ValueError(f"is larger than {FILE_LIMIT} bytes; a settings file has a few thousand")
+    return content
+
+
+def fingerprint(content: bytes) -> str:
+    """Tells one content from another."""
+    import hashlib  # OpenSSL is loaded with it
+
+    return hashlib.sha256(content).hexdigest()
+
+
+def from_file(path: str, content: bytes) -> Layer:
+    """The layer of a TOML file; raises ValueError with a sentence."""
+    import tomllib
+
+    if content.startswith(b"\xef\xbb\xbf"):
+        raise ValueError("begins with a byte order mark; save it as UTF-8 without one")
+    if not content.strip():
+        raise ValueError("is empty; a file of comments alone says that the defaults are meant")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8: {error.reason} at byte {error.start}") from None
+    try:
+        table = tomllib.loads(text)
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"is not TOML: {error}") from None
+    layer = {}
+    for key, value in table.items():
+        line = _line(text, key)
+        where = f"line {line}: " if line else ""
+        if key not in FILE_KEYS:
+            raise ValueError(f"{where}{_printable(key)} is not a setting{_nearest_key(key)}")
+        layer[key] = Raw(_as_text(key, value, where), f"file {path}, " + (f"line {line}, " if line else "") + f"key {key}")
+    return layer
+
+
+def _nearest_key(key: str) -> str:
+    if key in NOT_IN_FILES:
+        return f" of the file's; give it as --{KEYS[key].name} or {PREFIX}{key.upper()}"
+    plain = key.lower().replace("-", "_")
+    flag = flags.find(plain)  # a flag of Longhorn's, perhaps
+    if flag is not None and flag.key in FILE_KEYS:
+        return f"; did you mean {flag.key}?"
+    return nearest(plain, {known: known for known in FILE_KEYS})
+
+
+def _printable(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else gotext.quote(key)
+
+
+_SEARCHED = 1 << 14
+"""Characters; what comes after is not worth parsing a file again and again for a number."""
+
+
+def _line(text: str, key: str) -> int:
+    """The number of the line that gives `key`; 0 if that cannot be told."""
+    name = re.escape(key)
+    # Possessive, or a long line of blanks would take the square of its length.
+    lines = re.finditer(rf"""^[ \t]*+(?:\[{{1,2}}+[ \t]*+)?["']?{name}["']?[ \t]*+[=.\]]""", text, re.MULTILINE)
+    starts = [match.start() for _, match in zip(range(10), lines, strict=False)]
+    for start in starts:
+        # What looks like the key may be a line of a text that goes over several; then what is before it is no TOML.
+        if len(starts) == 1 or (start < _SEARCHED and _is_toml(text[:start])):
+            return text.count("\n", 0, start) + 1
+    return 0
+
+
+def _is_toml(text: str) -> bool:
+    import tomllib
+
+    try:
+        tomllib.loads(text)
+    except (RecursionError, ValueError):
+        return False
+    return True
+
+
+_NUMBERS = (flags.VERBOSITY, flags.SIZE, flags.COUNT, flags.THRESHOLD, flags.QUANTITY)
+
+
+def _as_text(key: str, value: object, where: str) -> str:
+    """A TOML value as the text that a flag would have."""
+    kind = KEYS[key].kind
+    match value:
+        case str():
+            return value
+        case bool() if kind.is_bool:
+            return "true" if value else "false"
+        case int() if not isinstance(value, bool) and (kind in _NUMBERS or key == "health_port"):
+            return str(value)
+        case list() if kind is flags.VMODULE and all(isinstance(item, str) for item in value):
+            return ",".join(value)
+    expected = EXPECTED.get(kind, 'a text, such as "…"')
+    raise ValueError(f"{where}{key} is {_toml_type(value)}; write {expected}")
+
+
+def _toml_type(value: object) -> str:
+    match value:
+        case bool():
+            return f"the boolean {'true' if value else 'false'}"
+        case int() | float():
+            return f"the number {value}"
+        case list():
+            return "an array"
+        case dict():
+            return "a table"
+    return "a date or a time"
+
+
+_SENTENCE_MAX = 1000
+"""Characters; a file may hold a value of a million."""
+
+
+def fault_of_file(path: str, error: Exception) -> str:
+    """Why the file at `path` is passed over, as a sentence that names it once."""
+    if isinstance(error, OSError):
+        return f"{path}: {error.strerror or error}"
+    sentence = str(error).removeprefix(f"{INVALID}: ").replace(f"file {path}, ", "")
+    if len(sentence) > _SENTENCE_MAX:
+        sentence = f"{sentence[:_SENTENCE_MAX]}… (and {len(sentence) - _SENTENCE_MAX} more)"
+    return f"{path}: {sentence}"

@@ -1,0 +1,370 @@
+"""
+All flags: what each is called, what it takes, and its default.  Pure.
+
+Values read as Go's `flag` package and upstream's own types read them, measured (upstream v2.19); `command_line` has the grammar.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+from livenessprobe.driver.methods import PROBE
+from livenessprobe.gotext import parse_bool, parse_duration, parse_uint, quote
+
+Group = Literal["upstream", "old", "own"]
+
+
+class Kind(NamedTuple):
+    """A type of value: how Go calls it in the usage text, and what it accepts."""
+
+    placeholder: str
+    check: Callable[[str], object]
+    """Returns the typed value; raises ValueError with Go's reason."""
+    is_bool: bool = False
+
+
+class Flag(NamedTuple):
+    """One row of the table.  `default` is text, as it would be given."""
+
+    name: str
+    kind: Kind
+    default: str
+    usage: str
+    group: Group = "upstream"
+
+    @property
+    def key(self) -> str:
+        """Its name as a setting: `--probe-timeout` is `probe_timeout`."""
+        return self.name.replace("-", "_")
+
+
+def _plain_bool(text: str) -> bool:
+    try:
+        return parse_bool(text)
+    except ValueError:
+        raise ValueError("parse error") from None
+
+
+def _automaxprocs(text: str) -> bool:
+    return True if text == "" else parse_bool(text)
+
+
+def _verbosity(text: str) -> int:
+    return parse_uint(text, 31)
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_uint(text, 64)
+    except ValueError as error:
+        raise ValueError("value out of range" if "range" in str(error) else "parse error") from None
+
+
+def parse_vmodule(text: str) -> tuple[tuple[str, int], ...]:
+    """`pattern=N,…` as (pattern, level) pairs; empty items are skipped (component-base, VModuleConfiguration.Set)."""
+    pairs = []
+    for item in filter(None, text.split(",")):
+        pattern, *levels = item.split("=")
+        if not pattern or len(levels) != 1 or not levels[0]:
+            raise ValueError(f"{quote(item)} does not have the pattern=N format")
+        try:
+            pairs.append((pattern, parse_uint(levels[0], 31)))
+        except ValueError as error:
+            raise ValueError(f"parsing verbosity in {quote(item)}: {error}") from None
+    return tuple(pairs)
+
+
+_QUANTITY = re.compile(r"([+-]?)([0-9]*\.?[0-9]*)([eEinumkKMGTP]*[-+]?[0-9]*)")
+_QUANTITY_SUFFIX = re.compile(r"(|[numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]+)")
+_QUANTITY_PATTERN = "'^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+
+
+def _quantity(text: str) -> bool:
+    """Whether a Kubernetes quantity is other than zero; its amount does not matter, since only zero is allowed."""
+    match = _QUANTITY.fullmatch(text)
+    if match is None or not match[2].strip("."):
+        raise ValueError(f"quantities must match the regular expression {_QUANTITY_PATTERN}")
+    if not _QUANTITY_SUFFIX.fullmatch(match[3]):
+        raise ValueError("unable to parse quantity's suffix")
+    return match[2].strip("0.") != ""
+
+
+def _count(text: str) -> int:
+    count = parse_uint(text, 31)
+    if count < 1:
+        raise ValueError("it must be 1 or more")
+    return count
+
+
+SEVERITIES = ("INFO", "WARNING", "ERROR", "FATAL")
+
+
+def _threshold(text: str) -> int:
+    if text.upper() in SEVERITIES:
+        return SEVERITIES.index(text.upper())
+    if re.fullmatch(r"[+-]?[0-9]{1,10}", text) and -(1 << 31) <= int(text) < 1 << 31:
+        return int(text)
+    raise ValueError(f"strconv.ParseInt: parsing {quote(text)}: invalid syntax")
+
+
+def _backtrace(text: str) -> str:
+    if text and not re.fullmatch(r"[^:]+\.go:0*[1-9][0-9]*", text):
+        raise ValueError("syntax error: expect file.go:234")
+    return text
+
+
+def _optional_duration(text: str) -> int | None:
+    return parse_duration(text) if text else None
+
+
+STRING = Kind("string", str)
+DURATION = Kind("duration", parse_duration)
+OPTIONAL_DURATION = Kind("duration", _optional_duration)
+BOOL = Kind("", _plain_bool, is_bool=True)
+AUTOMAXPROCS = Kind("", _automaxprocs, is_bool=True)
+VERBOSITY = Kind("value", _verbosity)
+VMODULE = Kind("value", parse_vmodule)
+QUANTITY = Kind("value", _quantity)
+THRESHOLD = Kind("value", _threshold)
+BACKTRACE = Kind("value", _backtrace)
+SIZE = Kind("uint", _size)
+COUNT = Kind("count", _count)
+
+_BUFFER_SIZE = (
+    "the info messages can be buffered for a while to increase performance. The default value of zero bytes disables "
+    "buffering. The size can be specified as number of bytes (512), multiples of 1000 (1K), multiples of 1024 (2Ki), or "
+    "powers of those (3M, 4G, 5Mi, 6Gi). Enable the LoggingAlphaOptions feature gate to use this."
+)
+_SPLIT_STREAM = (
+    "write error messages to stderr and info messages to stdout. The default is to write a single stream to stdout. "
+    "Enable the LoggingAlphaOptions feature gate to use this."
+)
+
+# The usage texts of the upstream group are upstream's to the letter, since people diff the output of --help.
+FLAGS: tuple[Flag, ...] = (
+    Flag(
+        "automaxprocs",
+        AUTOMAXPROCS,
+        "false",
+        "automatically set GOMAXPROCS to match Linux container CPU quota",
+    ),
+    Flag("csi-address", STRING, "/run/csi/socket", "Address of the CSI driver socket."),
+    Flag(
+        "health-port",
+        STRING,
+        "9808",
+        "(deprecated) TCP ports for listening healthz requests. The default is `9808`. If set, `--http-endpoint` cannot "
+        "be set.",
+    ),
+    Flag(
+        "http-endpoint",
+        STRING,
+        "",
+        "The TCP network address where the HTTP server for diagnostics, including CSI driver health check and metrics. "
+        "The default is empty string, which means the server is disabled. If set, `--health-port` and "
+        "`--metrics-address` cannot be explicitly set.",
+    ),
+    Flag("log-flush-frequency", DURATION, "5s", "Maximum number of seconds between log flushes"),
+    Flag(
+        "log-json-info-buffer-size",
+        QUANTITY,
+        "0",
+        f"[Alpha] In JSON format with split output streams, {_BUFFER_SIZE}",
+    ),
+    Flag("log-json-split-stream", BOOL, "false", f"[Alpha] In JSON format, {_SPLIT_STREAM}"),
+    Flag(
+        "log-text-info-buffer-size",
+        QUANTITY,
+        "0",
+        f"[Alpha] In text format with split output streams, {_BUFFER_SIZE}",
+    ),
+    Flag("log-text-split-stream", BOOL, "false", f"[Alpha] In text format, {_SPLIT_STREAM}"),
+    Flag(
+        "logging-format",
+        STRING,
+        "text",
+        'Sets the log format. Permitted formats: "json" (gated by LoggingBetaOptions), "text".',
+    ),
+    Flag(
+        "metrics-address",
+        STRING,
+        "",
+        "(deprecated) The TCP network address where the prometheus metrics endpoint will listen (example: `:8080`). The "
+        "default is empty string, which means metrics endpoint is disabled. If set, `--http-endpoint` cannot be set, and "
+        "the address cannot resolve to localhost + the port from `--health-port`.",
+    ),
+    Flag(
+        "metrics-path",
+        STRING,
+        "/metrics",
+        "The HTTP path where prometheus metrics will be exposed. Default is `/metrics`.",
+    ),
+    Flag("probe-timeout", DURATION, "3s", "Probe timeout in seconds."),
+    Flag("v", VERBOSITY, "0", "number for the log level verbosity"),
+    Flag(
+        "vmodule",
+        VMODULE,
+        "",
+        "comma-separated list of pattern=N settings for file-filtered logging (only works for text log format)",
+    ),
+    Flag("add_dir_header", BOOL, "false", "If true, adds the file directory to the header of the log messages", "old"),
+    Flag(
+        "alsologtostderr",
+        BOOL,
+        "false",
+        "log to standard error as well as files (no effect when -logtostderr=true)",
+        "old",
+    ),
+    Flag("connection-timeout", STRING, "", "This option is deprecated.", "old"),
+    Flag("log_backtrace_at", BACKTRACE, "", "when logging hits line file:N, emit a stack trace", "old"),
+    Flag(
+        "log_dir",
+        STRING,
+        "",
+        "If non-empty, write log files in this directory (no effect when -logtostderr=true)",
+        "old",
+    ),
+    Flag("log_file", STRING, "", "If non-empty, use this log file (no effect when -logtostderr=true)", "old"),
+    Flag(
+        "log_file_max_size",
+        SIZE,
+        "1800",
+        "Defines the maximum size a log file can grow to (no effect when -logtostderr=true). Unit is megabytes. If the "
+        "value is 0, the maximum file size is unlimited.",
+        "old",
+    ),
+    Flag("logtostderr", BOOL, "true", "log to standard error instead of files", "old"),
+    Flag(
+        "one_output",
+        BOOL,
+        "false",
+        "If true, only write logs to their native severity level (vs also writing to each lower severity level; no "
+        "effect when -logtostderr=true)",
+        "old",
+    ),
+    Flag("skip_headers", BOOL, "false", "If true, avoid header prefixes in the log messages", "old"),
+    Flag(
+        "skip_log_headers",
+        BOOL,
+        "false",
+        "If true, avoid headers when opening log files (no effect when -logtostderr=true)",
+        "old",
+    ),
+    Flag(
+        "stderrthreshold",
+        THRESHOLD,
+        "2",
+        "logs at or above this threshold go to stderr when writing to files and stderr (no effect when -logtostderr=true "
+        "or -alsologtostderr=true)",
+        "old",
+    ),
+    Flag(
+        "answer-before-hangup",
+        BOOL,
+        "false",
+        "Answer a kubelet that has hung up three times before the probe timeout a moment before it does so again.",
+        "own",
+    ),
+    Flag(
+        "config",
+        STRING,
+        "",
+        "TOML `file` of settings. Flags and LIVENESSPROBE_ variables win over it. The default is "
+        "/etc/livenessprobe/settings.toml, if it is there.",
+        "own",
+    ),
+    Flag(
+        "config-poll-interval",
+        DURATION,
+        "5s",
+        "How often the settings file is looked at for changes. 0s: only on SIGHUP.",
+        "own",
+    ),
+    Flag("config-strict", BOOL, "false", "Refuse to start with a bad settings file instead of going on without it.", "own"),
+    Flag(
+        "connection-reuse",
+        DURATION,
+        "1s",
+        "How long one connection to the driver may serve probes. 0s: every probe has a connection of its own.",
+        "own",
+    ),
+    Flag(
+        "exit-on-failure",
+        BOOL,
+        "false",
+        "Exit with code 3 once as many probes in a row as --failure-threshold says have failed. This restarts the sidecar, "
+        "not the driver.",
+        "own",
+    ),
+    Flag("failure-threshold", COUNT, "1", "How many failures in a row it takes to report the driver as unhealthy.", "own"),
+    Flag(
+        "health-file",
+        STRING,
+        "",
+        "A `file` that is there while the driver is healthy, for exec probes. Default: none.",
+        "own",
+    ),
+    Flag("health-service", STRING, "", "The service to ask for with --probe-path=/grpc.health.v1.Health/Check.", "own"),
+    Flag(
+        "http-idle-timeout",
+        DURATION,
+        "75s",
+        "How long an HTTP connection may be open without a complete request.",
+        "own",
+    ),
+    Flag(
+        "http-max-connections",
+        COUNT,
+        "100",
+        "How many HTTP connections may be open on a listener without a complete request. Beyond it those that are so longest "
+        "are closed, once they are 1s old; beyond four times as many at once.",
+        "own",
+    ),
+    Flag("http-max-header-bytes", COUNT, "16384", "How long the line and the headers of an HTTP request may be.", "own"),
+    Flag(
+        "interval",
+        DURATION,
+        "0s",
+        "Probe by itself, so often, and answer /healthz with the last result. 0s: probe when /healthz is asked.",
+        "own",
+    ),
+    Flag(
+        "probe-path",
+        STRING,
+        PROBE,
+        "The gRPC `method` that is asked. Others than CSI's Probe and gRPC's health check are healthy if they succeed.",
+        "own",
+    ),
+    Flag(
+        "success-threshold", COUNT, "1", "How many successes in a row it takes to report the driver as healthy again.", "own"
+    ),
+    Flag(
+        "termination-log",
+        STRING,
+        "/dev/termination-log",
+        "The `file` that --exit-on-failure writes its reason to, for the kubelet to show.",
+        "own",
+    ),
+    Flag(
+        "unreachable-grace",
+        OPTIONAL_DURATION,
+        "",
+        "How long a probe keeps dialling a driver that cannot be reached. 0s: fail at once. Default: the probe timeout.",
+        "own",
+    ),
+    Flag(
+        "version", BOOL, "false", "Print the version of this program and the upstream version it matches, then exit.", "own"
+    ),
+)
+
+BY_NAME: Mapping[str, Flag] = {flag.name: flag for flag in FLAGS}
+
+LONGHORN: Mapping[str, str] = {"endpoint": "csi-address", "timeout": "probe-timeout", "retries": "failure-threshold"}
+"""Flags that Longhorn's image documents under names of its own, and the flags they stand for."""
+
+
+def find(name: str) -> Flag | None:
+    """The flag of that name, given in either spelling."""
+    return BY_NAME.get(LONGHORN.get(name, name))

@@ -1,0 +1,166 @@
+"""
+Layers of settings, as raw text with its source, and the merge that lets the topmost value win.
+
+The only module that knows Dynaconf.  Dynaconf merges layers of `Raw` values, which it
+passes on as they are: since it is never shown a string, none of its casts (`@read_file`, `@format`, …) can act on one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from livenessprobe import gotext
+from livenessprobe.klog.format import Options
+from livenessprobe.process.imports import absent
+from livenessprobe.settings import flags
+
+PREFIX = "LIVENESSPROBE_"
+DEFAULT_FILE = "/etc/livenessprobe/settings.toml"
+
+KEYS: Mapping[str, flags.Flag] = {flag.key: flag for flag in flags.FLAGS if flag.name != "version"}
+NOT_IN_FILES = frozenset({"config", "config_strict"})
+FILE_KEYS = tuple(key for key in KEYS if key not in NOT_IN_FILES)
+LONGHORN_DEFAULTS: Mapping[str, str] = {
+    "csi_address": "unix:///csi/csi.sock",
+    "interval": "10s",
+    "probe_timeout": "3s",
+    "failure_threshold": "3",
+    "health_file": "/tmp/health",  # noqa: S108  as documented there
+}
+"""What Longhorn's image documents as its defaults."""
+
+_DYNACONFS_OLD_NAMES = frozenset({"SETTINGS_MODULE", "PROJECT_ROOT"})
+"""Switches of Dynaconf's that do not bear its name; each value goes through its casts."""
+
+
+class SettingsError(Exception):
+    """
+    Settings that cannot be used.
+
+    `message`, `pairs` and `err` are the log record for a person; `code` is the exit code.  `log` says how the record is
+    to be written, as far as that is known.
+    """
+
+    def __init__(self, message: str, err: str | None = None, code: int = 1, **pairs: str) -> None:
+        super().__init__(message if err is None else f"{message}: {err}")
+        self.message = message
+        self.err = err
+        self.code = code
+        self.pairs = pairs
+        self.log = Options()
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A value as text, and who gave it."""
+
+    text: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.source} = {gotext.quote(self.text)}"
+
+
+Layer = Mapping[str, Raw]
+"""Values by key."""
+
+
+def merge(*layers: Layer) -> dict[str, Raw]:
+    """The topmost value of each key; later layers are above earlier ones."""
+    # Switches of Dynaconf's own, which can run code and read files, stay out of its reach.
+    for name in [name for name in os.environ if "DYNACONF" in name or name in _DYNACONFS_OLD_NAMES]:
+        del os.environ[name]
+    # Where imports are lazy it loads its parts as they are used; after the first time Quart may be loading beside, with Jinja.
+    with contextlib.nullcontext() if "dynaconf" in sys.modules else absent("flask", "jinja2"):
+        from dynaconf import Dynaconf
+
+        dynaconf = Dynaconf(
+            settings_files=[], core_loaders=[], loaders=[], load_dotenv=False, environments=False, envvar_prefix=False
+        )
+        for layer in layers:
+            dynaconf.update({key.upper(): value for key, value in layer.items()})
+        return {key: dynaconf[key.upper()] for key in KEYS}
+
+
+def overlay(*layers: Layer) -> dict[str, Raw]:
+    """What `merge` returns, without the library: for a process too short-lived to pay for loading it."""
+    return {key: raw for layer in layers for key, raw in layer.items() if key in KEYS}
+
+
+def defaults(*, longhorn: bool = False) -> Layer:
+    """The lowest layer; with what Longhorn's image documents, if that is meant."""
+    layer = {key: Raw(flag.default, "default") for key, flag in KEYS.items()}
+    if longhorn:
+        layer |= {key: Raw(text, "default of Longhorn's image") for key, text in LONGHORN_DEFAULTS.items()}
+    return layer
+
+
+def from_flags(given: Mapping[str, str]) -> Layer:
+    """The layer of flags as `commandline.CommandLine.values` gives them; raises SettingsError for two that contradict."""
+    found = ((flags.find(name), Raw(text, f"flag --{name}")) for name, text in given.items())
+    return layer_of((flag.key, raw) for flag, raw in found if flag is not None and flag.key in KEYS)
+
+
+def nearest(name: str, known: Mapping[str, str]) -> str:
+    """A hint at one of `known`: what `name` is compared with, and what is shown for it."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {known[near[0]]}?" if near else ""
+
+
+# --- one place, two spellings
+
+
+def layer_of(found: Iterable[tuple[str, Raw]]) -> Layer:
+    """Values by key; raises SettingsError where a setting is given under two names with different values."""
+    layer: dict[str, Raw] = {}
+    for key, raw in found:
+        other = layer.get(key)
+        if other is not None and not _says_the_same(key, raw.text, other.text):
+            raise SettingsError("Contradicting settings", f"{other} and {raw} are the same setting; give one of them")
+        if other is None or raw.source in (f"flag --{KEYS[key].name}", f"variable {PREFIX}{key.upper()}"):
+            layer[key] = raw
+    return layer
+
+
+def _says_the_same(key: str, one: str, other: str) -> bool:
+    if key == "csi_address":
+        one, other = (re.sub("^unix:(//)?", "", text) for text in (one, other))
+    try:
+        return KEYS[key].kind.check(one) == KEYS[key].kind.check(other)
+    except ValueError:
+        return one == other
+
+
+EXPECTED: Mapping[flags.Kind, str] = {
+    flags.DURATION: 'a duration as text, such as "1m30s"',
+    flags.OPTIONAL_DURATION: 'a duration as text, such as "1m30s"',
+    flags.BOOL: "true or false",
+    flags.AUTOMAXPROCS: "true or false",
+    flags.VERBOSITY: "a whole number, such as 5",
+    flags.SIZE: "a whole number, such as 1800",
+    flags.COUNT: "a whole number, such as 3",
+    flags.VMODULE: 'a list such as ["prober=5"]',
+}
+
+
+# --- what a person is told
+
+INVALID = "Invalid setting"
+
+
+def refusal(raw: Raw, reason: str, kind: flags.Kind) -> SettingsError:
+    """The error for a value that is not of its `kind`."""
+    hint = f"; write {EXPECTED[kind].replace(' as text', '')}" if kind in EXPECTED else ""
+    return invalid(raw, f"{reason}{hint}", code=2)
+
+
+def invalid(raw: Raw, reason: str, code: int = 1) -> SettingsError:
+    """The error for a value that cannot be used."""
+    return SettingsError(INVALID, f"{raw}: {reason}", code)

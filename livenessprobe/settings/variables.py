@@ -1,0 +1,77 @@
+"""Environment variables as a layer of settings: `LIVENESSPROBE_…`, and the names that Longhorn's image documents."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Mapping
+
+from livenessprobe.settings import flags
+from livenessprobe.settings.layers import KEYS, PREFIX, Layer, Raw, layer_of, nearest
+
+LONGHORN_VARIABLES: Mapping[str, str] = {
+    "CSI_ENDPOINT": "csi_address",
+    "LIVENESS_PROBE_INTERVAL": "interval",
+    "LIVENESS_PROBE_TIMEOUT": "probe_timeout",
+    "LIVENESS_PROBE_PATH": "probe_path",
+    "LIVENESS_PROBE_RETRIES": "failure_threshold",
+}
+"""Variables that Longhorn's image documents, and the settings they stand for."""
+_LONGHORN_PREFIX = "LIVENESS_PROBE_"
+
+
+def longhorn_is_meant(given: Mapping[str, str], environ: Mapping[str, str]) -> bool:
+    """
+    Whether flags or variables are those that only Longhorn's image has.
+
+    CSI_ENDPOINT says nothing: many manifests set it for their own expansion.
+    """
+    names = LONGHORN_VARIABLES.keys() - {"CSI_ENDPOINT"}
+    return not flags.LONGHORN.keys().isdisjoint(given) or any(
+        name in environ and not is_service_link(name, environ[name]) for name in names
+    )
+
+
+_SERVICE_LINK = re.compile(r"(SERVICE_|PORT(_|$)).*|.*_SERVICE_(HOST|PORT(_.*)?)|.*_PORT_[0-9]+_(TCP|UDP|SCTP)(_.*)?")
+
+
+def from_environment(environ: Mapping[str, str], overridden: Container[str] = ()) -> tuple[Layer, tuple[str, ...]]:
+    """
+    The layer of variables, and a sentence for each one that looks like a setting and is none.
+
+    Keys that are `overridden` by flags are left out, and so never complained about.  Raises SettingsError for two
+    variables that contradict.
+    """
+    found, unknown = [], []
+    for name, text in environ.items():
+        key = _variable_key(name)
+        if key is not None and not is_service_link(name, text):
+            if key not in overridden:
+                found.append((key, Raw(text, f"variable {name}")))
+        elif name.startswith((PREFIX, _LONGHORN_PREFIX)) and not is_service_link(name, text):
+            unknown.append(f"variable {name} is not a setting{_nearest_variable(name)}")
+    return layer_of(found), tuple(unknown)
+
+
+def _variable_key(name: str) -> str | None:
+    if name in LONGHORN_VARIABLES:
+        return LONGHORN_VARIABLES[name]
+    key = name.removeprefix(PREFIX).lower()
+    return key if name == f"{PREFIX}{key.upper()}" and key in KEYS else None
+
+
+def is_service_link(name: str, text: str) -> bool:
+    """Whether Kubernetes sets it for a Service whose name begins with livenessprobe (or liveness-probe)."""
+    prefix = PREFIX if name.startswith(PREFIX) else _LONGHORN_PREFIX
+    if not name.startswith(prefix):
+        return False
+    rest = name.removeprefix(prefix)
+    return bool(_SERVICE_LINK.fullmatch(rest)) or (
+        rest.endswith("_PORT") and text.startswith(("tcp://", "udp://", "sctp://"))
+    )
+
+
+def _nearest_variable(name: str) -> str:
+    # What they all begin with would make any two of them alike.
+    known = {key.upper(): f"{PREFIX}{key.upper()}" for key in KEYS}
+    known |= {longhorns.removeprefix(_LONGHORN_PREFIX): longhorns for longhorns in LONGHORN_VARIABLES}
+    return nearest(name.upper().removeprefix(PREFIX).removeprefix(_LONGHORN_PREFIX), known)

@@ -1,0 +1,291 @@
+"""`livenessprobe config`: prints the settings in force, and refuses what the sidecar refuses, in the same words."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from livenessprobe import cli
+from livenessprobe.klog import log as klog
+from livenessprobe.klog.folding import Folder
+from livenessprobe.klog.format import Options
+from livenessprobe.klog.writer import Sink
+from livenessprobe.settings.describe import document
+from livenessprobe.settings.layers import KEYS
+from livenessprobe.settings.load import load
+from tests.settings.test_deployments import CASES, REFUSED, arguments, dial_and_listen, loaded, platform
+from tests.support import ROOT, FakeDriver, Sidecar
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def records(self) -> list[object]:
+        """stderr as records, without what differs between two runs: time, process and line."""
+        return [
+            {key: value for key, value in json.loads(line).items() if key != "ts"}
+            if line.startswith("{")
+            else re.sub(r"^[IWEF][0-9]{4} [0-9:.]+ +[0-9]+ [a-z]+\.py:[0-9]+\] ", "", line)
+            for line in self.err.splitlines()
+        ]
+
+
+# A sink of its own: the test process's sink keeps the stderr of the time when it was imported.
+SINK = Sink(os.fdopen(2, "w", closefd=False))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Done]]:
+    """Runs the command line in this process, up to the point where it would serve."""
+
+    def serve(_: object) -> int:
+        raise AssertionError("not refused")
+
+    monkeypatch.setattr(cli, "_serve", serve)
+    monkeypatch.setattr(klog, "_sink", SINK)
+    monkeypatch.setattr(klog, "capture_foreign", lambda: None)  # it would remove pytest's own handlers
+
+    def run(*line: str, platform: str = "linux", **environ: str) -> Done:
+        SINK._folder = Folder()
+        klog.configure(Options())
+        monkeypatch.setattr(cli, "load", functools.partial(load, platform=platform, default_file=""))
+        with monkeypatch.context() as patch:
+            for name, text in environ.items():
+                patch.setenv(name, text)
+            code = cli.main(line)
+        out, err = capfd.readouterr()
+        return Done(code, out, err)
+
+    yield run
+    klog.configure(Options())
+
+
+def processes(*line: str, **environ: str) -> tuple[Done, Done]:
+    """`config` and the sidecar with the same arguments, each as a process that ends by itself."""
+
+    def end(*words: str) -> Done:
+        command = [sys.executable, "-m", "livenessprobe", *words, *line]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, timeout=30)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return end("config"), end()
+
+
+# --- output
+
+
+def test_the_settings_in_force_are_printed_and_nothing_is_logged(run: Callable[..., Done], folder: Path) -> None:
+    (folder / "settings.toml").write_text("v = 3\nlog_dir = '/l'\n")
+
+    done = run("config", "--probe-timeout=90s", f"--config={folder}/settings.toml", LIVENESSPROBE_V="4")
+
+    printed = json.loads(done.out)
+    assert (done.code, done.err) == (0, "")
+    assert list(printed) == ["settings", "target", "dial", "listen"]
+    assert list(printed["settings"]) == list(KEYS)
+    assert printed["settings"]["probe_timeout"] == {"value": "1m30s", "source": "flag --probe-timeout"}
+    assert printed["settings"]["v"] == {"value": 4, "source": "variable LIVENESSPROBE_V"}
+    assert printed["settings"]["log_dir"] == {"value": "/l", "source": f"file {folder}/settings.toml, line 2, key log_dir"}
+    assert printed["settings"]["log_file"] == {"value": "", "source": "default"}
+    assert (printed["target"], printed["dial"]) == ("unix:/run/csi/socket", {"network": "unix", "path": "/run/csi/socket"})
+    assert printed["listen"] == [{"address": "0.0.0.0:9808", "serves": ["healthz"], "dual_stack": True}]
+
+
+def test_config_opens_no_listener_and_no_file(run: Callable[..., Done], folder: Path) -> None:
+    """The sidecar may be running already, and the log files may belong to another process."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        endpoint = f"--http-endpoint=127.0.0.1:{taken.getsockname()[1]}"
+
+        done = run("config", endpoint, "--logtostderr=false", f"--log_dir={folder}")
+
+    assert done.code == 0
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_deployment_is_described_as_the_table_expects_it(name: str, run: Callable[..., Done]) -> None:
+    case = CASES[name]
+    line, environ = arguments(case), case.get("env", {})
+
+    done = run("config", *line, platform=platform(case), **environ)
+
+    if name == REFUSED:
+        assert (done.code, done.out) == (1, "")
+        assert done.records == run(*line, platform=platform(case), **environ).records
+        return
+    printed = json.loads(done.out)
+    assert done.code == 0
+    assert all("deprecated and has no effect" in record for record in done.records)
+    assert printed == document(loaded(name))
+    if "${" not in str(case["expected"]):
+        assert (printed["dial"], printed["listen"]) == dial_and_listen(case)
+
+
+# --- refusals
+
+BAD = "probe_timeot = '5s'"
+REFUSALS = [
+    # flags
+    (["--probe-timeout=3"], {}, 2, 'invalid value "3" for flag -probe-timeout: parse error'),
+    (["--v"], {}, 2, "flag needs an argument: -v"),
+    (["--v=-1"], {}, 2, "strconv.ParseUint"),
+    (["--logtostderr=yes"], {}, 2, 'invalid boolean value "yes" for -logtostderr: parse error'),
+    (["--nope"], {}, 2, "flag provided but not defined: -nope"),
+    (["---v=1"], {}, 2, "bad flag syntax: ---v=1"),
+    (["--automaxprocs", "--nope"], {}, 2, "maxprocs: "),
+    (["--automaxprocs", "--logging-format=xml"], {}, 1, "maxprocs: "),
+    (["--logging-format=xml"], {}, 1, '"LoggingConfiguration is invalid" err="format: Invalid value'),
+    (["--logging-format=json", "--vmodule=a=1"], {}, 1, "vmodule: Forbidden"),
+    (["--log-flush-frequency=0s"], {}, 1, "flushFrequency: Invalid value"),
+    (["--log-text-split-stream"], {}, 1, "options.text.splitStream: Forbidden"),
+    (["--connection-reuse=-1s"], {}, 2, "it must be 0s or more"),
+    (["--config-poll-interval=1ms"], {}, 2, "it must be 100ms or more"),
+    (["--csi-address="], {}, 1, "received empty target in Build()"),
+    (["--csi-address=http://x"], {}, 1, r"scheme \"http\" is not supported"),
+    (["--health-port=localhost:1"], {}, 1, "too many colons in address"),
+    (["--health-port=99999"], {}, 1, "listen tcp: address 99999: invalid port"),
+    (["--http-endpoint=127.0.0.1:nosuchport"], {}, 1, "unknown port"),
+    (["--metrics-address=:70000"], {}, 1, 'addr=":70000" path="/metrics"'),
+    (["--metrics-address=abc"], {}, 1, "missing port in address"),
+    (["--http-endpoint=:1", "--metrics-path=x"], {}, 1, "it must begin with a slash"),
+    (["--logging-format=json", "--csi-address="], {}, 1, '"msg":"Failed to establish connection to CSI driver"'),
+    (["--skip_headers", "--csi-address="], {}, 1, '"Failed to establish connection to CSI driver"'),
+    # variables
+    ([], {"LIVENESSPROBE_PROBE_TIMEOUT": "3"}, 2, r"variable LIVENESSPROBE_PROBE_TIMEOUT = \"3\": parse error"),
+    ([], {"LIVENESS_PROBE_TIMEOUT": "soon"}, 2, "variable LIVENESS_PROBE_TIMEOUT"),
+    ([], {"LIVENESSPROBE_CONFIG_STRICT": "maybe"}, 2, "variable LIVENESSPROBE_CONFIG_STRICT"),
+    ([], {"CSI_ENDPOINT": "x y"}, 1, "(variable CSI_ENDPOINT)"),
+    ([], {"LIVENESSPROBE_HEALTH_PORT": "nosuchport"}, 1, "unknown port (variable LIVENESSPROBE_HEALTH_PORT)"),
+    # contradictions
+    (["--http-endpoint=:1", "--health-port=2"], {}, 1, "Only one of `--health-port` and `--http-endpoint`"),
+    (["--http-endpoint=:1"], {"LIVENESSPROBE_HEALTH_PORT": "2"}, 1, "variable LIVENESSPROBE_HEALTH_PORT"),
+    (["--timeout=1s", "--probe-timeout=2s"], {}, 1, '"Contradicting settings"'),
+    ([], {"CSI_ENDPOINT": "/a", "LIVENESSPROBE_CSI_ADDRESS": "/b"}, 1, '"Contradicting settings"'),
+    # files
+    (["--config-strict", "--config=BAD"], {}, 1, "did you mean probe_timeout?"),
+    (["--config=BAD"], {"LIVENESSPROBE_CONFIG_STRICT": "1"}, 1, '"Settings file refused" err="BAD: line 1'),
+    (["--config-strict", "--config=NONE"], {}, 1, "NONE: No such file or directory"),
+    (["--config-strict", "--config=FIFO"], {}, 1, "FIFO: is not a regular file"),
+    (["--config-strict", "--config=BAD", "--logging-format=json"], {}, 1, '"msg":"Settings file refused"'),
+    (["--config=BAD", "--csi-address="], {}, 1, "received empty target"),
+    (["--config-strict", "--config=PORT"], {}, 1, "unknown port (line 1, key health_port)"),
+]
+
+
+@pytest.mark.parametrize(("line", "environ", "code", "said"), REFUSALS)
+def test_config_refuses_what_the_sidecar_refuses_with_the_same_words_and_code(
+    line: list[str], environ: dict[str, str], code: int, said: str, run: Callable[..., Done], folder: Path
+) -> None:
+    (folder / "BAD").write_text(BAD)
+    (folder / "PORT").write_text("health_port = 'nosuchport'")
+    os.mkfifo(folder / "FIFO")
+    line = [re.sub("=(BAD|NONE|FIFO|PORT)$", rf"={folder}/\1", word) for word in line]
+
+    config, sidecar = run("config", *line, **environ), run(*line, **environ)
+
+    assert (config.code, config.out) == (sidecar.code, sidecar.out) == (code, "")
+    assert config.records == sidecar.records != []
+    assert said in config.err.replace(f"{folder}/", "")
+
+
+@pytest.mark.parametrize("line", [["--help"], ["-h"], ["--v=1", "-help"], ["--version"], ["--version=1", "--v=2"]])
+def test_help_and_version_are_those_of_the_sidecar(line: list[str], run: Callable[..., Done]) -> None:
+    config, sidecar = run("config", *line), run(*line)
+
+    assert config == sidecar
+    assert config.code == 0
+    assert config.out + config.err != ""
+
+
+def test_config_is_a_command_only_as_the_first_argument(run: Callable[..., Done]) -> None:
+    with pytest.raises(AssertionError, match="not refused"):
+        run("--v=1", "config")
+
+
+# --- warnings, which do not stop it
+
+
+def test_warnings_do_not_stop_config_from_printing(run: Callable[..., Done], folder: Path) -> None:
+    (folder / "bad").write_text(BAD)
+
+    done = run("config", f"--config={folder}/bad", "--connection-timeout=3s", "--v=2", "more", LIVENESSPROBE_TIMEUOT="1s")
+
+    assert done.code == 0
+    assert json.loads(done.out)["settings"]["v"] == {"value": 2, "source": "flag --v"}
+    assert done.records == [
+        r'"Warning: option connection-timeout=\"3s\" is deprecated and has no effect"',
+        '"Arguments after the first one that is no flag are not read" unread="more"',
+        '"Unknown setting" detail="variable LIVENESSPROBE_TIMEUOT is not a setting; did you mean LIVENESS_PROBE_TIMEOUT?"',
+        '"Settings file passed over; running on flags, environment and defaults" '
+        f'err="{folder}/bad: line 1: probe_timeot is not a setting; did you mean probe_timeout?"',
+    ]
+
+
+def test_the_sidecar_says_the_same_of_a_bad_file_and_runs(
+    driver: FakeDriver, sidecar: Callable[..., Sidecar], folder: Path
+) -> None:
+    (folder / "bad").write_text(BAD)
+
+    running = sidecar(f"--config={folder}/bad")
+    running.await_log("Settings file passed over")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "livenessprobe", "config", *running.arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    records = Done(done.returncode, done.stdout, done.stderr).records
+    assert done.returncode == 0
+    assert len(records) == 1
+    assert records[0] in Done(0, "", running.log()).records
+    assert running.get().status == 200
+
+
+# --- as processes
+
+
+@pytest.mark.parametrize(
+    ("line", "environ", "code"),
+    [
+        (["--nope"], {}, 2),
+        (["--probe-timeout=1s", "--timeout=2s"], {}, 1),
+        ([], {"LIVENESSPROBE_V": "x"}, 2),
+        (["--config=/nowhere/settings.toml", "--config-strict", "--logging-format=json"], {}, 1),
+    ],
+)
+def test_as_a_process_it_exits_as_the_sidecar_does(line: list[str], environ: dict[str, str], code: int) -> None:
+    config, sidecar = processes(*line, **environ)
+
+    assert (config.code, config.out) == (sidecar.code, sidecar.out) == (code, "")
+    assert config.records == sidecar.records != []
+
+
+def test_as_a_process_it_prints_json_alone_on_stdout() -> None:
+    command = [sys.executable, "-m", "livenessprobe", "config", "--csi-address=/a b\N{SNOWMAN}.sock"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+
+    assert json.loads(done.stdout)["dial"] == {"network": "unix", "path": "/a b\N{SNOWMAN}.sock"}
+    assert done.stderr == b""
+
+
+def test_a_failed_write_to_stdout_exits_with_1() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "livenessprobe", "config"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE
+        )
+
+    assert (done.returncode, done.stderr) == (1, b"")

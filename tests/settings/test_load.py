@@ -1,0 +1,278 @@
+"""
+Flags win over variables, variables over the file, the file over defaults, for every setting; and refusals of bad
+values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from livenessprobe.settings.layers import FILE_KEYS, KEYS, PREFIX, Raw, SettingsError
+from livenessprobe.settings.load import load
+from livenessprobe.settings.model import Loaded
+from tests.values import GROUPS, VALID, Texts, as_file, as_flags, as_variables, native, two, typed
+
+
+def read(arguments: dict[str, str] | None = None, environ: dict[str, str] | None = None, default_file: str = "") -> Loaded:
+    return load(arguments or {}, environ or {}, "linux", default_file)
+
+
+def read_all(flag: Texts, variable: Texts, file: bytes) -> Loaded:
+    """Settings from all three sources; the file is called x, unless a setting says otherwise."""
+    return load(as_flags(flag), as_variables(variable), "linux", "x", lambda _: file)
+
+
+def in_files(texts: Texts) -> Texts:
+    """The `texts` that a file can hold."""
+    return {key: text for key, text in texts.items() if key in FILE_KEYS}
+
+
+def meanings(loaded: Loaded, keys: Texts) -> dict[str, object]:
+    return {key: typed(key, loaded.raw[key].text) for key in keys}
+
+
+# Two keys at a time: a failure then names the settings at fault.  Shrinking a draw of all settings would take minutes.
+all_at_once = settings(phases=[Phase.explicit, Phase.reuse, Phase.generate], max_examples=8)
+
+
+# --- one value, three sources
+
+
+@pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
+@all_at_once
+@given(data=st.data())
+def test_a_value_reads_the_same_in_all_three_sources(keys: tuple[str, ...], data: st.DataObject) -> None:
+    texts = data.draw(st.fixed_dictionaries({key: VALID[key] for key in keys}))
+    filed = in_files(texts)
+
+    by_flag = read_all(texts, {}, b"#")
+    by_variable = read_all({}, texts, b"#")
+    by_text = read_all({}, {}, as_file(filed))
+    by_type = read_all({}, {}, as_file({key: native(key, text) for key, text in filed.items()}))
+
+    found = (by_flag, by_variable, by_text, by_type)
+    assert [(loaded.file_error, loaded.warnings) for loaded in found] == [("", ())] * 4
+    assert by_flag.settings == by_variable.settings == by_text.settings == by_type.settings
+    for loaded, given_texts in ((by_flag, texts), (by_variable, texts), (by_text, filed)):
+        assert {key: loaded.raw[key].text for key in given_texts} == given_texts
+        assert meanings(loaded, given_texts) == {key: typed(key, text) for key, text in given_texts.items()}
+    assert meanings(by_type, filed) == meanings(by_flag, filed)
+
+
+def test_the_two_groups_contain_every_setting() -> None:
+    assert {key for keys in GROUPS for key in keys} == set(KEYS) == set(VALID)
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "value"),
+    [
+        ("v = 0x10", "v", 16),
+        ("v = +5", "v", 5),
+        ("log_file_max_size = 1_000", "log_file_max_size", 1000),
+        ("log_file_max_size = 18446744073709551615", "log_file_max_size", 2**64 - 1),
+        ("stderrthreshold = -1", "stderrthreshold", -1),
+        ("health_port = 80", "health_port", "80"),
+        ("logtostderr = false", "logtostderr", False),
+        ("logtostderr = 'F'", "logtostderr", False),
+        ("automaxprocs = true", "automaxprocs", True),
+        ("automaxprocs = ''", "automaxprocs", True),
+        ("vmodule = []", "vmodule", ()),
+        ("vmodule = ['a=1', \"b*=2\",\n]", "vmodule", (("a", 1), ("b*", 2))),
+        ("vmodule = ['a=1,b*=2']", "vmodule", (("a", 1), ("b*", 2))),
+        ('probe_timeout = """\n1m30s"""', "probe_timeout", 90 * 10**9),
+        ('metrics_path = "/\\u00e9"', "metrics_path", "/é"),
+        ("log_json_info_buffer_size = 0", "log_json_info_buffer_size", False),
+        ("'v' = 3\r\n", "v", 3),
+    ],
+)
+def test_tomls_own_types_and_spellings_are_read(line: str, key: str, value: object) -> None:
+    loaded = read_all({}, {}, line.encode())
+
+    assert loaded.file_error == ""
+    assert typed(key, loaded.raw[key].text) == value
+
+
+# --- precedence
+
+
+@pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
+@pytest.mark.parametrize(
+    ("upper", "lower"),
+    [
+        ("flag", "variable"),
+        ("flag", "file"),
+        ("variable", "file"),
+        ("flag", "default"),
+        ("variable", "default"),
+        ("file", "default"),
+    ],
+)
+@all_at_once
+@given(data=st.data())
+def test_of_any_two_sources_the_higher_one_wins_for_every_setting(
+    upper: str, lower: str, keys: tuple[str, ...], data: st.DataObject
+) -> None:
+    keys = tuple(key for key in keys if key in FILE_KEYS or "file" not in (upper, lower))
+    pairs = data.draw(st.fixed_dictionaries({key: two(key) for key in keys}))
+    winners, losers = ({key: pair[side] for key, pair in pairs.items()} for side in (0, 1))
+    places: dict[str, Texts] = {"flag": {}, "variable": {}, "file": {}, "default": {}, lower: losers, upper: winners}
+
+    loaded = read_all(places["flag"], places["variable"], as_file(places["file"]))
+
+    assert {key: loaded.raw[key] for key in keys} == {
+        key: Raw(text, source(upper, key, line)) for line, (key, text) in enumerate(winners.items(), 1)
+    }
+    assert {loaded.raw[key].source for key in KEYS if key not in keys} <= {"default"}
+    assert loaded.settings == read_all(winners, {}, b"#").settings
+
+
+def source(place: str, key: str, line: int) -> str:
+    return {
+        "flag": f"flag --{KEYS[key].name}",
+        "variable": f"variable LIVENESSPROBE_{key.upper()}",
+        "file": f"file x, line {line}, key {key}",
+        "default": "default",
+    }[place]
+
+
+@pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
+@all_at_once
+@given(data=st.data())
+def test_the_source_of_each_setting_is_independent_of_the_others(keys: tuple[str, ...], data: st.DataObject) -> None:
+    """Whatever other settings the three sources have."""
+    in_three = {
+        key: st.fixed_dictionaries({}, optional=dict.fromkeys(("flag", "variable", "file"), VALID[key]))
+        for key in keys
+        if key in FILE_KEYS
+    }
+    drawn = data.draw(st.fixed_dictionaries(in_three))
+    flag, variable, file = (
+        {key: texts[place] for key, texts in drawn.items() if place in texts} for place in ("flag", "variable", "file")
+    )
+    expected = {key: Raw(KEYS[key].default, "default") for key in KEYS}
+    expected |= {key: Raw(text, source("file", key, line)) for line, (key, text) in enumerate(file.items(), 1)}
+    expected |= {key: Raw(text, source("variable", key, 0)) for key, text in variable.items()}
+    expected |= {key: Raw(text, source("flag", key, 0)) for key, text in flag.items()}
+
+    assert read_all(flag, variable, as_file(file)).raw == expected
+
+
+def test_the_config_flag_names_the_file() -> None:
+    seen = []
+
+    def read_file(path: str) -> bytes:
+        seen.append(path)
+        return b"v = 1"
+
+    for given_flags, environ in (
+        ({"config": "/f"}, {"LIVENESSPROBE_CONFIG": "/v"}),
+        ({}, {"LIVENESSPROBE_CONFIG": "/v"}),
+        ({}, {}),
+        ({"config": ""}, {"LIVENESSPROBE_CONFIG": "/v"}),
+    ):
+        loaded = load(given_flags, environ, "linux", "/d", read_file)
+        assert loaded.raw["v"].source == f"file {seen[-1]}, line 1, key v"
+
+    assert seen == ["/f", "/v", "/d", "/d"]
+
+
+def test_a_source_is_named_as_users_know_it(folder: Path) -> None:
+    file = folder / "settings.toml"
+    file.write_text('probe_timeout = "7s"\nv = 7\nmetrics_path = "/seven"\n')
+    environ = {"LIVENESSPROBE_CONFIG": str(file), "LIVENESSPROBE_PROBE_TIMEOUT": "6s", "LIVENESSPROBE_V": "6"}
+
+    loaded = read({"probe-timeout": "5s"}, environ)
+
+    assert (loaded.settings.probe_timeout, loaded.settings.log.v, loaded.settings.metrics_path) == (5.0, 6, "/seven")
+    assert loaded.raw["probe_timeout"].source == "flag --probe-timeout"
+    assert loaded.raw["v"].source == "variable LIVENESSPROBE_V"
+    assert loaded.raw["metrics_path"].source == f"file {file}, line 3, key metrics_path"
+    assert loaded.raw["csi_address"].source == "default"
+
+
+def test_the_default_file_is_used_if_it_exists(folder: Path) -> None:
+    file = folder / "settings.toml"
+    assert read(default_file=str(file)).file == ""
+    file.write_text("v = 3\n")
+    assert read(default_file=str(file)).settings.log.v == 3
+
+
+def test_the_grace_is_the_probe_timeout_unless_given() -> None:
+    assert read({"probe-timeout": "27s"}).settings.unreachable_grace == 27
+    assert read({"unreachable-grace": "0s"}).settings.unreachable_grace == 0
+    assert read({"unreachable-grace": "1m"}).settings.unreachable_grace == 3  # more than the timeout counts as the timeout
+
+
+@pytest.mark.parametrize(
+    ("given_flags", "environ", "code", "record"),
+    [
+        ({}, {"PROBE_TIMEOUT": "3"}, 2, 'variable LIVENESSPROBE_PROBE_TIMEOUT = "3": parse error; write a duration'),
+        ({}, {"LOGTOSTDERR": "yes"}, 2, 'variable LIVENESSPROBE_LOGTOSTDERR = "yes": parse error; write true or false'),
+        ({"connection-reuse": "-1s"}, {}, 2, 'flag --connection-reuse = "-1s": it must be 0s or more'),
+        ({"unreachable-grace": "-1s"}, {}, 2, 'flag --unreachable-grace = "-1s": it must be 0s or more'),
+        ({"http-endpoint": ":1"}, {"HEALTH_PORT": "2"}, 1, "Only one of `--health-port` and `--http-endpoint`"),
+        (
+            {"http-endpoint": ":1", "metrics-path": "metrics"},
+            {},
+            1,
+            'flag --metrics-path = "metrics": it must begin with a slash',
+        ),
+        ({"http-endpoint": ":1", "metrics-path": "/a b"}, {}, 1, "must not contain blanks"),
+        ({"http-endpoint": ":1", "metrics-path": "/healthz"}, {}, 1, "where health is served"),
+        ({"metrics-address": "abc"}, {}, 1, "listen tcp: address abc: missing port in address"),
+        ({"health-port": "80:80"}, {}, 1, "listen tcp: address 0.0.0.0:80:80: too many colons in address"),
+        ({"csi-address": "csi.sock"}, {}, 1, '"csi.sock" is neither a path nor host:port'),
+    ],
+)
+def test_a_bad_flag_or_variable_is_refused(
+    given_flags: dict[str, str], environ: dict[str, str], code: int, record: str
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        read(given_flags, {PREFIX + name: text for name, text in environ.items()})
+    assert refused.value.code == code
+    assert record in str(refused.value)
+
+
+def test_a_variable_that_a_flag_overrides_is_not_validated() -> None:
+    assert read({"probe-timeout": "1s"}, {"LIVENESSPROBE_PROBE_TIMEOUT": "nonsense"}).settings.probe_timeout == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"v = 1 # \xff", "is not UTF-8: "),
+        (b'health_port = 1\nhttp_endpoint = ":2"', "Only one of `--health-port` and `--http-endpoint`"),
+        (b'csi_address = "http://x"', 'scheme "http" is not supported'),
+        (b"v = " + b"[" * 100_000, "is not TOML: "),
+    ],
+)
+def test_a_bad_file_is_ignored_with_an_error_sentence(content: bytes, sentence: str) -> None:
+    loaded = load({"config": "settings.toml"}, {}, "linux", "", lambda _: content)
+    assert loaded.file_error.startswith("settings.toml: ")
+    assert sentence in loaded.file_error
+    assert loaded.settings == read().settings
+
+    with pytest.raises(SettingsError, match="Settings file refused"):
+        load({"config": "settings.toml", "config-strict": "true"}, {}, "linux", "", lambda _: content)
+
+
+# --- any input
+
+
+@given(st.dictionaries(st.sampled_from([PREFIX + key.upper() for key in KEYS]), st.text(max_size=30), max_size=4))
+def test_any_environment_is_settings_or_a_refusal(environ: dict[str, str]) -> None:
+    environ.pop("LIVENESSPROBE_CONFIG", None)
+    try:
+        read({}, environ)
+    except SettingsError as refused:
+        assert refused.code in (1, 2)
+
+
+@given(st.binary(max_size=200))
+def test_any_file_is_settings_or_an_error_sentence(content: bytes) -> None:
+    loaded = load({"config": "x"}, {}, "linux", "", lambda _: content)
+    assert loaded.file_error == "" or loaded.file_error.startswith("x: ")

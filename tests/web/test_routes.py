@@ -1,0 +1,209 @@
+"""The handler of a request, chosen as Go's http.ServeMux chooses it."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from livenessprobe.web.routes import Handler, Mux, Route
+
+HEALTH_ONLY = Mux(healthz=True, metrics_path=None)
+BOTH = Mux(healthz=True, metrics_path="/metrics")
+METRICS_ONLY = Mux(healthz=False, metrics_path="/metrics")
+SUBTREE = Mux(healthz=True, metrics_path="/metrics/")
+ROOT = Mux(healthz=True, metrics_path="/")
+HEALTHZ, METRICS, NOT_FOUND, BAD_REQUEST = Handler.HEALTHZ, Handler.METRICS, Handler.NOT_FOUND, Handler.BAD_REQUEST
+
+
+# --- /healthz
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "CONNECT", "BREW", "get"])
+def test_every_method_reaches_healthz(method: str) -> None:
+    assert BOTH.route(method, "/healthz") == Route(HEALTHZ)
+
+
+@pytest.mark.parametrize(
+    "raw_path",
+    ["/healthz", "/%68ealthz", "/%68%65%61%6C%74%68%7A", "/hea%6cthz", "http://other/healthz", "HTTPS://h:1/healthz"],
+)
+def test_spellings_of_healthz(raw_path: str) -> None:
+    """Escapes are decoded, and an absolute URI loses its host."""
+    assert HEALTH_ONLY.route("GET", raw_path) == Route(HEALTHZ)
+
+
+@pytest.mark.parametrize(
+    "raw_path",
+    [
+        "/",
+        "/healthz/",
+        "/Healthz",
+        "/HEALTHZ",
+        "/healthz/x",
+        "/healthzx",
+        "/health",
+        "/nope",
+        "/metrics",
+        "/statusz",
+        "/livez/",
+        "/*",
+    ]
+    + ["/%C3%A9", "/%FF", "/%00", "http://other", "http://other/", "/http:healthz", "/healthz%20"],
+)
+def test_every_other_path_is_not_found(raw_path: str) -> None:
+    assert HEALTH_ONLY.route("GET", raw_path) == Route(NOT_FOUND)
+
+
+@pytest.mark.parametrize("raw_path", ["healthz", "healthz%zz", "/healthz%zz", "/%", "/%4", "/%g1", "http:/healthz", "?"])
+def test_a_malformed_target_is_a_bad_request(raw_path: str) -> None:
+    assert HEALTH_ONLY.route("GET", raw_path) == Route(BAD_REQUEST)
+
+
+def test_an_asterisk_is_a_target_for_options_only() -> None:
+    assert BOTH.route("OPTIONS", "*") == Route(Handler.SERVER_OPTIONS)
+    assert BOTH.route("GET", "*") == Route(BAD_REQUEST)
+
+
+def test_a_listener_for_metrics_has_no_healthz() -> None:
+    assert METRICS_ONLY.route("GET", "/healthz") == Route(NOT_FOUND)
+    assert Mux(healthz=False, metrics_path="/healthz").route("GET", "/healthz") == Route(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("path", "handler"), [("/livez", Handler.LIVEZ), ("/readyz", Handler.READYZ), ("/startupz", Handler.STARTUPZ)]
+)
+def test_our_own_paths_exist_only_on_listeners_of_health(path: str, handler: Handler) -> None:
+    assert BOTH.route("GET", path) == HEALTH_ONLY.route("POST", path) == Route(handler)
+    assert METRICS_ONLY.route("GET", path) == Route(NOT_FOUND)
+    assert ROOT.route("GET", path) == Mux(healthz=True, metrics_path=path).route("GET", path) == Route(METRICS)
+
+
+# --- redirects to the clean path
+
+
+@pytest.mark.parametrize(
+    ("raw_path", "location"),
+    [
+        ("//healthz", "/healthz"),
+        ("//X", "/X"),
+        ("///healthz", "/healthz"),
+        ("/./healthz", "/healthz"),
+        ("/x/../healthz", "/healthz"),
+        ("/../healthz", "/healthz"),
+        ("/healthz/.", "/healthz"),
+        ("/healthz/x/..", "/healthz"),
+        ("/healthz//", "/healthz/"),
+        ("//", "/"),
+        ("/..", "/"),
+        ("/.", "/"),
+        ("/a//b", "/a/b"),
+        ("/a/./b/", "/a/b/"),
+        ("http://other//healthz", "/healthz"),
+        ("//%20%22%3Cx", "/%20%22%3Cx"),
+        ("//%C3%A9%FF", "/%C3%A9%FF"),
+        ("//a:b@c!$&'()*+,;=~-._", "/a:b@c!$&'()*+,;=~-._"),
+        ("//x%0D%0ASet-Cookie:1", "/x%0D%0ASet-Cookie:1"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_unclean_path_is_redirected(raw_path: str, location: str, method: str) -> None:
+    assert HEALTH_ONLY.route(method, raw_path) == Route(Handler.REDIRECT, location)
+
+
+def test_a_connect_request_is_not_redirected() -> None:
+    assert HEALTH_ONLY.route("CONNECT", "//healthz") == Route(NOT_FOUND)
+
+
+# --- metrics
+
+
+@pytest.mark.parametrize(
+    ("mux", "raw_path", "route"),
+    [
+        # A literal path.
+        (BOTH, "/metrics", Route(METRICS)),
+        (BOTH, "/m%65trics", Route(METRICS)),
+        (BOTH, "/healthz", Route(HEALTHZ)),
+        (BOTH, "/metrics/", Route(NOT_FOUND)),
+        (BOTH, "/metrics/x", Route(NOT_FOUND)),
+        (BOTH, "/metricsx", Route(NOT_FOUND)),
+        (BOTH, "/", Route(NOT_FOUND)),
+        (METRICS_ONLY, "/metrics", Route(METRICS)),
+        (METRICS_ONLY, "/", Route(NOT_FOUND)),
+        (Mux(healthz=True, metrics_path="/m/x"), "/m/x", Route(METRICS)),
+        (Mux(healthz=True, metrics_path="/m/x"), "/metrics", Route(NOT_FOUND)),
+        # No pattern language; in upstream, wildcards and methods work only by accident.
+        (Mux(healthz=True, metrics_path="/{x}"), "/foo", Route(NOT_FOUND)),
+        (Mux(healthz=True, metrics_path="/{x}"), "/{x}", Route(METRICS)),
+        (Mux(healthz=True, metrics_path="/é"), "/%C3%A9", Route(METRICS)),
+        # A path with a slash at its end serves a subtree, and the path without the slash redirects there.
+        (SUBTREE, "/metrics/", Route(METRICS)),
+        (SUBTREE, "/metrics/foo", Route(METRICS)),
+        (SUBTREE, "/metrics/a/b/", Route(METRICS)),
+        (SUBTREE, "/metrics", Route(Handler.REDIRECT, "/metrics/")),
+        (SUBTREE, "/metricsx", Route(NOT_FOUND)),
+        (SUBTREE, "/healthz", Route(HEALTHZ)),
+        (SUBTREE, "/metrics/../healthz", Route(Handler.REDIRECT, "/healthz")),
+        # The root serves everything but /healthz.
+        (ROOT, "/", Route(METRICS)),
+        (ROOT, "/anything/else", Route(METRICS)),
+        (ROOT, "/healthz/", Route(METRICS)),
+        (ROOT, "/healthz", Route(HEALTHZ)),
+        (Mux(healthz=False, metrics_path="/"), "/healthz", Route(METRICS)),
+        (Mux(healthz=True, metrics_path="/healthz/"), "/healthz", Route(HEALTHZ)),
+        (Mux(healthz=True, metrics_path="/healthz/"), "/healthz/x", Route(METRICS)),
+        (HEALTH_ONLY, "/metrics", Route(NOT_FOUND)),
+    ],
+)
+def test_the_metrics_path(mux: Mux, raw_path: str, route: Route) -> None:
+    assert mux.route("GET", raw_path) == route
+
+
+# --- properties
+
+TARGETS = st.one_of(
+    st.text(max_size=20),
+    st.text(alphabet="/.%25AFhealtz~:?*", max_size=16).map("/".__add__),
+    st.lists(st.sampled_from(["", ".", "..", "healthz", "%68ealthz", "%2e", "%2F", "metrics", "x", "%FF"]), max_size=6).map(
+        lambda parts: "/" + "/".join(parts)
+    ),
+)
+METHODS = st.sampled_from(["GET", "HEAD", "POST", "OPTIONS", "CONNECT"]) | st.text(max_size=4)
+
+
+@settings(max_examples=500)
+@given(METHODS, TARGETS, st.booleans(), st.sampled_from([None, "/", "/metrics", "/metrics/", "/healthz", "/é{x}"]))
+def test_any_target_has_a_handler(method: str, raw_path: str, healthz: bool, metrics_path: str | None) -> None:
+    route = Mux(healthz, metrics_path).route(method, raw_path)
+
+    assert (route.handler is Handler.REDIRECT) == (route.location != "")
+    assert route.handler is not Handler.HEALTHZ or healthz
+    assert route.handler is not Handler.METRICS or metrics_path is not None
+
+
+@settings(max_examples=500)
+@given(METHODS, TARGETS)
+def test_only_healthz_is_answered_with_health(method: str, raw_path: str) -> None:
+    """Whatever the spelling, the decoded path is /healthz."""
+    if BOTH.route(method, raw_path).handler is HEALTHZ:
+        path = raw_path if raw_path.startswith("/") else urlsplit(raw_path).path
+        assert unquote(path) == "/healthz"
+
+
+@settings(max_examples=500)
+@given(TARGETS)
+def test_a_redirect_leads_to_a_clean_local_path_at_once(raw_path: str) -> None:
+    """The location is one line of ASCII on this host, and is not redirected again."""
+    route = BOTH.route("GET", raw_path)
+    if route.handler is not Handler.REDIRECT:
+        return
+
+    assert route.location.isascii()
+    assert route.location.isprintable()
+    assert " " not in route.location
+    assert route.location.startswith("/")
+    assert not route.location.startswith("//")
+    assert BOTH.route("GET", route.location).handler is not Handler.REDIRECT
