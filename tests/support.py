@@ -1,4 +1,4 @@
-"""Doubles that are real: a gRPC driver with a script, a counting relay, the sidecar's process, and a plain HTTP client."""
+"""Test doubles on real sockets: a scripted gRPC driver, a relay that counts connections, the sidecar, an HTTP client."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ ROOT = Path(__file__).parent.parent
 
 
 def not_on_windows(why: str) -> pytest.MarkDecorator:
-    """Skips a test, or a whole file as its `pytestmark`, of what Windows does not have."""
+    """A mark, for a test or as a file's `pytestmark`, that skips on Windows what Windows lacks."""
     return pytest.mark.skipif(sys.platform == "win32", reason=f"Windows: {why}")
 
 
 def plain(value: object) -> str | None:
-    """The name of a case; pytest would escape others, which then cannot be asked for by their name."""
+    """The test id of a parameter; None if pytest would escape it, since an escaped id cannot be selected by name."""
     words = " ".join(value) if isinstance(value, list) else ""
     return words if words.isascii() and words.isprintable() else None
 
@@ -48,7 +48,7 @@ def eventually(what: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 class FakeDriver:
-    """A CSI driver whose answers are attributes; use as a context manager."""
+    """A CSI driver whose responses are set by attributes; use it as a context manager."""
 
     def __init__(self, path: str, name: str = "fake.csi.test") -> None:
         self.path = path
@@ -57,14 +57,14 @@ class FakeDriver:
         self.status: tuple[grpc.StatusCode, str] | None = None
         self.name_status: tuple[grpc.StatusCode, str] | None = None
         self.methods: dict[str, Callable[[bytes], bytes]] = {}
-        """Other unary methods by full name: from the bytes of a request to those of the answer."""
+        """Other unary methods by full name: each maps the bytes of a request to the bytes of the response."""
         self.on_probe: Callable[[], object] = lambda: None
-        """Called in each probe before it is answered."""
+        """Called in each probe before the response is made."""
         self.delay = 0.0
         self.release = threading.Event()
         self.hang = False
         self.probes = 0
-        """Calls of Probe and of `methods`, and when each began."""
+        """When each probe began (monotonic clock)."""
         self.times: list[float] = []
         self.names_asked = 0
         self.in_flight = 0
@@ -126,7 +126,7 @@ class FakeDriver:
             self.in_flight -= 1
 
     def _wait(self, seconds: float, context: grpc.ServicerContext) -> None:
-        """For so long, or until nobody waits for the answer any more."""
+        """Wait for `seconds`, or until the client has cancelled the call, or until the driver stops."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and context.is_active():
             if self.release.wait(min(left, 0.02)):
@@ -145,18 +145,19 @@ class _Methods(grpc.GenericRpcHandler):
 
 
 Content = str | bytes | Callable[[Path], object]
-"""Of a file; a function puts something else in its place."""
+"""What a file holds: text, bytes, or a function that creates something else at the path."""
 
 
 def nothing(_path: Path) -> None:
-    """The content of a file that is not there."""
+    """As content: the file does not exist."""
 
 
 class ConfigMap:
     """
-    A folder as the kubelet mounts a ConfigMap with the one key `settings.toml`, or with none.
+    A folder laid out as the kubelet mounts a ConfigMap that has the one key `settings.toml`, or no key.
 
-    What is mounted is swapped by a rename of the link `..data`, so that a reader sees the old or the new, whole.
+    The kubelet replaces the content by renaming the symbolic link `..data`, so a reader sees the old or the new
+    content, each complete.
     """
 
     def __init__(self, folder: Path, content: Content = nothing) -> None:
@@ -167,7 +168,7 @@ class ConfigMap:
         self.swap(content)
 
     def swap(self, content: Content) -> None:
-        """Mount `content`; what was there is gone when this returns."""
+        """Mount `content`; the old content has been deleted when this returns."""
         self._swaps += 1
         old = self._folder / os.readlink(self._data) if self._data.is_symlink() else None
         new = self._folder / f"..2026_01_01_00_00_00.{self._swaps:09}"
@@ -184,7 +185,7 @@ class ConfigMap:
             shutil.rmtree(old)
 
     def remove(self) -> None:
-        """As the kubelet does for a ConfigMap that is deleted, and optional."""
+        """Remove the file, as the kubelet does when an optional ConfigMap is deleted."""
         self.swap(nothing)
         self.path.unlink()
 
@@ -194,7 +195,7 @@ class ConfigMap:
 
 
 class Relay:
-    """Passes bytes from one unix socket to another, and counts connections."""
+    """Passes bytes between two unix sockets, and counts the connections."""
 
     def __init__(self, path: str, behind: str) -> None:
         self.total = 0
@@ -241,7 +242,7 @@ def _copy(source: socket.socket, sink: socket.socket) -> None:
 
 @contextlib.contextmanager
 def driver_process(path: str) -> Iterator[subprocess.Popen[str]]:
-    """The example driver as a process, to be killed and stopped."""
+    """The example driver as a process that a test can kill or stop."""
     command = [sys.executable, "-m", "livenessprobe.commands.example_driver", path]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -267,15 +268,15 @@ class Answer:
 
 @dataclass(slots=True)
 class Sidecar:
-    """The sidecar's process, with a port of its own unless its arguments, or `port`, say where it listens."""
+    """The sidecar as a process.  It listens on a free port, unless the arguments or `port` say where."""
 
     arguments: tuple[str, ...]
     environ: dict[str, str] = field(default_factory=dict)
     await_http: bool = True
     stderr: int | None = None
-    """A descriptor to use instead of a file that is kept for `log`."""
+    """A descriptor for the sidecar's stderr; None keeps stderr in a file, which `log` reads."""
     prefix: tuple[str, ...] = ()
-    """A command to run it under."""
+    """A command in front of the sidecar's, for example setpriv."""
     port: int = 0
     process: subprocess.Popen[bytes] = field(init=False)
     _log: Path | None = field(init=False, default=None)
@@ -307,7 +308,8 @@ class Sidecar:
                 return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
         eventually(listening, 20)
-        # The kernel takes connections before the process does; a test that measures or is impatient is not to pay for that.
+        # The kernel accepts connections before the process does.  This request waits for the process, so that a test
+        # that measures time does not.
         self.get("/")
 
     def log(self) -> str:
@@ -327,31 +329,31 @@ class Sidecar:
             connection.close()
 
     def metric(self, series: str) -> float:
-        """The value of one line of /metrics, given all of it but the value."""
+        """The value of one series of /metrics, named as the line has it; 0 if there is none."""
         lines = self.get("/metrics").body.splitlines()
         values = [line.removeprefix(f"{series} ") for line in lines if line.startswith(f"{series} ")]
         return float(values[0]) if values else 0.0
 
     def figures(self) -> dict[str, float]:
-        """Every line of one answer of /metrics."""
+        """All series of one scrape of /metrics."""
         lines = (line.rpartition(" ") for line in self.get("/metrics").body.splitlines() if not line.startswith("#"))
         return {series: float(value) for series, _, value in lines}
 
     def threads(self) -> list[str]:
-        """Their names, where there is /proc."""
+        """The names of the sidecar's threads; needs /proc."""
         names = []
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            with contextlib.suppress(OSError):  # it has ended meanwhile
+            with contextlib.suppress(OSError):  # the thread has ended meanwhile
                 names.append((task / "comm").read_text(encoding="utf-8").strip())
         return names
 
     def sighup(self) -> None:
-        """Send SIGHUP, once the process is there to hear it."""
+        """Send SIGHUP, once the process has installed its handler."""
         self.get("/")
         self.process.send_signal(signal.SIGHUP)
 
     def write(self, path: Path, text: str) -> None:
-        """Replace the settings file at `path`, and have it read."""
+        """Replace the settings file at `path`, and make the sidecar read it."""
         path.write_text(text)
         self.sighup()
 
@@ -378,7 +380,7 @@ def request(connection: http.client.HTTPConnection, path: str, method: str, head
 
 
 def raw(port: int, data: bytes, timeout: float = 5) -> bytes:
-    """All bytes of the answer to `data`, until the other end closes or is quiet for `timeout`."""
+    """All bytes of the response to `data`, until the server closes or sends nothing for `timeout` seconds."""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
         connection.sendall(data)
         received = b""
@@ -389,7 +391,7 @@ def raw(port: int, data: bytes, timeout: float = 5) -> bytes:
 
 
 def with_little_room(process: Sidecar) -> socket.socket:
-    """A client for which few answers that it has not read can wait."""
+    """A client whose receive buffer holds few unread responses."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(("127.0.0.1", process.port))
@@ -398,12 +400,12 @@ def with_little_room(process: Sidecar) -> socket.socket:
 
 @contextlib.contextmanager
 def never_reading(process: Sidecar, requests: bytes) -> Iterator[int]:
-    """A client that reads no answer; yields how many of `requests` were answered once there is no room for more."""
+    """A client that reads no response; yields how many of `requests` were answered when the buffers were full."""
     asked = 0
 
     def answers() -> int:
         nonlocal asked
-        asked += 1  # which is an answer too
+        asked += 1  # each scrape is a response too
         return int(process.metric('livenessprobe_http_responses_total{code="200"}')) - asked
 
     def no_more() -> bool:

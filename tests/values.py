@@ -1,4 +1,4 @@
-"""Valid values of every setting, drawn at random, and how TOML writes them."""
+"""Random valid values of every setting, and their spellings in TOML."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from livenessprobe.settings import flags
 from livenessprobe.settings.layers import KEYS, PREFIX
 
 Texts = Mapping[str, str]
-"""Values by key, as a flag would have them."""
+"""Values by key, in the spelling of a flag."""
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 _DURATION = st.integers(1, 10**13).map(gotext.format_duration) | st.sampled_from(["90s", "1.5h", "+250ms", "2h0m1s"])
@@ -55,7 +55,7 @@ GROUPS = (
     tuple(key for key in KEYS if key not in ("http_endpoint", "logging_format")),
     tuple(key for key in KEYS if key not in ("health_port", "metrics_address", "vmodule")),
 )
-"""Keys of which no two forbid each other, whatever their values.  Together they are all keys."""
+"""Two sets of keys; within a set no two keys forbid each other, whatever their values.  Together they are all keys."""
 
 
 def typed(key: str, text: str) -> object:
@@ -63,7 +63,7 @@ def typed(key: str, text: str) -> object:
 
 
 def two(key: str) -> st.SearchStrategy[tuple[str, str]]:
-    """Two valid values that differ in more than their spelling, where there are two."""
+    """Two valid values that differ in more than spelling; in spelling only, if the key allows one value."""
     one_value = key.endswith(("_split_stream", "_buffer_size"))
     pairs = st.lists(VALID[key], min_size=2, max_size=2, unique_by=str if one_value else lambda text: typed(key, text))
     return pairs.map(tuple)
@@ -96,12 +96,12 @@ def toml(value: object) -> str:
 
 
 def native(key: str, text: str) -> object:
-    """`text` as the type that TOML has for it, where it has one."""
+    """`text` as TOML's own type for it, if TOML has one."""
     match typed(key, text):
         case bool(wanted) if KEYS[key].kind.is_bool:
             return wanted
         case bool():
-            return 0  # a quantity
+            return 0  # a quantity: only zero is valid
         case int(number) if KEYS[key].kind in (flags.VERBOSITY, flags.SIZE, flags.THRESHOLD):
             return number
         case tuple(pairs):

@@ -1,4 +1,4 @@
-"""Addresses as people write them: what works, what is refused and in which words, on Linux and on Windows."""
+"""Addresses of the driver and of listeners, accepted or refused with the exact sentence, on Linux and on Windows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def refusal(text: str, platform: str = "linux") -> str:
     return str(refused.value)
 
 
-# --- the driver's address: what works
+# --- the driver's address: accepted
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
@@ -73,7 +73,7 @@ def refusal(text: str, platform: str = "linux") -> str:
         ("unix:/a/%FF", "/a/\udcff", "unix:/a/%FF"),
         # url.URL.Opaque is not decoded.
         ("unix:a%41", "a%41", "unix:a%2541"),
-        # No host for Go, so its dialer gets it whole.
+        # Go parses no host here, so its dialer gets the whole text.
         ("unix://C:\\csi\\csi.sock", "C:\\csi\\csi.sock", "unix:C:%5Ccsi%5Ccsi.sock"),
     ],
 )
@@ -185,14 +185,14 @@ def test_lost_connections_are_logged_for_upstreams_own_dialer_only(text: str, lo
     assert parse_csi_address(text, "linux").logs_lost_connections is logs
 
 
-# --- the driver's address: what is refused
+# --- the driver's address: refused
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        # In upstream's words.
+        # With upstream's sentences.
         ("", f"{RESOLVER}passthrough: received empty target in Build()"),
         ("unix://rel", f"{RESOLVER}invalid (non-empty) authority: rel"),
         ("unix://rel/csi.sock", f"{RESOLVER}invalid (non-empty) authority: rel"),
@@ -207,7 +207,7 @@ def test_lost_connections_are_logged_for_upstreams_own_dialer_only(text: str, lo
         ("/a\nb.sock", 'parse "passthrough:///unix:///a\\nb.sock": net/url: invalid control character in URL'),
         ("/a\x7f", 'parse "passthrough:///unix:///a\\x7f": net/url: invalid control character in URL'),
         ("unix:///a\t", 'parse "passthrough:///unix:///a\\t": net/url: invalid control character in URL'),
-        # Upstream would dial these for ever.
+        # Upstream would dial these forever.
         ("csi.sock", f'"csi.sock"{NEITHER}'),
         ("unix", f'"unix"{NEITHER}'),
         ("localhost", f'"localhost"{NEITHER}'),
@@ -303,12 +303,12 @@ def test_refusals_that_depend_on_the_platform(text: str, platform: str, sentence
 
 @pytest.mark.parametrize("text", ["unix:/a%00b", "UNIX:///a%00b"])
 def test_a_decoded_nul_is_refused_too(text: str) -> None:
-    """No file has such a name, so nothing could ever answer there."""
+    """No file can have such a name."""
 
     assert "NUL" in refusal(text)
 
 
-# --- the length of a path
+# --- length of the path
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
@@ -323,7 +323,7 @@ def test_a_path_of_107_bytes_works(prefix: str, platform: str) -> None:
     [("/" + "x" * 107, 108), ("/" + "é" * 53 + "x", 108), ("/" + "é" * 54, 109), ("/" + "\udcff" * 107, 108)],
     ids=["ascii", "two bytes each", "more", "no UTF-8"],
 )
-def test_bytes_count_and_not_characters(prefix: str, path: str, size: int) -> None:
+def test_the_length_of_a_path_is_counted_in_bytes(prefix: str, path: str, size: int) -> None:
     assert (
         f"the path is {size} bytes long and a unix socket's can have 107; mount the driver's folder under a shorter path"
         in refusal(f"{prefix}{path}")
@@ -334,7 +334,7 @@ def test_a_path_of_106_bytes_in_wide_characters_works() -> None:
     assert parse_csi_address("/" + "é" * 53, "linux").name == "/" + "é" * 53
 
 
-def test_it_is_the_decoded_path_that_counts() -> None:
+def test_the_length_of_the_decoded_path_counts() -> None:
     assert parse_csi_address("unix:/" + "%41" * 106, "linux").name == "/" + "A" * 106
     assert "108 bytes" in refusal("unix:/" + "%41" * 107)
 
@@ -382,7 +382,7 @@ def test_any_text_is_an_address_or_an_address_error(text: str, platform: str) ->
     ],
 )
 def test_text_that_has_no_bytes_is_refused(parse: Callable[[str], object], sentence: str) -> None:
-    """Windows hands over unpaired surrogates as they are."""
+    """Windows passes unpaired surrogates on as they are."""
     with pytest.raises(AddressError) as refused:
         parse("unix:/\ud800")
 
@@ -392,7 +392,7 @@ def test_text_that_has_no_bytes_is_refused(parse: Callable[[str], object], sente
 @settings(max_examples=500)
 @given(ADDRESSES, st.sampled_from(PLATFORMS))
 def test_the_target_of_a_unix_socket_unquotes_to_the_bytes_of_its_path(text: str, platform: str) -> None:
-    """gRPC decodes what it is given, so any name reaches the kernel unchanged; leading slashes count as one."""
+    """gRPC decodes the target, so any name reaches the kernel unchanged; several leading slashes count as one."""
     try:
         address = parse_csi_address(text, platform)
     except AddressError:
@@ -433,7 +433,7 @@ def test_a_plain_path_is_taken_literally(name: str) -> None:
         ("X:9808", "X", "9808", False),
         ("[::1]:9808", "::1", "9808", False),
         ("[fe80::1%eth0]:9808", "fe80::1%eth0", "9808", False),
-        # Ports are looked up only when listening.
+        # Ports are resolved only when listening.
         (":http", "", "http", True),
         (":", "", "", True),
         ("127.0.0.1:", "127.0.0.1", "", False),
@@ -443,7 +443,7 @@ def test_a_plain_path_is_taken_literally(name: str) -> None:
     ],
 )
 def test_a_listen_address_is_a_host_and_a_port(text: str, host: str, port: str, dual_stack: bool) -> None:
-    """Go opens one socket for both IPs when the host is a wildcard of either, or is missing."""
+    """As Go does, one socket serves both IP versions if the host is missing or a wildcard of either version."""
     address = parse_listen_address(text)
 
     assert address == ListenAddress(text, host, port)

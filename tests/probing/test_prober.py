@@ -1,4 +1,4 @@
-"""When the driver is asked and what is answered, in virtual time: the real prober, with a double in place of gRPC."""
+"""The prober in virtual time, with a double in place of gRPC: when it probes the driver, and the report of each request."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FOREVER = math.inf
 
 
 class Driver:
-    """Stands for an `Identity`: a driver that takes its time, and whom a probe leaves when that is up."""
+    """Stands for an `Identity`: a driver that responds after `seconds`, or times out at the probe's deadline."""
 
     def __init__(self, seconds: float = 0.0, result: ProbeResult = READY) -> None:
         self.dialer = SimpleNamespace(reuse=0.0, peer=None)
@@ -112,6 +112,7 @@ def metric(prober: Prober, series: str) -> float:
 
 @contextlib.asynccontextmanager
 async def by_itself(prober: Prober) -> AsyncIterator[None]:
+    """Runs the schedule of `prober`."""
     task = asyncio.create_task(prober.run())
     yield
     task.cancel()
@@ -119,7 +120,7 @@ async def by_itself(prober: Prober) -> AsyncIterator[None]:
 
 
 def at_once(answer: Coroutine[object, None, Standing]) -> Standing:
-    """What comes without waiting for anything at all."""
+    """The standing that `answer` returns without waiting for anything."""
     with pytest.raises(StopIteration) as stopped:
         answer.send(None)
     standing = stopped.value.value
@@ -128,7 +129,7 @@ def at_once(answer: Coroutine[object, None, Standing]) -> Standing:
 
 
 async def timed(answer: Coroutine[object, None, Standing], later: float = 0.0) -> tuple[float, Reason | None]:
-    """How long it takes, asked for that much `later`, and why it is a failure if it is one."""
+    """The seconds that `answer` takes when awaited after `later` seconds, and the reason of a failure, or None."""
     await asyncio.sleep(later)
     began = loop().time()
     standing = await answer
@@ -136,18 +137,18 @@ async def timed(answer: Coroutine[object, None, Standing], later: float = 0.0) -
     return round(loop().time() - began, 6), standing.ready.report.reason
 
 
-# --- a day by itself
+# --- probing on a schedule
 
 
 @pytest.mark.parametrize(
     ("interval", "timeout"),
     [
         (10.0, 3.0),
-        (10.0, 25.0),  # probes may outlast the interval, and up to two moments are missed then
+        (10.0, 25.0),  # probes may outlast the interval; then up to two scheduled times are missed
         (60.0, 45.0),
     ],
 )
-def test_a_day_has_the_right_probes_at_the_right_moments(interval: float, timeout: float) -> None:
+def test_a_day_of_scheduled_probes_begins_each_at_its_time(interval: float, timeout: float) -> None:
     chance = random.Random(interval + timeout)
     lasts = [chance.uniform(0, 2 * interval) for _ in range(int(DAY / interval) + 2)]
     driver = Driver()
@@ -165,7 +166,7 @@ def test_a_day_has_the_right_probes_at_the_right_moments(interval: float, timeou
 
     assert began[0] == start
     assert driver.most_in_flight == 1
-    # The moment after the first probe tells the phase; from there on the day follows in exact numbers.
+    # The second probe tells the phase; from there on the expected times are exact numbers.
     assert began[1] - began[0] <= interval + min(lasts[0], timeout)
     step, grid, now = Fraction(interval), Fraction(began[1]), Fraction(began[1])
     expected = [start]
@@ -181,7 +182,7 @@ def test_a_day_has_the_right_probes_at_the_right_moments(interval: float, timeou
         assert attempt.deadline - attempt.started == pytest.approx(timeout)
         assert end - attempt.started <= min(last, timeout) + 1e-6
 
-    # The probe that midnight interrupts tells nothing.
+    # The probe that the end of the day interrupts has no result.
     done = [last for last, end in zip(lasts, ended, strict=False) if end < start + DAY]
     late = sum(last > timeout for last in done)
     assert metric(prober, 'livenessprobe_probe_failures_total{reason="deadline"}') == late
@@ -190,7 +191,7 @@ def test_a_day_has_the_right_probes_at_the_right_moments(interval: float, timeou
     assert metric(prober, operations + 'method_name="/csi.v1.Identity/Probe"}') == len(done) - late
 
 
-def test_probers_that_start_together_do_not_go_on_together() -> None:
+def test_probers_that_start_together_spread_over_the_interval() -> None:
     drivers = [Driver() for _ in range(40)]
 
     async def minute() -> None:
@@ -203,13 +204,13 @@ def test_probers_that_start_together_do_not_go_on_together() -> None:
     gaps = sorted(driver.began[1] - driver.began[0] for driver in drivers)
     assert all(0 < gap <= 10 for gap in gaps)
     assert len(set(gaps)) == 40
-    # Spread over the interval: by chance a half of it has fewer than 5 of 40 twice in ten million times.
+    # Spread over the interval: by chance one half has fewer than 5 of 40 in two of ten million runs.
     assert 5 <= sum(gap < 5 for gap in gaps) <= 35
 
 
 @pytest.mark.parametrize("thresholds", [(1, 1), (3, 1), (3, 2)])
 @pytest.mark.parametrize("seed", range(3))
-def test_an_hour_of_flapping_changes_the_report_as_often_as_its_runs_say(seed: int, thresholds: tuple[int, int]) -> None:
+def test_an_hour_of_flapping_changes_the_report_once_per_long_enough_run(seed: int, thresholds: tuple[int, int]) -> None:
     """The driver fails 30 % of its probes at random."""
     failure, success = thresholds
     chance, signs = random.Random(seed), []
@@ -253,7 +254,7 @@ def test_a_driver_that_dies_is_reported_within_threshold_times_interval_and_time
         prober: list[Prober] = []
         prober.append(make(driver, noted, interval="10s", probe_timeout="3s", failure_threshold=str(failure)))
         async with by_itself(prober[0]):
-            await asyncio.sleep(3)  # whatever the phase, there has been a good probe
+            await asyncio.sleep(3)  # whatever the phase, there has been a good probe by now
             told.clear()
             await asyncio.sleep(after)
             driver.seconds = FOREVER
@@ -270,7 +271,7 @@ def test_a_driver_that_dies_is_reported_within_threshold_times_interval_and_time
 # --- the last report
 
 
-def test_a_fresh_report_is_answered_at_once_and_the_driver_is_left_alone() -> None:
+def test_a_fresh_report_is_returned_at_once_without_a_probe() -> None:
     async def main() -> None:
         driver = Driver()
         prober = make(driver, interval="10s", probe_timeout="3s")
@@ -306,7 +307,7 @@ def test_before_the_first_report_a_request_waits_for_it() -> None:
 @pytest.mark.parametrize("result", [READY, BROKEN, NOT_READY])
 @pytest.mark.parametrize("before", [READY, BROKEN])
 def test_a_report_that_is_too_old_makes_a_request_probe_for_itself(before: ProbeResult, result: ProbeResult) -> None:
-    """The process stood still.  What it finds when it goes on is the answer; neither the age nor what was before is."""
+    """The process stood still.  The answer is the result of a new probe, not the old report or a complaint about its age."""
 
     async def main() -> None:
         driver = Driver(0.0, before)
@@ -317,7 +318,7 @@ def test_a_report_that_is_too_old_makes_a_request_probe_for_itself(before: Probe
             seen, driver.result, driver.seconds = len(driver.attempts), result, 0.5
             loop().stall(120)
             assert await timed(prober.check()) == (0.5, result.reason)
-            # The probe that was due meanwhile is the same one, and those that were missed are left out.
+            # The probe that was due meanwhile is the same one; the other missed ones are skipped.
             assert len(driver.attempts) == seen + 1
             assert at_once(prober.check()).ready.report == result
             await asyncio.sleep(100)
@@ -343,7 +344,7 @@ def test_a_report_lasts_for_the_interval_the_timeout_and_a_margin(age: float, pr
     live(main())
 
 
-def test_an_old_report_of_a_driver_that_hangs_is_a_failure_at_the_timeout() -> None:
+def test_after_a_stall_a_hung_driver_is_a_failure_at_the_timeout() -> None:
     async def main() -> None:
         driver = Driver()
         prober = make(driver, interval="10s", probe_timeout="3s")
@@ -357,7 +358,7 @@ def test_an_old_report_of_a_driver_that_hangs_is_a_failure_at_the_timeout() -> N
     live(main())
 
 
-def test_with_a_threshold_one_failure_after_a_stall_leaves_the_report_as_it_was() -> None:
+def test_after_a_stall_one_failure_below_the_threshold_keeps_the_report() -> None:
     async def main() -> None:
         driver = Driver()
         prober = make(driver, interval="10s", probe_timeout="3s", failure_threshold="3")
@@ -373,23 +374,23 @@ def test_with_a_threshold_one_failure_after_a_stall_leaves_the_report_as_it_was(
     live(main())
 
 
-# --- settings that change
+# --- changed settings
 
 
-def test_an_interval_that_changes_begins_anew_at_once() -> None:
+def test_a_changed_interval_starts_a_new_schedule_at_once() -> None:
     async def main() -> None:
         driver = Driver()
         prober = make(driver)
         async with by_itself(prober):
             await asyncio.sleep(100)
-            assert driver.attempts == []  # 0s: nothing happens by itself
+            assert driver.attempts == []  # 0s: no probe without a request
 
             changed = loop().time()
             prober.adopt(make_settings(interval="10s"))
             await asyncio.sleep(95)
             slow = driver.began[:]
             assert slow[0] == changed
-            # The last one is the tenth or eleventh, as the phase will have it.
+            # Ten or eleven probes, depending on the phase.
             assert [round(later - earlier, 6) for earlier, later in itertools.pairwise(slow[1:])] == [10] * (len(slow) - 2)
             assert len(slow) in (10, 11)
 
@@ -405,7 +406,7 @@ def test_an_interval_that_changes_begins_anew_at_once() -> None:
             await asyncio.sleep(1000)
             assert len(driver.attempts) == len(slow) + len(fast)
 
-            await prober.check()  # and now a request probes again, though a report is there
+            await prober.check()  # without an interval each request probes again, though there is a report
             assert len(driver.attempts) == len(slow) + len(fast) + 1
         assert driver.most_in_flight == 1
 
@@ -413,7 +414,7 @@ def test_an_interval_that_changes_begins_anew_at_once() -> None:
 
 
 @pytest.mark.parametrize("other", ["1s", "0s", "1h"])
-def test_an_interval_that_changes_during_a_probe_waits_for_its_end(other: str) -> None:
+def test_an_interval_changed_during_a_probe_counts_after_it(other: str) -> None:
     async def main() -> None:
         driver = Driver(2.0)
         prober = make(driver, interval="10s")
@@ -429,7 +430,7 @@ def test_an_interval_that_changes_during_a_probe_waits_for_its_end(other: str) -
     live(main())
 
 
-def test_other_settings_leave_the_schedule_alone() -> None:
+def test_other_settings_do_not_change_the_schedule() -> None:
     async def main() -> None:
         driver = Driver()
         prober = make(driver, interval="10s", probe_timeout="3s")
@@ -446,7 +447,7 @@ def test_other_settings_leave_the_schedule_alone() -> None:
     live(main())
 
 
-def test_an_interval_that_is_changed_and_changed_back_leaves_the_schedule_alone() -> None:
+def test_an_interval_changed_and_changed_back_does_not_change_the_schedule() -> None:
     async def main() -> None:
         driver = Driver()
         prober = make(driver, interval="10s")
@@ -461,7 +462,7 @@ def test_an_interval_that_is_changed_and_changed_back_leaves_the_schedule_alone(
     live(main())
 
 
-def test_thresholds_that_change_keep_the_counts() -> None:
+def test_changed_thresholds_keep_the_counts() -> None:
     async def main() -> None:
         driver = Driver()
         prober = make(driver, failure_threshold="9")
@@ -473,7 +474,7 @@ def test_thresholds_that_change_keep_the_counts() -> None:
         assert await ask(READY) is True
         assert [await ask(BROKEN) for _ in range(4)] == [True] * 4
         prober.adopt(make_settings(failure_threshold="5", success_threshold="3"))
-        assert prober.standing.ready.stands is True  # settings alone tell nothing about the driver
+        assert prober.standing.ready.stands is True  # settings alone change no report
         assert prober.standing.ready.failures == 4
         assert await ask(BROKEN) is False
         assert [await ask(READY) for _ in range(2)] == [False, False]
@@ -500,7 +501,7 @@ def test_each_probe_and_each_change_of_settings_is_noted() -> None:
     live(main())
 
 
-def test_what_is_asked_and_for_how_long_follows_the_settings() -> None:
+def test_method_service_and_timeouts_follow_the_settings() -> None:
     async def main() -> None:
         driver = Driver()
         prober = make(driver, probe_timeout="3s")
@@ -540,8 +541,8 @@ def test_without_an_interval_each_request_probes() -> None:
     live(main())
 
 
-def test_nothing_is_kept_of_probes_that_have_ended() -> None:
-    """Or a sidecar would grow for months."""
+def test_ended_probes_use_no_memory() -> None:
+    """Otherwise a sidecar would grow over months."""
     prober = make(Driver())
 
     async def asked() -> None:
@@ -565,7 +566,7 @@ def test_parallel_requests_share_one_probe() -> None:
     live(main())
 
 
-def test_who_joins_a_hung_probe_has_its_own_timeout() -> None:
+def test_a_caller_that_joins_a_hung_probe_has_its_own_timeout() -> None:
     async def main() -> None:
         driver = Driver(FOREVER)
         prober = make(driver, probe_timeout="3s")
@@ -577,7 +578,7 @@ def test_who_joins_a_hung_probe_has_its_own_timeout() -> None:
     live(main())
 
 
-def test_a_probe_begun_anew_lasts_for_the_last_of_those_who_wait() -> None:
+def test_a_second_probe_lasts_until_the_last_callers_deadline() -> None:
     async def main() -> None:
         driver = Driver()
         script = iter([FOREVER, 1.5])
@@ -589,7 +590,7 @@ def test_a_probe_begun_anew_lasts_for_the_last_of_those_who_wait() -> None:
     live(main())
 
 
-def test_a_probe_that_all_callers_have_left_goes_on_and_holds_up_nobody() -> None:
+def test_an_abandoned_probe_goes_on_and_delays_no_caller() -> None:
     async def main() -> None:
         driver = Driver(FOREVER)
         prober = make(driver, probe_timeout="30s")
@@ -598,20 +599,20 @@ def test_a_probe_that_all_callers_have_left_goes_on_and_holds_up_nobody() -> Non
         for caller in callers[:2]:
             caller.cancel()
         await asyncio.sleep(1)
-        assert driver.in_flight == 1  # one still waits
+        assert driver.in_flight == 1  # the third caller still waits
         callers[2].cancel()
         await asyncio.sleep(0.001)
-        assert driver.in_flight == 1  # it goes on
+        assert driver.in_flight == 1  # the probe goes on without callers
         driver.seconds = 0.5
         assert await timed(prober.check()) == (0.5, None)
         await asyncio.sleep(40)
         assert driver.in_flight == 0
-        assert prober.standing.result == READY  # what the left one found at last was no news any more
+        assert prober.standing.result == READY  # the late result of the abandoned probe is ignored
 
     live(main())
 
 
-def test_what_a_probe_finds_that_all_have_left_is_noted() -> None:
+def test_the_result_of_an_abandoned_probe_counts() -> None:
     """A kubelet that hangs up just before the probe timeout must not hide that the driver hangs."""
 
     async def main() -> None:
@@ -627,7 +628,7 @@ def test_what_a_probe_finds_that_all_have_left_is_noted() -> None:
     live(main())
 
 
-def test_one_probe_at_a_time_goes_on_that_all_have_left() -> None:
+def test_only_one_abandoned_probe_goes_on_at_a_time() -> None:
     async def main() -> None:
         driver = Driver(FOREVER)
         prober = make(driver, probe_timeout="30s")
@@ -638,12 +639,12 @@ def test_one_probe_at_a_time_goes_on_that_all_have_left() -> None:
             await asyncio.sleep(0.1)
         assert driver.in_flight == 1
         assert driver.most_in_flight == 2
-        assert prober.standing == Standing()  # nobody was told anything, so nothing counts
+        assert prober.standing == Standing()  # no caller got a result, so nothing counts
 
     live(main())
 
 
-def test_a_request_that_hangs_up_leaves_a_scheduled_probe_alone() -> None:
+def test_a_request_that_hangs_up_does_not_end_a_scheduled_probe() -> None:
     async def main() -> None:
         driver = Driver(2.0)
         prober = make(driver, interval="10s", probe_timeout="3s")
@@ -661,7 +662,7 @@ def test_a_request_that_hangs_up_leaves_a_scheduled_probe_alone() -> None:
 
 @pytest.mark.parametrize("interval", ["0s", "10s"])
 @pytest.mark.parametrize("timeout", ["0s", "-1s"])
-def test_without_any_time_the_driver_is_not_asked(interval: str, timeout: str) -> None:
+def test_with_a_timeout_of_zero_the_driver_is_not_probed(interval: str, timeout: str) -> None:
     async def main() -> None:
         driver = Driver()
         prober = make(driver, interval=interval, probe_timeout=timeout)
@@ -678,7 +679,7 @@ def test_without_any_time_the_driver_is_not_asked(interval: str, timeout: str) -
     live(main())
 
 
-def test_a_driver_with_a_new_socket_has_yet_to_be_ready_once() -> None:
+def test_a_driver_with_a_new_socket_has_not_started_until_it_is_ready() -> None:
     async def main() -> None:
         driver = Driver()
         prober = make(driver)
@@ -693,7 +694,7 @@ def test_a_driver_with_a_new_socket_has_yet_to_be_ready_once() -> None:
     live(main())
 
 
-def test_what_is_found_late_of_a_driver_that_is_gone_is_told_to_those_who_asked_and_counts_no_more() -> None:
+def test_a_late_result_of_a_replaced_driver_reaches_its_callers_and_does_not_count() -> None:
     async def main() -> None:
         driver = Driver(2.0, BROKEN)
         prober = make(driver)
@@ -712,7 +713,7 @@ def test_what_is_found_late_of_a_driver_that_is_gone_is_told_to_those_who_asked_
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("oh"), MemoryError(), RecursionError("deep")])
-def test_a_fault_of_our_own_is_an_answer(error: Exception) -> None:
+def test_an_internal_error_is_a_result(error: Exception) -> None:
     async def main() -> None:
         driver = Driver()
         prober = make(driver, interval="10s")
@@ -729,11 +730,11 @@ def test_a_fault_of_our_own_is_an_answer(error: Exception) -> None:
     live(main())
 
 
-# --- a driver that nobody can reach
+# --- a driver that cannot be reached
 
 
 @pytest.mark.parametrize(("grace", "looks"), [(0.0, 1), (1.0, 13), (3.0, 38)])
-def test_a_socket_that_is_missing_is_looked_for_every_80_ms(tmp_path: Path, grace: float, looks: int) -> None:
+def test_a_missing_socket_is_looked_for_every_80_ms(tmp_path: Path, grace: float, looks: int) -> None:
     async def main() -> list[float]:
         seen = []
         dialer = Dialer(parse_csi_address(str(tmp_path / "csi.sock"), "linux"), lambda: None)
@@ -741,7 +742,7 @@ def test_a_socket_that_is_missing_is_looked_for_every_80_ms(tmp_path: Path, grac
 
         def watched() -> None:
             seen.append(loop().time() - began)
-            assert len(seen) < 100  # without a pause this time stands still
+            assert len(seen) < 100  # without a pause the virtual clock would stand still
             look()
 
         dialer.look_at_socket = watched
@@ -759,15 +760,15 @@ def test_a_socket_that_is_missing_is_looked_for_every_80_ms(tmp_path: Path, grac
         ("3s", [(0, None)], [(3.0, Reason.REFUSED)], 1),
         ("0s", [(0, None)], [(0.0, Reason.REFUSED)], 1),
         ("1s", [(0, None)], [(1.0, Reason.REFUSED)], 1),
-        # Who joins late has its own grace, and goes on dialling with what is left of it.
+        # A caller that joins late has its own grace, and goes on dialling for the rest of it.
         ("1s", [(0, None), (0.5, None)], [(1.0, Reason.REFUSED), (1.0, Reason.REFUSED)], 2),
         ("3s", [(0, None), (2, None)], [(3.0, Reason.REFUSED), (3.0, Reason.REFUSED)], 2),
-        # An impatient one is told what has been found so far.
+        # A caller with less patience gets the result so far.
         ("3s", [(0, 1.25)], [(1.25, Reason.REFUSED)], 1),
         ("3s", [(0, None), (2, 1.25)], [(3.0, Reason.REFUSED), (1.25, Reason.REFUSED)], 2),
     ],
 )
-def test_an_unreachable_driver_is_dialled_for_as_long_as_each_caller_has_grace(
+def test_an_unreachable_driver_is_dialled_until_each_callers_grace_ends(
     grace: str, callers: list[tuple[float, float | None]], answers: list[tuple[float, Reason | None]], probes: int
 ) -> None:
     driver = Driver()
@@ -777,7 +778,7 @@ def test_an_unreachable_driver_is_dialled_for_as_long_as_each_caller_has_grace(
     assert len(driver.attempts) == probes
 
 
-def test_a_driver_that_comes_within_the_grace_is_answered_at_once() -> None:
+def test_a_driver_that_starts_within_the_grace_is_reported_at_once() -> None:
     async def main() -> None:
         driver = Driver()
         driver.listens = False
@@ -790,7 +791,7 @@ def test_a_driver_that_comes_within_the_grace_is_answered_at_once() -> None:
     live(main())
 
 
-def test_what_an_earlier_probe_found_is_told_when_the_next_one_finds_nothing() -> None:
+def test_the_reason_of_an_earlier_probe_is_kept_if_the_next_finds_none() -> None:
     async def main() -> None:
         driver = Driver()
         driver.listens = False
@@ -804,8 +805,8 @@ def test_what_an_earlier_probe_found_is_told_when_the_next_one_finds_nothing() -
     live(main())
 
 
-def test_what_is_left_after_a_failure_is_no_second_failure() -> None:
-    """A caller that joins at the end of a probe has hardly any time to find anything out."""
+def test_a_late_callers_rest_of_time_is_no_second_failure() -> None:
+    """A caller that joins at the end of a probe has too little time left to find anything out."""
 
     async def main() -> None:
         driver = Driver()
@@ -829,7 +830,7 @@ HANGS, AWAY = (FOREVER, READY), None
 @pytest.mark.parametrize(
     ("timeout", "later", "rest", "failures"),
     [
-        # What time is left is less than half a second, and than half the timeout.
+        # The time left is less than half a second, and less than half the timeout.
         (3.0, 0.25, HANGS, 1),
         (3.0, 0.5, HANGS, 2),
         (3.0, 0.75, HANGS, 2),
@@ -837,15 +838,15 @@ HANGS, AWAY = (FOREVER, READY), None
         (0.5, 0.25, HANGS, 2),
         (3.0, 0.25, AWAY, 1),
         (3.0, 0.5, AWAY, 2),
-        # An answer is news, however soon.
+        # A response counts, however soon it comes.
         (3.0, 0.25, (0.0, BROKEN), 2),
         (3.0, 0.25, (0.0, READY), 0),
     ],
 )
-def test_that_time_runs_out_is_counted_once(
+def test_a_timeout_is_counted_once(
     timeout: float, later: float, rest: tuple[float, ProbeResult] | None, failures: int
 ) -> None:
-    """Who joins a hung probe has this much left when it ends, and the driver does that then."""
+    """`rest` is the driver's behaviour in the time that a late caller has left when the hung probe ends."""
 
     async def main() -> None:
         driver = Driver(FOREVER)
@@ -888,7 +889,7 @@ def test_the_name_is_asked_for_again_when_the_driver_has_been_away() -> None:
     live(main())
 
 
-def test_a_name_that_is_learnt_is_a_label_and_noted() -> None:
+def test_a_learnt_name_becomes_a_label_and_is_noted() -> None:
     async def main() -> None:
         noted: list[str] = []
         prober = make(Driver(), lambda: noted.append("noted"))
@@ -899,18 +900,18 @@ def test_a_name_that_is_learnt_is_a_label_and_noted() -> None:
     live(main())
 
 
-# --- what is logged
+# --- records
 
 
 @pytest.fixture
 def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every record, none of them folded, without what stands before its message but the severity."""
+    """Every record as "SEVERITY message", without time, process and source; nothing is folded."""
     bare, lines = Options(skip_headers=True), list[str]()
     monkeypatch.setattr(klog._sink, "put", lambda record: lines.append(f"{record.severity} {render_text(record, bare)}"))
     return lines
 
 
-def test_each_failure_is_logged_and_each_change_of_what_is_reported(logged: list[str]) -> None:
+def test_each_failure_and_each_change_of_the_report_is_logged(logged: list[str]) -> None:
     async def main() -> None:
         driver = Driver()
         prober = make(driver)
@@ -961,7 +962,7 @@ async def make_and_check(driver: Driver) -> Standing:
     return await make(driver).check()
 
 
-def test_a_fault_of_our_own_is_logged_and_told(logged: list[str]) -> None:
+def test_an_internal_error_is_logged_and_returned(logged: list[str]) -> None:
     driver = Driver()
     driver.script = lambda: (1 / 0, READY)
     result = live(make_and_check(driver)).result
@@ -977,8 +978,8 @@ def test_a_fault_of_our_own_is_logged_and_told(logged: list[str]) -> None:
 @pytest.mark.parametrize(
     ("stalled", "again"), [(0.0, False), (STOOD_STILL, False), (STOOD_STILL + 0.5, True), (100.0, True)]
 )
-def test_a_probe_during_which_we_stood_still_is_made_again(stalled: float, again: bool, logged: list[str]) -> None:
-    """The driver may have answered in time, and nobody was there to read it."""
+def test_a_probe_during_which_the_process_stood_still_is_repeated(stalled: float, again: bool, logged: list[str]) -> None:
+    """The driver may have responded in time while the process could not read it."""
 
     async def main() -> tuple[float, Reason | None]:
         driver = Driver(FOREVER)
@@ -1001,7 +1002,7 @@ def test_a_probe_during_which_we_stood_still_is_made_again(stalled: float, again
 
 
 @pytest.mark.parametrize(("stalled", "answer", "probes"), [(3.0, (3.0, Reason.DEADLINE), 0), (5.0, (5.25, None), 1)])
-def test_a_driver_is_not_asked_when_its_time_is_up_before(
+def test_a_probe_whose_deadline_has_passed_is_not_sent(
     stalled: float, answer: tuple[float, Reason | None], probes: int
 ) -> None:
     async def main() -> None:
@@ -1060,7 +1061,7 @@ def test_the_impatient_are_answered_in_time_and_the_patient_get_their_answer(
     driver = Driver(seconds)
 
     assert asked(driver, callers, probe_timeout="12s") == answers
-    assert driver.most_in_flight <= 2  # one that all have left may be among them
+    assert driver.most_in_flight <= 2  # an abandoned probe may be among them
 
 
 @hypothesis_settings(max_examples=150)
@@ -1156,7 +1157,7 @@ def test_at_the_end_the_longest_of_all_waits_is_waited_for() -> None:
         prober.adopt(make_settings(probe_timeout="3s"))
         assert prober.longest_wait() == 11
         await asyncio.sleep(10)
-        assert prober.longest_wait() == 3  # who comes now
+        assert prober.longest_wait() == 3  # for a new caller
         caller.cancel()
         prober.adopt(make_settings(probe_timeout="-1s"))
         await asyncio.sleep(0.1)
@@ -1166,7 +1167,10 @@ def test_at_the_end_the_longest_of_all_waits_is_waited_for() -> None:
 
 
 async def test_an_impatient_caller_is_told_that_nobody_speaks_grpc_here(socket_path: str) -> None:
-    """A stopped driver: the system accepts the connection, and nobody answers.  On a real socket, by the real clock."""
+    """
+    A stopped driver: the system accepts the connection, but no process responds.  On a real socket, with the real
+    clock.
+    """
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(socket_path)
         listener.listen()

@@ -1,4 +1,4 @@
-"""The health file at the end of the process, and what is told of one that makes trouble."""
+"""The health file when the process ends, and the records of a file that cannot be written."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ HEALTHY = Standing().after(READY, Thresholds(), 0.0)
 def test_nothing_is_written_after_the_end(
     folder: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread may have been sent to write, and get its turn only now."""
+    """A thread may have been asked to write, but only run now."""
     file = folder / "health"
     settings = make_settings(health_file=str(file))
-    told = Outlets()
-    told.begin(str(file))
-    told._tell_file(settings, HEALTHY, "d", 0.0)
+    outputs = Outlets()
+    outputs.begin(str(file))
+    outputs._tell_file(settings, HEALTHY, "d", 0.0)
     assert file.exists()
-    told.end()
+    outputs.end()
     written: list[object] = []
     monkeypatch.setattr(health_file, "write", lambda *arguments: written.append(arguments))
 
-    told._tell_file(settings, HEALTHY, "d", 0.0)
+    outputs._tell_file(settings, HEALTHY, "d", 0.0)
 
     assert not file.exists()
     assert written == []
@@ -44,33 +44,33 @@ def test_nothing_is_written_after_the_end(
 def test_a_write_that_hangs_beyond_the_end_leaves_no_file(
     folder: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a disk that answers no more; the end does not wait for it."""
+    """As on a disk that does not respond; the end does not wait for it."""
     file = folder / "health"
-    began, goes_on, write = threading.Event(), threading.Event(), health_file.write
+    began, released, write = threading.Event(), threading.Event(), health_file.write
 
     def hang(*arguments: object) -> None:
         began.set()
-        goes_on.wait(20)
+        released.wait(20)
         write(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(health_file, "write", hang)
-    told = Outlets()
-    told.begin(str(file))
+    outputs = Outlets()
+    outputs.begin(str(file))
     settings = make_settings(health_file=str(file))
-    writer = threading.Thread(target=told._tell_file, args=(settings, HEALTHY, "d", 0.0))
+    writer = threading.Thread(target=outputs._tell_file, args=(settings, HEALTHY, "d", 0.0))
     writer.start()
     assert began.wait(20)
     started = time.monotonic()
-    told.end()
+    outputs.end()
     assert time.monotonic() - started < 10
 
-    goes_on.set()
+    released.set()
     writer.join()
 
     assert not file.exists()
 
 
-def test_trouble_that_comes_and_goes_is_told_once_a_minute(
+def test_an_error_that_comes_and_goes_is_logged_once_a_minute(
     folder: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, records = [1000.0], []
@@ -78,12 +78,12 @@ def test_trouble_that_comes_and_goes_is_told_once_a_minute(
     monkeypatch.setattr(reporter, "log", SimpleNamespace(error=lambda *_, err: records.append((now[0], err))))
     path = folder / "none" / "health"
     settings = make_settings(health_file=str(path))
-    told = Outlets()
-    told.begin(str(path))
+    outputs = Outlets()
+    outputs.begin(str(path))
     for _ in range(130):
-        told._tell_file(settings, HEALTHY, "d", 0.0)
+        outputs._tell_file(settings, HEALTHY, "d", 0.0)
         path.parent.mkdir()
-        told._tell_file(settings, HEALTHY, "d", 0.0)
+        outputs._tell_file(settings, HEALTHY, "d", 0.0)
         assert path.exists()
         path.unlink()
         path.parent.rmdir()
@@ -94,21 +94,21 @@ def test_trouble_that_comes_and_goes_is_told_once_a_minute(
 
 
 class NoThreads(ThreadPoolExecutor):
-    """What asyncio has where the system gives no more threads."""
+    """The executor that asyncio has if the system starts no more threads."""
 
     def submit(self, *_: object, **__: object) -> object:
         raise RuntimeError("can't start new thread")
 
 
-async def test_without_a_thread_the_file_is_written_all_the_same(
+async def test_without_a_free_thread_the_file_is_written_on_the_event_loop(
     folder: Path, make_settings: Callable[..., Settings]
 ) -> None:
     file = folder / "health"
     asyncio.get_running_loop().set_default_executor(NoThreads())
     prober = SimpleNamespace(settings=make_settings(health_file=str(file)), standing=HEALTHY)
-    told = Outlets()
-    told.noted.set()
-    running = asyncio.create_task(told.run(prober, SimpleNamespace(driver_name="d"), asyncio.Event()))
+    outputs = Outlets()
+    outputs.noted.set()
+    running = asyncio.create_task(outputs.run(prober, SimpleNamespace(driver_name="d"), asyncio.Event()))
     await asyncio.sleep(0.1)
 
     assert file.exists()

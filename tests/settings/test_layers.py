@@ -1,4 +1,4 @@
-"""Two names for one setting, what a file's fault is called, and what no flag, variable or file can make Dynaconf do."""
+"""Two names for one setting, errors in the settings file, and proof that no flag, variable or file makes Dynaconf act."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ PAIRS_OF_NAMES = [
     for place, names in (("flag", flag_names(key)), ("variable", variable_names(key)))
     for one, other in itertools.permutations(names, 2)
 ]
-"""Every two names of one setting in one place, either first."""
+"""Every two names of one setting in one source, in both orders."""
 
 
 def read_names(place: str, **texts: str) -> Loaded:
@@ -60,19 +60,19 @@ def read_names(place: str, **texts: str) -> Loaded:
 
 
 def longhorn_defaults() -> dict[str, str]:
-    """What Longhorn's own names select, as flags."""
+    """The settings that Longhorn's own names select, as flags."""
     return {KEYS[key].name: text for key, text in layers.LONGHORN_DEFAULTS.items()}
 
 
 def modes(environ: dict[str, str]) -> bool:
-    """Whether one of Longhorn's own names is among them."""
+    """Whether one of Longhorn's own names is in `environ`."""
     return any(name.startswith("LIVENESS_PROBE_") for name in environ)
 
 
 @pytest.mark.parametrize(("name", "key"), FLAG_ALIASES.items())
 @settings(max_examples=3)
 @given(data=st.data())
-def test_a_flag_of_longhorns_is_the_setting(name: str, key: str, data: st.DataObject) -> None:
+def test_a_flag_of_longhorns_image_is_another_name_of_a_setting(name: str, key: str, data: st.DataObject) -> None:
     text, _ = data.draw(two(key))
 
     loaded = read(command_line.parse([f"--{name}={text}"]).values())
@@ -84,7 +84,7 @@ def test_a_flag_of_longhorns_is_the_setting(name: str, key: str, data: st.DataOb
 @pytest.mark.parametrize(("name", "key"), VARIABLE_ALIASES.items())
 @settings(max_examples=3)
 @given(data=st.data())
-def test_a_variable_of_longhorns_is_the_setting(name: str, key: str, data: st.DataObject) -> None:
+def test_a_variable_of_longhorns_image_is_another_name_of_a_setting(name: str, key: str, data: st.DataObject) -> None:
     text, _ = data.draw(two(key))
 
     loaded = read({}, {name: text})
@@ -99,7 +99,7 @@ def test_a_variable_of_longhorns_is_the_setting(name: str, key: str, data: st.Da
 @settings(max_examples=3)
 @given(data=st.data())
 def test_a_flag_wins_over_variables_by_any_name(name: str, key: str, data: st.DataObject) -> None:
-    """They are neither checked nor compared with each other."""
+    """The variables are neither checked nor compared with each other."""
     text, other = data.draw(two(key))
     for others in ([other, text], ["nonsense", "other nonsense"], ["nul\0", ""]):
         environ = dict(zip(variable_names(key), itertools.cycle(others), strict=False))
@@ -139,7 +139,7 @@ SAME = {
 @pytest.mark.parametrize(("place", "key", "one", "other"), PAIRS_OF_NAMES)
 @settings(max_examples=2)
 @given(data=st.data())
-def test_two_names_may_say_the_same_and_the_projects_own_is_named(
+def test_two_names_with_equal_values_are_accepted_and_the_projects_own_is_the_source(
     place: str, key: str, one: str, other: str, data: st.DataObject
 ) -> None:
     text, _ = data.draw(two(key))
@@ -154,7 +154,7 @@ def test_two_names_may_say_the_same_and_the_projects_own_is_named(
             assert loaded.raw[key] == Raw(given_texts[named], f"{place} {'--' if place == 'flag' else ''}{named}")
 
 
-def test_what_is_contradicted_is_quoted_as_it_was_given() -> None:
+def test_contradicting_values_are_quoted_as_given() -> None:
     with pytest.raises(SettingsError) as refused:
         read({}, {"CSI_ENDPOINT": 'unix:///a "b"', "LIVENESSPROBE_CSI_ADDRESS": "/c\n"})
 
@@ -164,11 +164,11 @@ def test_what_is_contradicted_is_quoted_as_it_was_given() -> None:
     )
 
 
-# --- variables that are none
+# --- variables that are no settings
 
 
 def service_links(service: str, ports: list[tuple[str, int, str]], address: str) -> dict[str, str]:
-    """What the kubelet sets for a Service (pkg/kubelet/envvars): ports are name, number, protocol."""
+    """The variables that the kubelet sets for a Service (pkg/kubelet/envvars); ports are (name, number, protocol)."""
     name = service.upper().replace("-", "_")
     environ = {f"{name}_SERVICE_HOST": address, f"{name}_SERVICE_PORT": str(ports[0][1])}
     for port_name, port, _ in ports:
@@ -197,9 +197,7 @@ PORTS = st.lists(
     ports=PORTS,
     address=st.sampled_from(["10.96.0.7", "[fd00::7]"]),
 )
-def test_what_kubernetes_sets_for_services_is_passed_over(
-    service: str, ports: list[tuple[str, int, str]], address: str
-) -> None:
+def test_variables_of_kubernetes_services_are_ignored(service: str, ports: list[tuple[str, int, str]], address: str) -> None:
     loaded = read({}, service_links(service, ports, address))
 
     assert loaded.warnings == ()
@@ -214,7 +212,9 @@ def test_what_kubernetes_sets_for_services_is_passed_over(
         ({"LIVENESS_PROBE_TIMEOUT": "tcp://10.0.0.1:80"}, 2, "variable LIVENESS_PROBE_TIMEOUT"),
     ],
 )
-def test_a_setting_that_resembles_a_service_is_still_one(environ: dict[str, str], code: int, sentence: str) -> None:
+def test_a_setting_that_looks_like_a_service_variable_is_still_a_setting(
+    environ: dict[str, str], code: int, sentence: str
+) -> None:
     with pytest.raises(SettingsError) as refused:
         read({}, environ)
 
@@ -245,7 +245,7 @@ def test_an_unknown_variable_is_a_warning_with_the_nearest_name(name: str, hint:
     assert loaded.settings == read({"v": "3"}).settings
 
 
-def test_variables_of_others_are_not_looked_at() -> None:
+def test_variables_without_our_prefix_are_ignored() -> None:
     others = (
         "ADDRESS",
         "CSI_ADDRESS",
@@ -261,7 +261,7 @@ def test_variables_of_others_are_not_looked_at() -> None:
     assert (loaded.settings, loaded.warnings) == (read().settings, ())
 
 
-# --- the faults of a file
+# --- errors in a file
 
 FAULTS = [
     # names
@@ -322,7 +322,7 @@ FAULTS = [
         "Failed to start http server: listen tcp: address 0.0.0.0:80:80: too many colons in address "
         "(line 1, key health_port)",
     ),
-    # of the whole
+    # the whole file
     ("", "is empty; a file of comments alone says that the defaults are meant"),
     (" \n\n", "is empty; a file of comments alone says that the defaults are meant"),
     ("\ufeffv = 1", "begins with a byte order mark; save it as UTF-8 without one"),
@@ -333,7 +333,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("content", "sentence"), FAULTS)
-def test_a_fault_is_a_sentence_that_says_where_and_what_to_write(content: str, sentence: str) -> None:
+def test_an_error_names_the_line_and_the_fix(content: str, sentence: str) -> None:
     loaded = read(file=content.encode())
 
     assert loaded.file_error == f"{PATH}: {sentence}"
@@ -345,20 +345,20 @@ def test_a_fault_is_a_sentence_that_says_where_and_what_to_write(content: str, s
 
 
 @pytest.mark.parametrize("name", FLAG_ALIASES)
-def test_a_flag_of_longhorns_is_no_key_but_is_understood(name: str) -> None:
+def test_a_flag_of_longhorns_image_is_no_key_but_gets_a_hint(name: str) -> None:
     loaded = read(file=f"{name} = 1".encode())
 
     assert loaded.file_error == f"{PATH}: line 1: {name} is not a setting; did you mean {FLAG_ALIASES[name]}?"
 
 
 @pytest.mark.parametrize("name", VARIABLE_ALIASES)
-def test_a_variable_of_longhorns_is_no_key(name: str) -> None:
+def test_a_variable_of_longhorns_image_is_no_key(name: str) -> None:
     assert f"line 1: {name} is not a setting" in read(file=f"{name} = 1".encode()).file_error
 
 
 @pytest.mark.parametrize("key", FILE_KEYS)
 @pytest.mark.parametrize("value", ["{}", "1.5", "[[]]"])
-def test_no_setting_takes_a_type_that_it_cannot_have(key: str, value: str) -> None:
+def test_a_value_of_a_wrong_type_is_refused_for_every_setting(key: str, value: str) -> None:
     loaded = read(file=f"# first\n{key} = {value}".encode())
 
     assert loaded.file_error.startswith(f"{PATH}: line 2: {key} is ")
@@ -383,7 +383,7 @@ def test_no_setting_takes_a_type_that_it_cannot_have(key: str, value: str) -> No
         ("stderrthreshold = 1\nv = 1\nlog_dir = 'v'", 2),
     ],
 )
-def test_a_value_is_said_to_be_on_the_line_where_it_is(content: str, line: int) -> None:
+def test_the_source_of_a_value_has_its_line(content: str, line: int) -> None:
     assert read(file=content.encode()).raw["v"] == Raw("1", f"file {PATH}, line {line}, key v")
 
 
@@ -401,12 +401,12 @@ def test_a_value_is_said_to_be_on_the_line_where_it_is(content: str, line: int) 
         ('metrics_path = """\nv = 1.5\n"""\nv = 1.5', 4),
     ],
 )
-def test_a_fault_is_said_to_be_on_the_line_where_it_is(content: str, line: int) -> None:
+def test_an_error_has_the_line_of_its_key(content: str, line: int) -> None:
     assert read(file=content.encode()).file_error.startswith(f"{PATH}: line {line}: v is ")
 
 
-def test_no_line_is_better_than_a_wrong_one() -> None:
-    """An escape in a key, or more look-alikes than anybody would write."""
+def test_an_ambiguous_line_is_left_out() -> None:
+    """The key has an escape, or there are more lookalike lines than a real file has."""
     assert read(file=rb'"\u0076" = 1').raw["v"].source == f"file {PATH}, key v"
     assert read(file=b"log_dir = '''\n" + b"v = 9\n" * 20 + b"'''\nv = 1").raw["v"].source == f"file {PATH}, key v"
 
@@ -418,7 +418,7 @@ VALUES = st.sampled_from(["", ":1", "/a", "1s", "0", "json", "a=1", "80:80", "ht
 @given(
     file=st.dictionaries(NAMES, VALUES, max_size=4), environ=st.dictionaries(st.sampled_from(FILE_KEYS), VALUES, max_size=1)
 )
-def test_the_file_is_named_exactly_once_in_what_is_said_of_it(file: dict[str, object], environ: dict[str, object]) -> None:
+def test_any_error_of_a_file_names_the_file_once(file: dict[str, object], environ: dict[str, object]) -> None:
     texts = {key: text for key, text in environ.items() if isinstance(text, str)}
     try:
         error = read({}, as_variables(texts), as_file(file)).file_error
@@ -428,7 +428,7 @@ def test_the_file_is_named_exactly_once_in_what_is_said_of_it(file: dict[str, ob
         assert error == "" or (error.startswith(f"{PATH}: ") and error.count(PATH) == 1)
 
 
-def test_what_cannot_be_read_is_named_exactly_once(folder: Path) -> None:
+def test_an_unreadable_file_is_named_once(folder: Path) -> None:
     os.mkfifo(folder / "fifo")
     (folder / "large").write_bytes(b"#" * 2_000_000)
     (folder / "latin").write_bytes(b"v = 1 # \xe9")
@@ -444,8 +444,8 @@ def test_what_cannot_be_read_is_named_exactly_once(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("blanks", [b" ", b"[ \t"])
-def test_a_file_of_blanks_is_read_in_no_time(blanks: bytes) -> None:
-    """It is a health check that waits: a line of a million blanks once took hours."""
+def test_a_large_file_of_blanks_is_read_quickly(blanks: bytes) -> None:
+    """A health check waits for this: a line of a million blanks once took hours."""
     script = "import sys; from livenessprobe.settings.load import load; load({}, {}, 'linux', 'x', lambda _: sys.stdin.buffer.read())"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, input=b"v = 1\n" + blanks * 300_000, check=True, timeout=20)
 
@@ -456,7 +456,7 @@ PLACES = ("flag", "variable", "file")
 
 
 def read_sides(**sides: tuple[str, str]) -> str:
-    """What is said of settings given as key=(place, text): the refusal, or the fault of the file."""
+    """The error for settings given as key=(place, text): the refusal, or the error of the file."""
     given_flags = as_flags({key: text for key, (place, text) in sides.items() if place == "flag"})
     environ = as_variables({key: text for key, (place, text) in sides.items() if place == "variable"})
     file = as_file({key: text for key, (place, text) in sides.items() if place == "file"})
@@ -485,7 +485,7 @@ def test_two_listeners_for_one_purpose_are_refused_by_both(other: str, text: str
     line = 2 if other_place == "file" else 1
     sides = f"{side(other_place, other, text, 1)} and {side(place, 'http_endpoint', ':1', line)}"
     if place == other_place == "flag":
-        assert said == upstream  # upstream's record has no room for more
+        assert said == upstream  # upstream's record names no sources
     else:
         path = f"{PATH}: " if "file" in (place, other_place) else ""
         assert said == f"{path}{upstream}: {sides}"
@@ -503,7 +503,7 @@ def test_vmodule_and_json_are_refused_by_both(place: str, other_place: str) -> N
     assert said == path + upstream + ("" if place == other_place == "flag" else sides)
 
 
-# --- what nothing can make Dynaconf do
+# --- Dynaconf never acts
 
 TEXT_KEYS = ("log_dir", "log_file", "connection_timeout")
 PAYLOADS = ("/etc/hostname", "{env[PATH]} {{ 7 * 7 }}")
@@ -511,7 +511,7 @@ PAYLOADS = ("/etc/hostname", "{env[PATH]} {{ 7 * 7 }}")
 
 @pytest.mark.parametrize("cast", sorted(converters))
 @pytest.mark.parametrize("place", PLACES)
-def test_no_cast_of_dynaconfs_acts(cast: str, place: str) -> None:
+def test_no_cast_of_dynaconf_acts(cast: str, place: str) -> None:
     for payload in PAYLOADS:
         texts = {"log_dir": f"{cast} {payload}", "log_file": f"@int {cast} {payload}", "connection_timeout": f"{cast}"}
         given_flags = as_flags(texts) if place == "flag" else {}
@@ -525,7 +525,7 @@ def test_no_cast_of_dynaconfs_acts(cast: str, place: str) -> None:
 
 @pytest.mark.parametrize("cast", sorted(converters))
 def test_each_cast_would_act_if_dynaconf_saw_it(cast: str) -> None:
-    """So that the test above is one."""
+    """Proves that the test above tests something."""
     text = f"{cast} 7"
     with warnings.catch_warnings(action="ignore"):
         assert parse_conf_data(text, tomlfy=False, box_settings={}) is not text
@@ -533,7 +533,7 @@ def test_each_cast_would_act_if_dynaconf_saw_it(cast: str) -> None:
 
 @pytest.mark.parametrize("cast", sorted(converters))
 def test_no_cast_gives_a_setting_its_type(cast: str) -> None:
-    """`@int 3` is no number, nor is an item of a list more than its text."""
+    """`@int 3` is no number, and `@int x=3` in a list is only text."""
     with pytest.raises(SettingsError) as refused:
         read({}, as_variables({"v": f"{cast} 3"}))
 
@@ -568,7 +568,7 @@ def test_no_cast_gives_a_setting_its_type(cast: str) -> None:
         "[dynaconf]\nv = 9",
     ],
 )
-def test_what_dynaconf_reads_in_files_is_no_setting(content: str) -> None:
+def test_dynaconfs_own_keys_are_no_settings(content: str) -> None:
     loaded = read(file=content.encode())
 
     assert loaded.file_error.startswith(f"{PATH}: line 1: ")
@@ -598,8 +598,8 @@ def test_values_are_not_merged_expanded_or_parsed_again(content: str, key: str |
         assert loaded.raw[key].text == text
 
 
-# A process whose environment, working directory, flags, variables and file all try.  What it opens, imports, runs and
-# connects to is written down by an audit hook.
+# A process in which environment, working directory, flags, variables and file all try to make Dynaconf act.  An audit
+# hook records everything that the process opens, imports, runs and connects to.
 AUDIT = """
 import json, os, sys
 
@@ -657,7 +657,7 @@ for name in switches:
         os.environ.pop(name, None)
 report["changed"] = sorted(name for name in os.environ if "EVIL" in name)
 
-# The trap works: Dynaconf as people use it walks into it.
+# Proof that the inputs work: Dynaconf in its usual form acts on them.
 import dynaconf
 os.environ["SETTINGS_FILE_FOR_DYNACONF"] = "evil.py"
 hearing = True
@@ -669,7 +669,7 @@ print(json.dumps(report))
 
 
 def switches() -> list[str]:
-    """Every variable that Dynaconf is known to look at, by new names and old."""
+    """Every variable that Dynaconf is known to read, by new names and old."""
     from dynaconf import default_settings
     from dynaconf.base import UPPER_DEFAULT_SETTINGS
     from dynaconf.utils import RENAMED_VARS
@@ -712,7 +712,7 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
     environ |= dict(zip(tried, itertools.cycle(values), strict=False))
     environ |= {"LIVENESSPROBE_LOG_DIR": "@format {env[HOME]}", "PYTHONPATH": str(ROOT), "YAML": "settings.yaml"}
     argument = json.dumps([str(file), tried, values, {"connection-timeout": "@jinja {{ 7 * 7 }}"}])
-    # -P: what Python itself would import from the working directory is not Dynaconf's doing.
+    # -P: files that Python itself would import from the working directory do not count.
     done = subprocess.run(
         [sys.executable, "-P", "-c", AUDIT, argument], cwd=cwd, env=environ, capture_output=True, text=True, timeout=60
     )
@@ -721,7 +721,7 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
     return {**json.loads(done.stdout), "file": [str(file)], "cwd": [str(cwd)]}
 
 
-def test_texts_of_all_places_are_what_was_given(audit: dict[str, list]) -> None:
+def test_texts_of_all_sources_are_unchanged(audit: dict[str, list]) -> None:
     (raws, file_error), _ = audit["first"]
 
     assert file_error == ""
@@ -731,8 +731,8 @@ def test_texts_of_all_places_are_what_was_given(audit: dict[str, list]) -> None:
     assert 'default = "0"' in raws  # v
 
 
-def test_of_the_process_itself_only_the_settings_file_is_read(audit: dict[str, list]) -> None:
-    """But for Dynaconf's own default_settings.py, which it imports again for each instance."""
+def test_only_the_settings_file_is_read(audit: dict[str, list]) -> None:
+    """Except Dynaconf's own default_settings.py, which it imports again for each instance."""
     _, events = audit["again"]
     own = os.path.join("dynaconf", "")
 
@@ -742,14 +742,14 @@ def test_of_the_process_itself_only_the_settings_file_is_read(audit: dict[str, l
     assert all("default_settings." in event for event in events if own in event)
 
 
-def test_no_switch_changes_what_is_done_or_found(audit: dict[str, list]) -> None:
+def test_no_variable_of_dynaconf_changes_anything(audit: dict[str, list]) -> None:
     different = [(name, value) for name, value, outcome in audit["each"] if outcome != audit["bare"]]
 
     assert different == []
     assert len(audit["each"]) > 200
 
 
-def test_all_switches_at_once_and_from_the_beginning_open_nothing_but_what_is_imported(audit: dict[str, list]) -> None:
+def test_all_variables_of_dynaconf_together_open_only_imported_files(audit: dict[str, list]) -> None:
     outcome, events = audit["first"]
     libraries = tuple({os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, str(ROOT / "livenessprobe"))})
     libraries += (sys.prefix, sys.base_prefix)
@@ -768,16 +768,16 @@ def test_all_switches_at_once_and_from_the_beginning_open_nothing_but_what_is_im
     }, sorted(kinds)
 
 
-def test_the_switches_are_gone_and_nothing_was_put_into_the_environment(audit: dict[str, list]) -> None:
+def test_dynaconfs_variables_are_removed_and_none_is_added(audit: dict[str, list]) -> None:
     assert (audit["left"], audit["changed"]) == ([], [])
 
 
-def test_dynaconf_as_people_use_it_falls_into_the_trap(audit: dict[str, list]) -> None:
-    """So that the tests above are such."""
+def test_dynaconf_in_its_usual_form_acts_on_these_inputs(audit: dict[str, list]) -> None:
+    """Proves that the tests above test something."""
     assert {f"exec {audit['cwd'][0]}/evil.py", f"open {audit['cwd'][0]}/.env"} <= set(audit["trap"])
 
 
-def test_the_switches_that_are_tried_are_those_of_dynaconf() -> None:
+def test_the_tried_variables_are_those_of_dynaconf() -> None:
     tried = switches()
 
     assert len(tried) > 70

@@ -1,4 +1,7 @@
-"""Flags over variables over file over defaults, for every setting; and what a bad one of each costs."""
+"""
+Flags win over variables, variables over the file, the file over defaults, for every setting; and refusals of bad
+values.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ def read(arguments: dict[str, str] | None = None, environ: dict[str, str] | None
 
 
 def read_all(flag: Texts, variable: Texts, file: bytes) -> Loaded:
-    """Settings from all three places; the file is called x, unless a setting says otherwise."""
+    """Settings from all three sources; the file is called x, unless a setting says otherwise."""
     return load(as_flags(flag), as_variables(variable), "linux", "x", lambda _: file)
 
 
 def in_files(texts: Texts) -> Texts:
-    """What of `texts` a file can hold."""
+    """The `texts` that a file can hold."""
     return {key: text for key, text in texts.items() if key in FILE_KEYS}
 
 
@@ -32,17 +35,17 @@ def meanings(loaded: Loaded, keys: Texts) -> dict[str, object]:
     return {key: typed(key, loaded.raw[key].text) for key in keys}
 
 
-# A failure names the settings at fault; to shrink a drawing of all of them would take minutes.
+# Two keys at a time: a failure then names the settings at fault.  Shrinking a draw of all settings would take minutes.
 all_at_once = settings(phases=[Phase.explicit, Phase.reuse, Phase.generate], max_examples=8)
 
 
-# --- one value, three places
+# --- one value, three sources
 
 
 @pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
 @all_at_once
 @given(data=st.data())
-def test_all_values_read_the_same_in_all_three_places(keys: tuple[str, ...], data: st.DataObject) -> None:
+def test_a_value_reads_the_same_in_all_three_sources(keys: tuple[str, ...], data: st.DataObject) -> None:
     texts = data.draw(st.fixed_dictionaries({key: VALID[key] for key in keys}))
     filed = in_files(texts)
 
@@ -60,7 +63,7 @@ def test_all_values_read_the_same_in_all_three_places(keys: tuple[str, ...], dat
     assert meanings(by_type, filed) == meanings(by_flag, filed)
 
 
-def test_the_groups_that_are_tried_have_every_setting() -> None:
+def test_the_two_groups_contain_every_setting() -> None:
     assert {key for keys in GROUPS for key in keys} == set(KEYS) == set(VALID)
 
 
@@ -93,7 +96,7 @@ def test_tomls_own_types_and_spellings_are_read(line: str, key: str, value: obje
     assert typed(key, loaded.raw[key].text) == value
 
 
-# --- which one wins
+# --- precedence
 
 
 @pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
@@ -110,7 +113,7 @@ def test_tomls_own_types_and_spellings_are_read(line: str, key: str, value: obje
 )
 @all_at_once
 @given(data=st.data())
-def test_of_any_two_places_the_upper_one_wins_for_every_setting(
+def test_of_any_two_sources_the_higher_one_wins_for_every_setting(
     upper: str, lower: str, keys: tuple[str, ...], data: st.DataObject
 ) -> None:
     keys = tuple(key for key in keys if key in FILE_KEYS or "file" not in (upper, lower))
@@ -139,8 +142,8 @@ def source(place: str, key: str, line: int) -> str:
 @pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
 @all_at_once
 @given(data=st.data())
-def test_each_setting_is_decided_by_itself(keys: tuple[str, ...], data: st.DataObject) -> None:
-    """Whatever else is given where."""
+def test_the_source_of_each_setting_is_independent_of_the_others(keys: tuple[str, ...], data: st.DataObject) -> None:
+    """Whatever other settings the three sources have."""
     in_three = {
         key: st.fixed_dictionaries({}, optional=dict.fromkeys(("flag", "variable", "file"), VALID[key]))
         for key in keys
@@ -158,7 +161,7 @@ def test_each_setting_is_decided_by_itself(keys: tuple[str, ...], data: st.DataO
     assert read_all(flag, variable, as_file(file)).raw == expected
 
 
-def test_the_file_is_the_one_that_the_flag_names() -> None:
+def test_the_config_flag_names_the_file() -> None:
     seen = []
 
     def read_file(path: str) -> bytes:
@@ -177,7 +180,7 @@ def test_the_file_is_the_one_that_the_flag_names() -> None:
     assert seen == ["/f", "/v", "/d", "/d"]
 
 
-def test_a_source_is_named_as_people_look_for_it(folder: Path) -> None:
+def test_a_source_is_named_as_users_know_it(folder: Path) -> None:
     file = folder / "settings.toml"
     file.write_text('probe_timeout = "7s"\nv = 7\nmetrics_path = "/seven"\n')
     environ = {"LIVENESSPROBE_CONFIG": str(file), "LIVENESSPROBE_PROBE_TIMEOUT": "6s", "LIVENESSPROBE_V": "6"}
@@ -191,7 +194,7 @@ def test_a_source_is_named_as_people_look_for_it(folder: Path) -> None:
     assert loaded.raw["csi_address"].source == "default"
 
 
-def test_the_default_file_is_used_if_it_is_there(folder: Path) -> None:
+def test_the_default_file_is_used_if_it_exists(folder: Path) -> None:
     file = folder / "settings.toml"
     assert read(default_file=str(file)).file == ""
     file.write_text("v = 3\n")
@@ -201,7 +204,7 @@ def test_the_default_file_is_used_if_it_is_there(folder: Path) -> None:
 def test_the_grace_is_the_probe_timeout_unless_given() -> None:
     assert read({"probe-timeout": "27s"}).settings.unreachable_grace == 27
     assert read({"unreachable-grace": "0s"}).settings.unreachable_grace == 0
-    assert read({"unreachable-grace": "1m"}).settings.unreachable_grace == 3  # more than the timeout means nothing
+    assert read({"unreachable-grace": "1m"}).settings.unreachable_grace == 3  # more than the timeout counts as the timeout
 
 
 @pytest.mark.parametrize(
@@ -247,7 +250,7 @@ def test_a_variable_that_a_flag_overrides_is_not_validated() -> None:
         (b"v = " + b"[" * 100_000, "is not TOML: "),
     ],
 )
-def test_a_bad_file_is_passed_over_with_a_sentence(content: bytes, sentence: str) -> None:
+def test_a_bad_file_is_ignored_with_an_error_sentence(content: bytes, sentence: str) -> None:
     loaded = load({"config": "settings.toml"}, {}, "linux", "", lambda _: content)
     assert loaded.file_error.startswith("settings.toml: ")
     assert sentence in loaded.file_error
@@ -257,11 +260,11 @@ def test_a_bad_file_is_passed_over_with_a_sentence(content: bytes, sentence: str
         load({"config": "settings.toml", "config-strict": "true"}, {}, "linux", "", lambda _: content)
 
 
-# --- nothing else ever comes of it
+# --- any input
 
 
 @given(st.dictionaries(st.sampled_from([PREFIX + key.upper() for key in KEYS]), st.text(max_size=30), max_size=4))
-def test_no_environment_ends_in_anything_but_settings_or_a_refusal(environ: dict[str, str]) -> None:
+def test_any_environment_is_settings_or_a_refusal(environ: dict[str, str]) -> None:
     environ.pop("LIVENESSPROBE_CONFIG", None)
     try:
         read({}, environ)
@@ -270,6 +273,6 @@ def test_no_environment_ends_in_anything_but_settings_or_a_refusal(environ: dict
 
 
 @given(st.binary(max_size=200))
-def test_no_file_ends_in_anything_but_settings_or_a_sentence(content: bytes) -> None:
+def test_any_file_is_settings_or_an_error_sentence(content: bytes) -> None:
     loaded = load({"config": "x"}, {}, "linux", "", lambda _: content)
     assert loaded.file_error == "" or loaded.file_error.startswith("x: ")

@@ -1,4 +1,4 @@
-"""Where settings come from: what Longhorn's names bring with them, and two ways to merge that agree."""
+"""The flags, variables and defaults of Longhorn's image, and the two merge functions, which agree."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ DOCUMENTED = {
     "failure_threshold": "3",
     "health_file": "/tmp/health",
 }
-"""What Longhorn's image documents as its defaults."""
+"""The defaults that Longhorn's image documents."""
 
 
 def given_by(*arguments: str) -> dict[str, str]:
     return command_line.parse(list(arguments)).values()
 
 
-# --- who is meant
+# --- when Longhorn's defaults apply
 
 
 @pytest.mark.parametrize(
     ("arguments", "environ", "meant"),
     [
         ((), {}, False),
-        # Names that only that image has.
+        # Names that only Longhorn's image has.
         (("--endpoint=/a.sock",), {}, True),
         (("--timeout=3s",), {}, True),
         (("--retries=3",), {}, True),
@@ -46,20 +46,20 @@ def given_by(*arguments: str) -> dict[str, str]:
         ((), {"LIVENESS_PROBE_RETRIES": "3"}, True),
         ((), {"LIVENESS_PROBE_RETRIES": ""}, True),
         ((), {"CSI_ENDPOINT": "/a.sock", "LIVENESS_PROBE_TIMEOUT": "3s"}, True),
-        # Many manifests have it for their own $(CSI_ENDPOINT).
+        # Many manifests set it for their own $(CSI_ENDPOINT).
         ((), {"CSI_ENDPOINT": "unix:///csi/csi.sock"}, False),
         (("--csi-address=/a.sock",), {"CSI_ENDPOINT": "unix:///csi/csi.sock"}, False),
-        # Names that the image has in common with this program, or that are its own.
+        # Names that both programs have, or only this one.
         (("--interval=10s",), {}, False),
         (("--probe-path=/a.B/C",), {}, False),
         (("--interval=10s", "--probe-path=/a.B/C"), {"CSI_ENDPOINT": "/a.sock"}, False),
         (("--csi-address=/a.sock", "--probe-timeout=3s", "--failure-threshold=3", "--health-file=/tmp/health"), {}, False),
         ((), {"LIVENESSPROBE_INTERVAL": "10s", "LIVENESSPROBE_PROBE_TIMEOUT": "3s"}, False),
         ((), {"LIVENESSPROBE_FAILURE_THRESHOLD": "3", "LIVENESSPROBE_HEALTH_FILE": "/tmp/health"}, False),
-        # What is no name of anybody's.
+        # Names that neither program has.
         ((), {"LIVENESS_PROBE": "1", "LIVENESS_PROBE_": "1", "LIVENESS_PROBE_PORT": "80"}, False),
         ((), {"liveness_probe_timeout": "3s", "XLIVENESS_PROBE_TIMEOUT": "3s", "LIVENESS_PROBE_TIMEOUTS": "3s"}, False),
-        # What Kubernetes sets for a Service called liveness-probe.
+        # Variables that Kubernetes sets for a Service called liveness-probe.
         (
             (),
             {
@@ -72,14 +72,14 @@ def given_by(*arguments: str) -> dict[str, str]:
         ),
     ],
 )
-def test_longhorns_image_is_meant_by_names_that_only_it_has(
+def test_names_that_only_longhorns_image_has_select_its_defaults(
     arguments: tuple[str, ...], environ: dict[str, str], meant: bool
 ) -> None:
     assert longhorn_is_meant(given_by(*arguments), environ) is meant
 
 
 @given(st.sets(st.sampled_from([key for key in KEYS if key not in ("config", "config_strict")])))
-def test_no_flag_or_variable_of_our_own_means_longhorns_image(keys: set[str]) -> None:
+def test_no_flag_or_variable_of_our_own_selects_longhorns_defaults(keys: set[str]) -> None:
     given_flags = {KEYS[key].name: "x" for key in keys}
     environ = {f"LIVENESSPROBE_{key.upper()}": "x" for key in keys}
 
@@ -106,7 +106,7 @@ def test_longhorns_defaults_are_those_it_documents_and_no_others_change() -> Non
 @pytest.mark.parametrize(
     ("arguments", "environ", "expected"),
     [
-        # As documented, in whole or in part.
+        # As documented, complete or in part.
         (
             (
                 "--endpoint=unix:///csi/csi.sock",
@@ -133,10 +133,10 @@ def test_longhorns_defaults_are_those_it_documents_and_no_others_change() -> Non
         (("--timeout=1s", "--endpoint=/a.sock"), {}, ("/a.sock", 10.0, 1.0, 3, "/tmp/health")),
         ((), {"LIVENESS_PROBE_INTERVAL": "1m"}, ("/csi/csi.sock", 60.0, 3.0, 3, "/tmp/health")),
         ((), {"LIVENESS_PROBE_PATH": "/a.B/C", "CSI_ENDPOINT": "/a.sock"}, ("/a.sock", 10.0, 3.0, 3, "/tmp/health")),
-        # What is said otherwise is above its defaults.
+        # Settings given in other ways override its defaults.
         (("--retries=3", "--health-file=", "--interval=0s"), {}, ("/csi/csi.sock", 0.0, 3.0, 3, "")),
         (("--retries=3",), {"LIVENESSPROBE_HEALTH_FILE": "/run/h"}, ("/csi/csi.sock", 10.0, 3.0, 3, "/run/h")),
-        # Without its names it is the drop-in that it always was.
+        # Without its names the defaults are those of the Go program.
         ((), {}, ("/run/csi/socket", 0.0, 3.0, 1, "")),
         (("--interval=10s",), {}, ("/run/csi/socket", 10.0, 3.0, 1, "")),
         ((), {"LIVENESSPROBE_INTERVAL": "10s"}, ("/run/csi/socket", 10.0, 3.0, 1, "")),
@@ -144,7 +144,7 @@ def test_longhorns_defaults_are_those_it_documents_and_no_others_change() -> Non
         (("--csi-address=/b.sock",), {"CSI_ENDPOINT": "unix:///a.sock"}, ("/b.sock", 0.0, 3.0, 1, "")),
     ],
 )
-def test_what_longhorns_names_bring_with_them(
+def test_longhorns_names_change_the_defaults(
     arguments: tuple[str, ...], environ: dict[str, str], expected: tuple[object, ...]
 ) -> None:
     found = load(given_by(*arguments), environ, "linux", "", merge=overlay).settings
@@ -176,7 +176,7 @@ def test_two_names_with_two_values_are_refused(one: str, other: str) -> None:
             load(dict(zip((first, second), values, strict=True)), {}, "linux", "", merge=overlay)
 
 
-# --- two ways to merge
+# --- two merge functions
 
 RAWS = st.builds(
     Raw, st.text(max_size=10) | st.sampled_from(["@int 3", "@none", "dynaconf_merge", "true", "[1]"]), st.text(max_size=5)
@@ -184,9 +184,9 @@ RAWS = st.builds(
 LAYERS = st.lists(st.dictionaries(st.sampled_from(list(KEYS)), RAWS, max_size=8), max_size=4)
 
 
-@settings(max_examples=40)  # Dynaconf takes its time
+@settings(max_examples=40)  # Dynaconf is slow
 @given(LAYERS, st.booleans())
-def test_the_light_way_to_merge_agrees_with_dynaconf(layers: list[dict[str, Raw]], longhorn: bool) -> None:
+def test_the_small_merge_function_agrees_with_dynaconf(layers: list[dict[str, Raw]], longhorn: bool) -> None:
     lowest = defaults(longhorn=longhorn)
 
     assert overlay(lowest, *layers) == merge(lowest, *layers)
@@ -202,6 +202,6 @@ def test_the_topmost_value_of_each_key_counts(layers: list[dict[str, Raw]]) -> N
         assert raw is [layer[key] for layer in [lowest, *layers] if key in layer][-1]
 
 
-def test_longhorns_variables_stand_for_settings() -> None:
+def test_longhorns_variables_are_names_of_settings() -> None:
     assert set(LONGHORN_VARIABLES.values()) <= set(KEYS)
     assert set(LONGHORN_DEFAULTS) <= set(KEYS)

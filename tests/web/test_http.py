@@ -1,4 +1,4 @@
-"""What clients send with, behind and instead of a request, byte for byte, and clients that do not read or go away."""
+"""Bytes that clients send with, after and instead of a request, and clients that do not read or that disconnect."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CHUNKS = b"1\r\na\r\n" * 40 + b"0\r\n\r\n"
         b"POST /nowhere HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS[:-5],
     ],
 )
-def test_nothing_that_is_sent_keeps_a_task_waiting(driver: FakeDriver, sidecar: Start, data: bytes) -> None:
+def test_no_bytes_leave_a_task_behind(driver: FakeDriver, sidecar: Start, data: bytes) -> None:
     process = sidecar()
     process.await_name()
     before = process.metric("livenessprobe_tasks")
@@ -69,8 +69,8 @@ def test_nothing_that_is_sent_keeps_a_task_waiting(driver: FakeDriver, sidecar: 
         GET + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + CHUNKS,
     ],
 )
-def test_a_request_has_its_answer_whatever_follows_it(driver: FakeDriver, sidecar: Start, data: bytes) -> None:
-    driver.delay = 0.2  # so that all of it is there before the answer
+def test_a_request_is_answered_whatever_bytes_follow_it(driver: FakeDriver, sidecar: Start, data: bytes) -> None:
+    driver.delay = 0.2  # so that all bytes arrive before the response
     process = sidecar()
 
     answer = raw(process.port, data, 3)
@@ -80,7 +80,7 @@ def test_a_request_has_its_answer_whatever_follows_it(driver: FakeDriver, sideca
     assert answer.endswith(b"\r\n\r\nok")
 
 
-def test_what_comes_during_the_probe_changes_no_answer_either(driver: FakeDriver, sidecar: Start) -> None:
+def test_bytes_that_arrive_during_the_probe_do_not_change_the_response(driver: FakeDriver, sidecar: Start) -> None:
     driver.delay = 0.5
     process = sidecar()
 
@@ -92,8 +92,8 @@ def test_what_comes_during_the_probe_changes_no_answer_either(driver: FakeDriver
         assert answer.read().endswith(b"\r\n\r\nok")
 
 
-def test_requests_that_are_sent_ahead_are_answered_one_by_one(driver: FakeDriver, sidecar: Start) -> None:
-    """More of them than are taken from the kernel before the first is answered."""
+def test_pipelined_requests_are_answered_in_order(driver: FakeDriver, sidecar: Start) -> None:
+    """More requests than the sidecar reads from the kernel before it answers the first."""
     process = sidecar()
     count = 2_000
 
@@ -122,8 +122,8 @@ def test_a_method_that_only_looks_like_head_has_a_body(
     assert "Error" not in process.log()
 
 
-def test_the_bound_of_headers_holds_for_every_request_of_a_connection(driver: FakeDriver, sidecar: Start) -> None:
-    """In small pieces too, more and less than the default."""
+def test_the_bound_on_headers_holds_for_every_request_of_a_connection(driver: FakeDriver, sidecar: Start) -> None:
+    """Also in small pieces, with a bound above and below the default."""
     for bound, size, status in ((65536, 40_000, b"200"), (1024, 2_000, b"431")):
         process = sidecar(f"--http-max-header-bytes={bound}")
         with socket.create_connection(("127.0.0.1", process.port), 5) as client:
@@ -133,14 +133,14 @@ def test_the_bound_of_headers_holds_for_every_request_of_a_connection(driver: Fa
             for _ in range(size // 500):
                 client.sendall(b"X: " + b"y" * 495 + b"\r\n")
                 if select.select([client], [], [], 0.002)[0]:
-                    break  # refused, so the next piece might find nobody
+                    break  # refused; another write might fail
             if status == b"200":
                 client.sendall(b"\r\n")
 
             assert client.recv(65536).split(b" ")[1] == status
 
 
-def test_a_client_that_leaves_behind_requests_sent_ahead_is_noticed(driver: FakeDriver, sidecar: Start) -> None:
+def test_a_client_that_disconnects_after_pipelined_requests_is_noticed(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar("--probe-timeout=20s")
     process.await_name()
     before = process.metric("livenessprobe_tasks")
@@ -152,7 +152,7 @@ def test_a_client_that_leaves_behind_requests_sent_ahead_is_noticed(driver: Fake
             eventually(lambda: driver.in_flight == 1)
 
     eventually(lambda: process.metric("livenessprobe_callers_gone_total") == 5)
-    driver.release.set()  # for the Probe itself goes on
+    driver.release.set()  # the Probe itself goes on
     eventually(lambda: process.metric("livenessprobe_tasks") <= before)
 
 
@@ -178,8 +178,8 @@ def test_full_of_requests_accepting_pauses_and_no_new_request_is_lost(driver: Fa
     assert process.metric("livenessprobe_http_connections_closed_total") == 0
 
 
-def test_clients_that_ask_without_end_keep_nobody_out(driver: FakeDriver, sidecar: Start) -> None:
-    """Once all places are taken a connection is closed behind its answer."""
+def test_clients_that_send_requests_without_pause_do_not_block_others(driver: FakeDriver, sidecar: Start) -> None:
+    """Once the bound is reached, a connection is closed after its response."""
     process = sidecar("--http-max-connections=1")
     over = threading.Event()
 
@@ -234,8 +234,8 @@ def is_reset(client: socket.socket) -> bool:
     return True
 
 
-def test_a_client_that_neither_reads_nor_has_more_to_ask_is_let_go(driver: FakeDriver, sidecar: Start) -> None:
-    """Quart cancels its request then, in the middle of an answer."""
+def test_a_client_that_half_closes_and_does_not_read_is_dropped(driver: FakeDriver, sidecar: Start) -> None:
+    """Quart then cancels the request in the middle of a response."""
     process = sidecar("--http-idle-timeout=4s")
     process.await_name()
     process.get("/metrics")
@@ -243,16 +243,14 @@ def test_a_client_that_neither_reads_nor_has_more_to_ask_is_let_go(driver: FakeD
 
     with unread(process, METRICS * 400) as client:
         eventually(lambda: process.metric("livenessprobe_tasks") > before)
-        time.sleep(2)  # there is no room for more answers then
+        time.sleep(2)  # by then the buffers are full
         client.shutdown(socket.SHUT_WR)
 
         eventually(lambda: process.metric("livenessprobe_tasks") <= before)
 
 
-def test_a_refusal_that_waits_for_its_reader_ends_the_connection_too(
-    driver: FakeDriver, folder: Path, sidecar: Start
-) -> None:
-    """With some number of answers before it there is no room for it at first."""
+def test_a_refusal_behind_unread_responses_closes_the_connection(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+    """After some numbers of responses there is no space for the refusal at first."""
     path = f"{folder}/http.sock"
     sidecar(f"--http-endpoint=unix://{path}")
     eventually(lambda: os.path.exists(path))

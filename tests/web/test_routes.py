@@ -1,4 +1,4 @@
-"""Which handler a request reaches, as Go's http.ServeMux decides it."""
+"""The handler of a request, chosen as Go's http.ServeMux chooses it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_malformed_target_is_a_bad_request(raw_path: str) -> None:
     assert HEALTH_ONLY.route("GET", raw_path) == Route(BAD_REQUEST)
 
 
-def test_an_asterisk_is_for_options_only() -> None:
+def test_an_asterisk_is_a_target_for_options_only() -> None:
     assert BOTH.route("OPTIONS", "*") == Route(Handler.SERVER_OPTIONS)
     assert BOTH.route("GET", "*") == Route(BAD_REQUEST)
 
@@ -75,7 +75,7 @@ def test_a_listener_for_metrics_has_no_healthz() -> None:
 @pytest.mark.parametrize(
     ("path", "handler"), [("/livez", Handler.LIVEZ), ("/readyz", Handler.READYZ), ("/startupz", Handler.STARTUPZ)]
 )
-def test_paths_of_our_own_are_where_health_is_and_no_metrics_are(path: str, handler: Handler) -> None:
+def test_our_own_paths_exist_only_on_listeners_of_health(path: str, handler: Handler) -> None:
     assert BOTH.route("GET", path) == HEALTH_ONLY.route("POST", path) == Route(handler)
     assert METRICS_ONLY.route("GET", path) == Route(NOT_FOUND)
     assert ROOT.route("GET", path) == Routes(healthz=True, metrics_path=path).route("GET", path) == Route(METRICS)
@@ -135,11 +135,11 @@ def test_a_connect_request_is_not_redirected() -> None:
         (METRICS_ONLY, "/", Route(NOT_FOUND)),
         (Routes(healthz=True, metrics_path="/m/x"), "/m/x", Route(METRICS)),
         (Routes(healthz=True, metrics_path="/m/x"), "/metrics", Route(NOT_FOUND)),
-        # No pattern language: wildcards and methods are upstream's by accident.
+        # No pattern language; in upstream, wildcards and methods work only by accident.
         (Routes(healthz=True, metrics_path="/{x}"), "/foo", Route(NOT_FOUND)),
         (Routes(healthz=True, metrics_path="/{x}"), "/{x}", Route(METRICS)),
         (Routes(healthz=True, metrics_path="/é"), "/%C3%A9", Route(METRICS)),
-        # With a slash at its end it is a subtree, and the path without it leads there.
+        # A path with a slash at its end serves a subtree, and the path without the slash redirects there.
         (SUBTREE, "/metrics/", Route(METRICS)),
         (SUBTREE, "/metrics/foo", Route(METRICS)),
         (SUBTREE, "/metrics/a/b/", Route(METRICS)),
@@ -147,7 +147,7 @@ def test_a_connect_request_is_not_redirected() -> None:
         (SUBTREE, "/metricsx", Route(NOT_FOUND)),
         (SUBTREE, "/healthz", Route(HEALTHZ)),
         (SUBTREE, "/metrics/../healthz", Route(Handler.REDIRECT, "/healthz")),
-        # The root takes all but /healthz.
+        # The root serves everything but /healthz.
         (ROOT, "/", Route(METRICS)),
         (ROOT, "/anything/else", Route(METRICS)),
         (ROOT, "/healthz/", Route(METRICS)),
@@ -186,8 +186,8 @@ def test_any_target_has_a_handler(method: str, raw_path: str, healthz: bool, met
 
 @settings(max_examples=500)
 @given(METHODS, TARGETS)
-def test_health_is_told_under_its_own_name_only(method: str, raw_path: str) -> None:
-    """Whatever the target, without its escapes and host it reads /healthz."""
+def test_only_healthz_is_answered_with_health(method: str, raw_path: str) -> None:
+    """Whatever the spelling, the decoded path is /healthz."""
     if BOTH.route(method, raw_path).handler is HEALTHZ:
         path = raw_path if raw_path.startswith("/") else urlsplit(raw_path).path
         assert unquote(path) == "/healthz"
@@ -196,7 +196,7 @@ def test_health_is_told_under_its_own_name_only(method: str, raw_path: str) -> N
 @settings(max_examples=500)
 @given(TARGETS)
 def test_a_redirect_leads_to_a_clean_local_path_at_once(raw_path: str) -> None:
-    """It is one line of ASCII on this host, and it is not redirected again."""
+    """The location is one line of ASCII on this host, and is not redirected again."""
     route = BOTH.route("GET", raw_path)
     if route.handler is not Handler.REDIRECT:
         return
