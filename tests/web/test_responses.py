@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from livenessprobe.driver.result import CALL_TIMED_OUT, NOT_READY, READY, ProbeResult, Reason, rpc_error, unreachable
 from livenessprobe.probing.standing import Standing
 from livenessprobe.settings.model import Thresholds
-from livenessprobe.web.responses import Part, as_json, parts, text, wants_json
+from livenessprobe.web.responses import Check, as_json, as_text, checks, wants_json
 from livenessprobe.web.routes import Handler
 
 LIVEZ, READYZ, STARTUPZ = Handler.LIVEZ, Handler.READYZ, Handler.STARTUPZ
@@ -59,10 +59,10 @@ def standing(found: Iterable[ProbeResult], thresholds: Thresholds, *, new_driver
     ],
 )
 def test_the_text_response(handler: Handler, found: list[ProbeResult], short: str, verbose: str | None) -> None:
-    shown = parts(handler, standing(found, Thresholds()))
+    shown = checks(handler, standing(found, Thresholds()))
 
-    assert text(handler, shown, verbose=False) == short
-    assert text(handler, shown, verbose=True) == (verbose or short)
+    assert as_text(handler, shown, verbose=False) == short
+    assert as_text(handler, shown, verbose=True) == (verbose or short)
 
 
 @pytest.mark.parametrize(
@@ -87,15 +87,15 @@ def test_the_text_response(handler: Handler, found: list[ProbeResult], short: st
 def test_thresholds_decide_the_response(
     handler: Handler, found: list[ProbeResult], thresholds: Thresholds, short: str | None
 ) -> None:
-    said = text(handler, parts(handler, standing(found, thresholds)), verbose=False)
+    said = as_text(handler, checks(handler, standing(found, thresholds)), verbose=False)
 
     assert said == short or (short is None and said.startswith("[") and said.endswith("check failed\n"))
 
 
 def test_a_new_driver_with_no_reported_failure_has_not_been_ready_yet() -> None:
-    shown = parts(STARTUPZ, standing([READY, NOT_READY], Thresholds(3), new_driver=True))
+    shown = checks(STARTUPZ, standing([READY, NOT_READY], Thresholds(3), new_driver=True))
 
-    assert text(STARTUPZ, shown, verbose=False) == "[-]has-been-ready failed: not yet\nstartupz check failed\n"
+    assert as_text(STARTUPZ, shown, verbose=False) == "[-]has-been-ready failed: not yet\nstartupz check failed\n"
     assert json.loads(as_json(STARTUPZ, shown)) == {
         "check": "startupz",
         "status": "failed",
@@ -134,7 +134,7 @@ def test_a_new_driver_with_no_reported_failure_has_not_been_ready_yet() -> None:
     ],
 )
 def test_the_json_response(handler: Handler, found: ProbeResult, expected: dict[str, object]) -> None:
-    said = as_json(handler, parts(handler, standing([found], Thresholds())))
+    said = as_json(handler, checks(handler, standing([found], Thresholds())))
 
     assert json.loads(said) == expected
     assert said.endswith("}\n")
@@ -144,9 +144,9 @@ def test_the_json_response(handler: Handler, found: ProbeResult, expected: dict[
 def test_a_message_that_is_not_utf8_is_shown_in_text_and_json() -> None:
     """A driver's message may hold them, as surrogate escapes: text shows blanks, JSON stays ASCII."""
     bad = rpc_error(Reason.DRIVER_ERROR, "Internal", b"caf\xe9\xff".decode(errors="surrogateescape"))
-    shown = parts(READYZ, standing([bad], Thresholds()))
+    shown = checks(READYZ, standing([bad], Thresholds()))
 
-    assert b"desc = caf  \n" in text(READYZ, shown, verbose=False).encode()
+    assert b"desc = caf  \n" in as_text(READYZ, shown, verbose=False).encode()
     said = as_json(READYZ, shown)
     assert said.isascii()
     assert json.loads(said)["parts"][1]["message"] == bad.body
@@ -157,14 +157,14 @@ def test_a_message_that_is_not_utf8_is_shown_in_text_and_json() -> None:
 def test_text_and_json_agree(handler: Handler, reasons: list[Reason | None], body: str, data: st.DataObject) -> None:
     thresholds = data.draw(st.builds(Thresholds, st.integers(1, 3), st.integers(1, 3)))
     reported = standing([ProbeResult(reason, body) for reason in reasons], thresholds, new_driver=data.draw(st.booleans()))
-    shown = parts(handler, reported)
+    shown = checks(handler, reported)
     good = {LIVEZ: reported.alive.stands, READYZ: reported.alive.stands and reported.ready.stands}.get(
         handler, reported.started
     )
 
     said = json.loads(as_json(handler, shown))
-    assert (said["status"] == "ok") == good == (text(handler, shown, verbose=False) == "ok")
-    verbose = text(handler, shown, verbose=True)
+    assert (said["status"] == "ok") == good == (as_text(handler, shown, verbose=False) == "ok")
+    verbose = as_text(handler, shown, verbose=True)
     assert verbose.endswith(f"\n{said['check']} check {'passed' if good else 'failed'}\n")
     for part in said["parts"]:
         assert f"[{'+' if part['ok'] else '-'}]{part['name']} " in verbose
@@ -178,7 +178,7 @@ def test_text_and_json_agree(handler: Handler, reasons: list[Reason | None], bod
 def test_a_ready_driver_also_answers() -> None:
     """So in a run of equal results the first part of /readyz never contradicts the second."""
     for reason in [None, *Reason]:
-        answers, ready = parts(READYZ, standing([ProbeResult(reason)], Thresholds()))
+        answers, ready = checks(READYZ, standing([ProbeResult(reason)], Thresholds()))
         assert (answers.name, ready.name) == ("answers", "ready")
         assert answers.good or not ready.good
 
@@ -225,7 +225,7 @@ def test_any_accept_header_is_understood(accept: str) -> None:
 
 def test_a_part_shows_the_last_result_of_its_kind() -> None:
     newest = rpc_error(Reason.DRIVER_ERROR, "Internal", "second")
-    answers, ready = parts(READYZ, standing([READY, BROKEN, newest], Thresholds(2)))
+    answers, ready = checks(READYZ, standing([READY, BROKEN, newest], Thresholds(2)))
 
-    assert answers == Part("answers", True, newest)
-    assert ready == Part("ready", False, newest)
+    assert answers == Check("answers", True, newest)
+    assert ready == Check("ready", False, newest)
