@@ -10,7 +10,7 @@ from livenessprobe.driver.address import CSIAddress
 from livenessprobe.settings import flags
 from livenessprobe.settings.layers import KEYS
 from livenessprobe.settings.listen_address import ListenAddress
-from livenessprobe.settings.model import RESTART_KEYS, Loaded
+from livenessprobe.settings.model import LIVE_KEYS, Loaded
 
 
 class Change(NamedTuple):
@@ -30,9 +30,7 @@ def changes(running: Loaded, wanted: Loaded) -> tuple[Change, ...]:
     if running.settings.csi_address.target == wanted.settings.csi_address.target:
         new["csi_address"] = old["csi_address"]  # another spelling of the same socket
     return tuple(
-        Change(key, old[key], new[key], wanted.raw[key].source, key not in RESTART_KEYS)
-        for key in KEYS
-        if old[key] != new[key]
+        Change(key, old[key], new[key], wanted.raw[key].source, key in LIVE_KEYS) for key in KEYS if old[key] != new[key]
     )
 
 

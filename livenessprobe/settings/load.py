@@ -16,7 +16,7 @@ from livenessprobe.settings.layers import (
     from_flags,
     merge,
 )
-from livenessprobe.settings.model import RESTART_KEYS, Loaded, Settings
+from livenessprobe.settings.model import LIVE_KEYS, Loaded, Settings
 from livenessprobe.settings.validate import METRICS_LISTENER_MESSAGE, build, source_of, typed_value
 from livenessprobe.settings.variables import from_environment, longhorn_is_meant
 
@@ -71,12 +71,8 @@ def _content(path: str, read: Callable[[str], bytes], *, named: bool) -> tuple[b
 
 
 def keep_restart_keys(running: Loaded, wanted: Loaded, platform: str = sys.platform) -> Loaded:
-    """
-    `wanted` as far as a process that began as `running` can follow.
-
-    Raises SettingsError if that is no valid combination, though `wanted` is one.
-    """
-    raw = {key: (running if key in RESTART_KEYS else wanted).raw[key] for key in KEYS}
+    """The live keys of `wanted` and the restart keys of `running`: valid, since live keys can contradict only each other."""
+    raw = {key: (wanted if key in LIVE_KEYS else running).raw[key] for key in KEYS}
     return wanted._replace(settings=build(raw, platform), raw=raw)
 
 

@@ -9,8 +9,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from livenessprobe.settings.layers import FILE_KEYS, KEYS, PREFIX, Raw, SettingsError
-from livenessprobe.settings.load import load
-from livenessprobe.settings.model import Loaded
+from livenessprobe.settings.load import keep_restart_keys, load
+from livenessprobe.settings.model import LIVE_KEYS, RESTART_KEYS, Loaded
 from tests.values import GROUPS, VALID, Texts, as_file, as_flags, as_variables, native, two, typed
 
 
@@ -255,6 +255,45 @@ def test_a_bad_file_is_passed_over_with_a_sentence(content: bytes, sentence: str
 
     with pytest.raises(SettingsError, match="Settings file refused"):
         load({"config": "settings.toml", "config-strict": "true"}, {}, "linux", "", lambda _: content)
+
+
+# --- while the sidecar runs
+
+
+def test_every_key_of_a_file_is_live_or_needs_a_restart() -> None:
+    assert sorted([*LIVE_KEYS, *RESTART_KEYS]) == sorted(FILE_KEYS)
+
+
+@pytest.mark.parametrize("running_keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
+@pytest.mark.parametrize("wanted_keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
+@all_at_once
+@given(data=st.data())
+def test_live_keys_follow_the_file_and_restart_keys_stay(
+    running_keys: tuple[str, ...], wanted_keys: tuple[str, ...], data: st.DataObject
+) -> None:
+    """No mixture of two valid settings is refused: live keys contradict only each other."""
+    running, wanted = (
+        read_all({}, {}, as_file(data.draw(st.fixed_dictionaries({key: VALID[key] for key in keys if key in FILE_KEYS}))))
+        for keys in (running_keys, wanted_keys)
+    )
+
+    followed = keep_restart_keys(running, wanted, "linux")
+
+    assert followed.raw == {key: (wanted if key in LIVE_KEYS else running).raw[key] for key in KEYS}
+    old, new, now = (loaded.settings for loaded in (running, wanted, followed))
+    assert now.log == old.log._replace(v=new.log.v, vmodule=new.log.vmodule, logging_format=new.log.logging_format)
+    live = {
+        name: getattr(new, name)
+        for name in (
+            "probe_timeout",
+            "unreachable_grace",
+            "connection_reuse",
+            "config_poll_interval",
+            "interval",
+            "thresholds",
+        )
+    }
+    assert now == old._replace(log=now.log, **live)
 
 
 # --- nothing else ever comes of it
