@@ -28,7 +28,7 @@ class Callers:
     async def check(self, caller: Caller) -> Standing:
         """What is reported, in time for this caller if it is known to hang up."""
         started = time.monotonic()
-        patience = self._patience.of(caller, started) if self._prober.settings.answer_before_hangup else None
+        patience = None
         try:
             standing = await self._prober.check(patience)
         except asyncio.CancelledError:

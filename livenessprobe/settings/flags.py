@@ -261,13 +261,6 @@ FLAGS: tuple[Flag, ...] = (
         "old",
     ),
     Flag(
-        "answer-before-hangup",
-        BOOL,
-        "false",
-        "Answer a kubelet that has hung up three times before the probe timeout a moment before it does so again.",
-        "own",
-    ),
-    Flag(
         "config",
         STRING,
         "",

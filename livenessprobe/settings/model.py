@@ -60,7 +60,6 @@ class Settings(NamedTuple):
     health_file: str
     exit_on_failure: bool
     termination_log: str
-    answer_before_hangup: bool
     http_idle_timeout: float
     http_max_connections: int
     http_max_header_bytes: int

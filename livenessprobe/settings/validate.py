@@ -103,7 +103,6 @@ def build(raw: Layer, platform: str) -> Settings:
         health_file=values.text("health_file"),
         exit_on_failure=values.flag("exit_on_failure"),
         termination_log=values.text("termination_log"),
-        answer_before_hangup=values.flag("answer_before_hangup"),
         http_idle_timeout=values.seconds("http_idle_timeout"),
         http_max_connections=values.number("http_max_connections"),
         http_max_header_bytes=values.number("http_max_header_bytes"),

@@ -147,6 +147,7 @@ REFUSALS = [
     (["--v=-1"], {}, 2, "strconv.ParseUint"),
     (["--logtostderr=yes"], {}, 2, 'invalid boolean value "yes" for -logtostderr: parse error'),
     (["--nope"], {}, 2, "flag provided but not defined: -nope"),
+    (["--answer-before-hangup"], {}, 2, "flag provided but not defined: -answer-before-hangup"),
     (["---v=1"], {}, 2, "bad flag syntax: ---v=1"),
     (["--automaxprocs", "--nope"], {}, 2, "maxprocs: "),
     (["--automaxprocs", "--logging-format=xml"], {}, 1, "maxprocs: "),
