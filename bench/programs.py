@@ -57,10 +57,15 @@ def servers(python: Sequence[str], peer: Sequence[str]) -> dict[str, list[str]]:
 def one_shots(python: Sequence[str], sock: str, health: Path) -> dict[str, list[str]]:
     """The command of each program that ends by itself."""
     check = [*python, "-m", "livenessprobe", "check"]
-    load = "from livenessprobe.settings import load as settings; load = lambda path='': settings.load({}, {}, 'linux', path)"
+    load = (
+        "from livenessprobe.settings import file, load as settings\n"
+        "def load(path=''):\n"
+        "    found = file.read_settings_file(path, '')\n"
+        "    return settings.with_file(settings.load({}, {}), found, lambda layer: settings.load({}, {}, layer))\n"
+    )
     file = str(ROOT / "settings.toml")
     clocked = (
-        f"{load}; load({file!r}); import time; started = time.process_time()\n"
+        f"{load}load({file!r}); import time; started = time.process_time()\n"
         f"for _ in range(20): load({file!r})\n"
         "print((time.process_time() - started) / 20)"
     )
@@ -70,8 +75,8 @@ def one_shots(python: Sequence[str], sock: str, health: Path) -> dict[str, list[
         "check": [*check, f"--csi-address={sock}"],
         "check-file": [*check, f"--health-file={health}"],
         "tomllib": [*python, "-c", f"import tomllib; tomllib.load(open({file!r}, 'rb'))"],
-        "settings": [*python, "-c", f"{load}; load()"],
-        "settings-file": [*python, "-c", f"{load}; load({file!r})"],
+        "settings": [*python, "-c", f"{load}load()"],
+        "settings-file": [*python, "-c", f"{load}load({file!r})"],
         "settings-again": [*python, "-c", clocked],
     }
 

@@ -18,11 +18,12 @@ from livenessprobe.probing import health_file
 from livenessprobe.process import cpus
 from livenessprobe.process.imports import absent
 from livenessprobe.settings import command_line, describe, flags
-from livenessprobe.settings.layers import DEFAULT_FILE, SettingsError
+from livenessprobe.settings.file import FileContent, read_settings_file
+from livenessprobe.settings.layers import DEFAULT_FILE, Layer, SettingsError
 from livenessprobe.settings.listen_address import ListenAddress
-from livenessprobe.settings.load import load
+from livenessprobe.settings.load import load, with_file
 from livenessprobe.settings.model import Loaded, Settings
-from livenessprobe.settings.validate import metrics_listener_error
+from livenessprobe.settings.validate import http_setting, metrics_listener_error, source_of
 from livenessprobe.web.listener import ListenError, listen, look_up
 
 Opened = TypeVar("Opened")
@@ -74,7 +75,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_S
     if flags.BOOL.check(values.get("version", "false")):
         return _print(f"livenessprobe {__version__} (Python), matches upstream {UPSTREAM_VERSION}", sys.stdout)
     try:
-        loaded = load(values, environ, check=_look_up)
+        loaded = _load(values, environ)
     except SettingsError as error:
         klog.configure(error.log)
         _maxprocs_records(line.given, environ)
@@ -83,6 +84,28 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_S
     klog.configure(loaded.settings.log)
     _maxprocs_records(line.given, environ)
     return then(_Start(loaded, line, environ))
+
+
+def _load(values: Mapping[str, str], environ: Mapping[str, str]) -> Loaded:
+    """The settings to start with; raises SettingsError for invalid settings and for listeners that cannot be."""
+    without_file = load(values, environ)
+    _look_up(without_file)
+    file = read_settings_file(without_file.raw["config"].text)
+    return with_file(without_file, file, lambda layer: _load_layer(values, environ, layer, without_file.settings))
+
+
+def _load_again(start: _Start, file: FileContent) -> Loaded:
+    """The settings with the `file` as it is now."""
+    values, environ, started = start.line.values(), start.environ, start.loaded.settings
+    return with_file(load(values, environ), file, lambda layer: _load_layer(values, environ, layer, started))
+
+
+def _load_layer(values: Mapping[str, str], environ: Mapping[str, str], file: Layer, known: Settings) -> Loaded:
+    """The settings with a `file`; names to listen on are looked up only if they differ from the `known` ones."""
+    loaded = load(values, environ, file)
+    if (loaded.settings.http, loaded.settings.metrics) != (known.http, known.metrics):
+        _look_up(loaded)
+    return loaded
 
 
 def _serve(start: _Start) -> int:
@@ -113,39 +136,33 @@ def _serve(start: _Start) -> int:
     return runner.run(daemon.run(loaded, file, daemon.Listeners(*listeners), threads))
 
 
-def _load_again(start: _Start, content: bytes) -> Loaded:
-    """The settings with new `content` of the file; names to listen on are looked up only if they are others."""
-    started = start.loaded.settings
-
-    def check(wanted: Settings) -> None:
-        if (wanted.http, wanted.metrics) != (started.http, started.metrics):
-            _look_up(wanted)
-
-    return load(start.line.values(), start.environ, read=lambda _: content, check=check)
-
-
 def _print_settings(start: _Start) -> int:
     _warn(start.loaded, start.line)
     return _print(json.dumps(describe.document(start.loaded), indent=2), sys.stdout)
 
 
-def _open(wanted: Settings, how: Callable[[ListenAddress], Opened]) -> tuple[Opened, Opened | None]:
-    """What `how` makes of the addresses to listen on; raises SettingsError in upstream's words."""
+def _open(
+    wanted: Settings, how: Callable[[ListenAddress], Opened], http_source: str = "", metrics_source: str = ""
+) -> tuple[Opened, Opened | None]:
+    """What `how` makes of the addresses to listen on; raises SettingsError in upstream's words, with the source behind them."""
     try:
         http = how(wanted.http)
     except ListenError as error:
-        raise SettingsError("Failed to start http server", str(error)) from None
+        raise SettingsError("Failed to start http server", f"{error}{http_source}", log=wanted.log) from None
     if wanted.metrics is None:
         return http, None
     try:
         return http, how(wanted.metrics)
     except ListenError as error:
-        raise metrics_listener_error(wanted.metrics.text, wanted.metrics_path, str(error)) from None
+        raise metrics_listener_error(
+            wanted.metrics.text, wanted.metrics_path, f"{error}{metrics_source}", log=wanted.log
+        ) from None
 
 
-def _look_up(wanted: Settings) -> None:
-    """Whether names and ports exist, before anything is opened: a settings file that fails this is a bad one."""
-    _open(wanted, look_up)
+def _look_up(loaded: Loaded) -> None:
+    """Raise SettingsError if names or ports to listen on do not exist; nothing is opened."""
+    http, metrics = http_setting(loaded.raw), loaded.raw["metrics_address"]
+    _open(loaded.settings, look_up, source_of(http), source_of(metrics))
 
 
 def _warn(loaded: Loaded, line: command_line.CommandLine) -> None:

@@ -22,6 +22,7 @@ from livenessprobe.probing.reporter import Outlets
 from livenessprobe.process import signals
 from livenessprobe.process.watchdog import Watchdog
 from livenessprobe.reload import Reloader
+from livenessprobe.settings.file import FileContent
 from livenessprobe.settings.model import Loaded, Settings
 from livenessprobe.web.app import App
 from livenessprobe.web.limits import Limits
@@ -54,7 +55,7 @@ class SettingsFile(NamedTuple):
 
     path: str
     polled: bool
-    load: Callable[[bytes], Loaded]
+    load: Callable[[FileContent], Loaded]
 
 
 def event_loop() -> asyncio.AbstractEventLoop:

@@ -22,9 +22,11 @@ import pytest
 from livenessprobe import reload as reload_module
 from livenessprobe.metrics import Metrics
 from livenessprobe.reload import Reloader
-from livenessprobe.settings.load import load
+from livenessprobe.settings import file as file_module
+from livenessprobe.settings.file import FileContent
 from livenessprobe.settings.model import Loaded, Settings
 from tests.support import Answer, ConfigMap, Content, FakeDriver, Relay, Sidecar, eventually, free_port, nothing, request
+from tests.values import load_all
 
 Start = Callable[..., Sidecar]
 
@@ -839,18 +841,12 @@ class Stage:
         self.break_load: Exception | None = None
         self.break_apply: Exception | None = None
         self.told: list[tuple[str, object, object]] = []
-        self.reloader = Reloader(self.load(None), str(path), self.load, self.apply, self.metrics)
+        self.reloader = Reloader(load_all({}, {}), str(path), self.load, self.apply, self.metrics)
 
-    def load(self, content: bytes | None) -> Loaded:
+    def load(self, file: FileContent) -> Loaded:
         if self.break_load is not None:
             raise self.break_load
-
-        def read(_path: str) -> bytes:
-            if content is None:
-                raise FileNotFoundError
-            return content
-
-        return load({}, {}, "linux", str(self.path), read)
+        return load_all({}, {}, file.content, path=file.path)
 
     def apply(self, settings: Settings) -> None:
         if self.break_apply is not None:
@@ -927,7 +923,7 @@ async def test_a_fault_of_our_own_leaves_the_old_settings_and_the_watch_goes_on(
 
 async def test_a_writer_who_never_stops_is_not_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = iter(range(10_000))
-    monkeypatch.setattr(reload_module, "read_file", lambda _: CONTENT.format(next(looks)).encode())
+    monkeypatch.setattr(file_module, "read_file", lambda _: CONTENT.format(next(looks)).encode())
     async with stage.watching(polled=False):
         stage.hangup.set()
         await stage.until(lambda: stage.adopted)

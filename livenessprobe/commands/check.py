@@ -22,8 +22,9 @@ from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
 from livenessprobe.process.imports import absent
 from livenessprobe.settings import command_line, flags
+from livenessprobe.settings.file import read_settings_file
 from livenessprobe.settings.layers import SettingsError, overlay
-from livenessprobe.settings.load import load
+from livenessprobe.settings.load import load, with_file
 from livenessprobe.settings.model import Loaded, Settings
 
 HEALTHY, USAGE, NOT_CONNECTED, CALL_FAILED, NOT_READY = range(5)
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         own = {flag.name: values.pop(flag.name, flag.default) for flag in FLAGS}
         if line.unread:
             raise command_line.FlagError(f"{line.unread[0]!r} is no flag; flags begin with a dash")
-        loaded = load(values, environ, merge=overlay)
+        loaded = _load(values, environ)
         ask, asked = _who_is_asked(own["url"], "health-file" in values, loaded)
         if own["output"] not in ("text", "json"):
             raise command_line.FlagError(f"--output={own['output']}: write text or json")
@@ -80,6 +81,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     outcome = _insist(ask, loaded.settings.probe_timeout, flags.DURATION.check(own["wait"]))
     _say(outcome.render(own["output"], asked, time.monotonic() - started))
     return outcome.code
+
+
+def _load(values: Mapping[str, str], environ: Mapping[str, str]) -> Loaded:
+    without_file = load(values, environ, merger=overlay)
+    file = read_settings_file(without_file.raw["config"].text)
+    return with_file(without_file, file, lambda layer: load(values, environ, layer, merger=overlay))
 
 
 def _say(text: str) -> None:

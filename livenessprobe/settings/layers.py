@@ -46,13 +46,15 @@ class SettingsError(Exception):
     to be written, as far as that is known.
     """
 
-    def __init__(self, message: str, err: str | None = None, code: int = 1, **pairs: str) -> None:
+    def __init__(
+        self, message: str, err: str | None = None, code: int = 1, *, log: Options = Options(), **pairs: str
+    ) -> None:
         super().__init__(message if err is None else f"{message}: {err}")
         self.message = message
         self.err = err
         self.code = code
         self.pairs = pairs
-        self.log = Options()
+        self.log = log
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,6 @@ from livenessprobe.settings.model import Settings, Thresholds
 INTERVAL_MIN = 100_000_000
 """Nanoseconds; looking at a file or a driver more often than every 100ms helps nobody."""
 _WILDCARD = "0.0.0.0"  # noqa: S104  upstream listens on all addresses, and says so in these words
-METRICS_LISTENER_MESSAGE = "Failed to start prometheus metrics endpoint on specified address and path"
 
 
 def typed_value(raw: Raw, flag: flags.Flag) -> object:
@@ -207,13 +206,11 @@ def source_of(raw: Raw) -> str:
 
 
 def _listeners(values: _Values) -> tuple[ListenAddress, ListenAddress | None]:
-    raw, text = values.raw["http_endpoint"], values.text("http_endpoint")
-    if not text:
-        raw, text = values.raw["health_port"], join_host_port(_WILDCARD, values.text("health_port"))
+    text = values.text("http_endpoint") or join_host_port(_WILDCARD, values.text("health_port"))
     try:
         http = parse_listen_address(text)
     except AddressError as error:
-        raise SettingsError("Failed to start http server", f"{error}{source_of(raw)}") from None
+        raise SettingsError("Failed to start http server", f"{error}{source_of(http_setting(values.raw))}") from None
     raw = values.raw["metrics_address"]
     if not raw.text:
         return http, None
@@ -223,9 +220,15 @@ def _listeners(values: _Values) -> tuple[ListenAddress, ListenAddress | None]:
         raise metrics_listener_error(raw.text, values.text("metrics_path"), f"{error}{source_of(raw)}") from None
 
 
-def metrics_listener_error(address: str, path: str, err: str) -> SettingsError:
+def http_setting(raw: Layer) -> Raw:
+    """The setting that says where health is served."""
+    return raw["http_endpoint"] if raw["http_endpoint"].text else raw["health_port"]
+
+
+def metrics_listener_error(address: str, path: str, err: str, log: Options = Options()) -> SettingsError:
     """Upstream's record for a separate metrics listener that cannot be opened."""
-    return SettingsError(METRICS_LISTENER_MESSAGE, err, addr=address, path=path)
+    message = "Failed to start prometheus metrics endpoint on specified address and path"
+    return SettingsError(message, err, log=log, addr=address, path=path)
 
 
 def _check_metrics_path(raw: Raw, *, shared_with_healthz: bool) -> None:

@@ -8,19 +8,20 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from livenessprobe.settings.file import FileContent, read_settings_file
 from livenessprobe.settings.layers import FILE_KEYS, KEYS, PREFIX, Raw, SettingsError
-from livenessprobe.settings.load import keep_restart_keys, load
+from livenessprobe.settings.load import keep_restart_keys
 from livenessprobe.settings.model import LIVE_KEYS, RESTART_KEYS, Loaded
-from tests.values import GROUPS, VALID, Texts, as_file, as_flags, as_variables, native, two, typed
+from tests.values import GROUPS, VALID, Texts, as_file, as_flags, as_variables, load_all, native, two, typed
 
 
-def read(arguments: dict[str, str] | None = None, environ: dict[str, str] | None = None, default_file: str = "") -> Loaded:
-    return load(arguments or {}, environ or {}, "linux", default_file)
+def read(arguments: dict[str, str] | None = None, environ: dict[str, str] | None = None) -> Loaded:
+    return load_all(arguments or {}, environ or {})
 
 
 def read_all(flag: Texts, variable: Texts, file: bytes) -> Loaded:
     """Settings from all three places; the file is called x, unless a setting says otherwise."""
-    return load(as_flags(flag), as_variables(variable), "linux", "x", lambda _: file)
+    return load_all(as_flags(flag), as_variables(variable), file)
 
 
 def in_files(texts: Texts) -> Texts:
@@ -158,44 +159,40 @@ def test_each_setting_is_decided_by_itself(keys: tuple[str, ...], data: st.DataO
     assert read_all(flag, variable, as_file(file)).raw == expected
 
 
-def test_the_file_is_the_one_that_the_flag_names() -> None:
-    seen = []
-
-    def read_file(path: str) -> bytes:
-        seen.append(path)
-        return b"v = 1"
-
-    for given_flags, environ in (
-        ({"config": "/f"}, {"LIVENESSPROBE_CONFIG": "/v"}),
-        ({}, {"LIVENESSPROBE_CONFIG": "/v"}),
-        ({}, {}),
-        ({"config": ""}, {"LIVENESSPROBE_CONFIG": "/v"}),
-    ):
-        loaded = load(given_flags, environ, "linux", "/d", read_file)
-        assert loaded.raw["v"].source == f"file {seen[-1]}, line 1, key v"
-
-    assert seen == ["/f", "/v", "/d", "/d"]
+@pytest.mark.parametrize(
+    ("given_flags", "environ", "named"),
+    [
+        ({"config": "/f"}, {"LIVENESSPROBE_CONFIG": "/v"}, "/f"),
+        ({}, {"LIVENESSPROBE_CONFIG": "/v"}, "/v"),
+        ({}, {}, ""),
+        ({"config": ""}, {"LIVENESSPROBE_CONFIG": "/v"}, ""),
+    ],
+)
+def test_the_file_is_the_one_that_the_flag_names(given_flags: Texts, environ: Texts, named: str) -> None:
+    assert read(given_flags, environ).raw["config"].text == named
 
 
-def test_a_source_is_named_as_people_look_for_it(folder: Path) -> None:
-    file = folder / "settings.toml"
-    file.write_text('probe_timeout = "7s"\nv = 7\nmetrics_path = "/seven"\n')
-    environ = {"LIVENESSPROBE_CONFIG": str(file), "LIVENESSPROBE_PROBE_TIMEOUT": "6s", "LIVENESSPROBE_V": "6"}
+def test_a_source_is_named_as_people_look_for_it() -> None:
+    content = b'probe_timeout = "7s"\nv = 7\nmetrics_path = "/seven"\n'
+    environ = {"LIVENESSPROBE_PROBE_TIMEOUT": "6s", "LIVENESSPROBE_V": "6"}
 
-    loaded = read({"probe-timeout": "5s"}, environ)
+    loaded = load_all({"probe-timeout": "5s"}, environ, content, path="/etc/s.toml")
 
     assert (loaded.settings.probe_timeout, loaded.settings.log.v, loaded.settings.metrics_path) == (5.0, 6, "/seven")
     assert loaded.raw["probe_timeout"].source == "flag --probe-timeout"
     assert loaded.raw["v"].source == "variable LIVENESSPROBE_V"
-    assert loaded.raw["metrics_path"].source == f"file {file}, line 3, key metrics_path"
+    assert loaded.raw["metrics_path"].source == "file /etc/s.toml, line 3, key metrics_path"
     assert loaded.raw["csi_address"].source == "default"
 
 
 def test_the_default_file_is_used_if_it_is_there(folder: Path) -> None:
-    file = folder / "settings.toml"
-    assert read(default_file=str(file)).file == ""
-    file.write_text("v = 3\n")
-    assert read(default_file=str(file)).settings.log.v == 3
+    default, named = str(folder / "default.toml"), str(folder / "named.toml")
+
+    assert read_settings_file("", default) == FileContent(default)
+    (folder / "default.toml").write_text("v = 3\n")
+
+    assert read_settings_file("", default).content == b"v = 3\n"
+    assert read_settings_file(named, default) == FileContent(named, fault=f"{named}: No such file or directory")
 
 
 def test_the_grace_is_the_probe_timeout_unless_given() -> None:
@@ -248,13 +245,13 @@ def test_a_variable_that_a_flag_overrides_is_not_validated() -> None:
     ],
 )
 def test_a_bad_file_is_passed_over_with_a_sentence(content: bytes, sentence: str) -> None:
-    loaded = load({"config": "settings.toml"}, {}, "linux", "", lambda _: content)
+    loaded = load_all({}, {}, content, path="settings.toml")
     assert loaded.file_error.startswith("settings.toml: ")
     assert sentence in loaded.file_error
     assert loaded.settings == read().settings
 
     with pytest.raises(SettingsError, match="Settings file refused"):
-        load({"config": "settings.toml", "config-strict": "true"}, {}, "linux", "", lambda _: content)
+        load_all({"config-strict": "true"}, {}, content, path="settings.toml")
 
 
 # --- while the sidecar runs
@@ -310,5 +307,5 @@ def test_no_environment_ends_in_anything_but_settings_or_a_refusal(environ: dict
 
 @given(st.binary(max_size=200))
 def test_no_file_ends_in_anything_but_settings_or_a_sentence(content: bytes) -> None:
-    loaded = load({"config": "x"}, {}, "linux", "", lambda _: content)
+    loaded = load_all({}, {}, content)
     assert loaded.file_error == "" or loaded.file_error.startswith("x: ")
