@@ -111,10 +111,9 @@ def _who_is_asked(url: str, file: bool, loaded: Loaded) -> tuple[Ask, str]:
     return lambda timeout: _ask_driver(found, timeout, min(grace, timeout)), found.csi_address.text
 
 
-def _insist(ask: Ask, timeout: float, wait: object) -> Outcome:
+def _insist(ask: Ask, timeout: float, wait: float) -> Outcome:
     """The first healthy outcome, or the last that says something."""
-    assert isinstance(wait, int)  # noqa: S101  the flag table says so
-    end = time.monotonic() + wait / 1e9
+    end = time.monotonic() + wait
     outcome = ask(timeout)
     if wait:
         gc.enable()  # many probes leave garbage behind, one does not

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from livenessprobe.gotext import format_duration
+from livenessprobe.gotext import format_seconds
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.probing.patience import KUBELET, Caller, Patience
@@ -49,7 +49,7 @@ class Callers:
         self._advised = True
         log.warning(
             "The kubelet hung up before the probe timeout, so it never sees the reason of a failure",
-            waited=format_duration(round(seconds * 10) * 100_000_000),
-            probeTimeout=format_duration(round(timeout * 1_000_000_000)),
+            waited=format_seconds(round(seconds, 1)),
+            probeTimeout=format_seconds(timeout),
             advice="set timeoutSeconds of the liveness probe above --probe-timeout",
         )

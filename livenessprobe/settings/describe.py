@@ -45,8 +45,8 @@ def values(loaded: Loaded) -> dict[str, object]:
 
 def _shown(kind: flags.Kind, text: str) -> object:
     match kind.check(text):
-        case int(nanoseconds) if kind in (flags.DURATION, flags.OPTIONAL_DURATION):
-            return gotext.format_duration(nanoseconds)
+        case float():
+            return gotext.format_duration(gotext.parse_duration(text))
         case tuple(pairs):
             return [f"{pattern}={level}" for pattern, level in pairs]
         case typed:

@@ -135,7 +135,7 @@ def _says_the_same(key: str, one: str, other: str) -> bool:
     if key == "csi_address":
         one, other = (re.sub("^unix:(//)?", "", text) for text in (one, other))
     try:
-        return KEYS[key].kind.check(one) == KEYS[key].kind.check(other)
+        return bool(KEYS[key].kind.check(one) == KEYS[key].kind.check(other))
     except ValueError:
         return one == other
 
@@ -155,14 +155,3 @@ EXPECTED: Mapping[flags.Kind, str] = {
 # --- what a person is told
 
 INVALID = "Invalid setting"
-
-
-def refusal(raw: Raw, reason: str, kind: flags.Kind) -> SettingsError:
-    """The error for a value that is not of its `kind`."""
-    hint = f"; write {EXPECTED[kind].replace(' as text', '')}" if kind in EXPECTED else ""
-    return invalid(raw, f"{reason}{hint}", code=2)
-
-
-def invalid(raw: Raw, reason: str, code: int = 1) -> SettingsError:
-    """The error for a value that cannot be used."""
-    return SettingsError(INVALID, f"{raw}: {reason}", code)

@@ -9,7 +9,7 @@ from livenessprobe.settings import flags
 from livenessprobe.settings.file import FileContent, fault_of_file, from_file
 from livenessprobe.settings.layers import KEYS, Layer, Raw, SettingsError, defaults, from_flags, merge
 from livenessprobe.settings.model import LIVE_KEYS, Loaded
-from livenessprobe.settings.validate import build
+from livenessprobe.settings.validate import validate
 from livenessprobe.settings.variables import from_environment, longhorn_is_meant
 
 NO_FILE: Layer = {}
@@ -27,7 +27,7 @@ def load(
     by_flag = from_flags(given)
     by_variable, warnings = from_environment(environ, by_flag)
     raw = merger(defaults(longhorn=longhorn_is_meant(given, environ)), file, by_variable, by_flag)
-    return Loaded(build(raw, platform), raw, warnings)
+    return Loaded(validate(raw, platform), raw, warnings)
 
 
 def with_file(without: Loaded, file: FileContent, load: Callable[[Layer], Loaded]) -> Loaded:
@@ -50,4 +50,4 @@ def with_file(without: Loaded, file: FileContent, load: Callable[[Layer], Loaded
 def keep_restart_keys(running: Loaded, wanted: Loaded, platform: str = sys.platform) -> Loaded:
     """The live keys of `wanted` and the restart keys of `running`: valid, since live keys can contradict only each other."""
     raw = {key: (wanted if key in LIVE_KEYS else running).raw[key] for key in KEYS}
-    return wanted._replace(settings=build(raw, platform), raw=raw)
+    return wanted._replace(settings=validate(raw, platform), raw=raw)

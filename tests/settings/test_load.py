@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_origin, get_type_hints
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from livenessprobe.klog.format import Options
 from livenessprobe.settings.file import FileContent, read_settings_file
 from livenessprobe.settings.layers import FILE_KEYS, KEYS, PREFIX, Raw, SettingsError
 from livenessprobe.settings.load import keep_restart_keys
@@ -81,7 +83,7 @@ def test_the_groups_that_are_tried_have_every_setting() -> None:
         ("vmodule = []", "vmodule", ()),
         ("vmodule = ['a=1', \"b*=2\",\n]", "vmodule", (("a", 1), ("b*", 2))),
         ("vmodule = ['a=1,b*=2']", "vmodule", (("a", 1), ("b*", 2))),
-        ('probe_timeout = """\n1m30s"""', "probe_timeout", 90 * 10**9),
+        ('probe_timeout = """\n1m30s"""', "probe_timeout", 90.0),
         ('metrics_path = "/\\u00e9"', "metrics_path", "/é"),
         ("log_json_info_buffer_size = 0", "log_json_info_buffer_size", False),
         ("'v' = 3\r\n", "v", 3),
@@ -193,6 +195,22 @@ def test_the_default_file_is_used_if_it_is_there(folder: Path) -> None:
 
     assert read_settings_file("", default).content == b"v = 3\n"
     assert read_settings_file(named, default) == FileContent(named, fault=f"{named}: No such file or directory")
+
+
+@pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
+@all_at_once
+@given(data=st.data())
+def test_every_field_has_its_declared_type(keys: tuple[str, ...], data: st.DataObject) -> None:
+    """Fields are filled by name, which the type checker cannot follow."""
+    found = read_all(data.draw(st.fixed_dictionaries({key: VALID[key] for key in keys})), {}, b"#").settings
+
+    for values in (found, found.log):
+        for name, hint in get_type_hints(type(values)).items():
+            assert isinstance(getattr(values, name), tuple if get_origin(hint) is tuple else hint), name
+
+
+def test_the_log_begins_as_the_flags_defaults_say() -> None:
+    assert read().settings.log == Options()
 
 
 def test_the_grace_is_the_probe_timeout_unless_given() -> None:
