@@ -173,8 +173,8 @@ class Caller:
 
     def obey(self, program: Running, order: Order) -> dict[str, Any]:
         """What came of `order`, which goes to `program`; ProgramError if it was not answered with 200 throughout."""
-        assert self._process.stdin is not None  # noqa: S101  it was asked for
-        assert self._process.stdout is not None  # noqa: S101  the same
+        assert self._process.stdin is not None  # it was asked for
+        assert self._process.stdout is not None  # the same
         self._process.stdin.write(json.dumps(asdict(order)) + "\n")
         self._process.stdin.flush()
         report: dict[str, Any] = json.loads(self._process.stdout.readline() or '{"error": "the load generator ended"}')

@@ -160,7 +160,7 @@ class _Nobody:
 
 
 def _failed(code: int, result: ProbeResult) -> Outcome:
-    assert result.reason is not None  # noqa: S101  it has failed
+    assert result.reason is not None  # it has failed
     return Outcome(code, result.reason.value, " ".join(result.body.split()))
 
 

@@ -253,7 +253,7 @@ class Prober:
 
     def _tell_change(self, now: float) -> None:
         report = self.standing.ready.report
-        assert report is not None  # noqa: S101  a result has come
+        assert report is not None  # a result has come
         self._metrics.reported(report.reason is None)
         if report.reason is self._told:
             return

@@ -49,7 +49,7 @@ class Door(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  for the type checker
+        assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._connections.opened(self)
 

@@ -72,7 +72,7 @@ class App:
     async def _health(self, handler: Handler, scope: Scope, receive: Receive) -> Answer:
         self._metrics.asked()
         me = asyncio.current_task()
-        assert me is not None  # noqa: S101  we are in a coroutine
+        assert me is not None  # we are in a coroutine
         leaving = asyncio.create_task(_left(receive, me), name="wait for hang-up")
         try:
             standing = await self._callers.check(
@@ -81,7 +81,7 @@ class App:
         finally:
             leaving.cancel()
         if handler is Handler.HEALTHZ:
-            assert standing.ready.report is not None  # noqa: S101  there has been a probe
+            assert standing.ready.report is not None  # there has been a probe
             return responses.health(standing.ready.report)
         verbose = "verbose" in parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         return responses.split(handler, standing, _header(scope, b"accept"), verbose=verbose)

@@ -125,7 +125,7 @@ def parts(handler: Handler, standing: Standing) -> tuple[Part, ...]:
 
 
 def _part(name: str, health: Health) -> Part:
-    assert health.report is not None  # noqa: S101  there has been a probe
+    assert health.report is not None  # there has been a probe
     return Part(name, bool(health.stands), health.report)
 
 
