@@ -59,9 +59,10 @@ def one_shots(python: Sequence[str], sock: str, health: Path) -> dict[str, list[
     check = [*python, "-m", "livenessprobe", "check"]
     load = (
         "from livenessprobe.settings import file, load as settings\n"
+        "without_file = settings.load({}, {})\n"
         "def load(path=''):\n"
         "    found = file.read_settings_file(path, '')\n"
-        "    return settings.with_file(settings.load({}, {}), found, lambda layer: settings.load({}, {}, layer))\n"
+        "    return settings.with_file(without_file, found, lambda layer: settings.load({}, {}, layer))\n"
     )
     file = str(ROOT / "settings.toml")
     clocked = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -19,7 +20,7 @@ from livenessprobe.process import cpus
 from livenessprobe.process.imports import absent
 from livenessprobe.settings import command_line, describe, flags
 from livenessprobe.settings.file import FileContent, read_settings_file
-from livenessprobe.settings.layers import DEFAULT_FILE, Layer, SettingsError
+from livenessprobe.settings.layers import DEFAULT_FILE, Layer, SettingsError, remove_dynaconf_switches
 from livenessprobe.settings.listen_address import ListenAddress
 from livenessprobe.settings.load import load, with_file
 from livenessprobe.settings.model import Loaded, Settings
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     _fill_standard_descriptors()
     klog.capture_foreign()
+    remove_dynaconf_switches(os.environ)
     try:
         match list(arguments):
             case ["demo", *rest]:
@@ -53,11 +55,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 class _Start(NamedTuple):
-    """Settings, and what they were read from."""
+    """The settings, and the flags and variables that they come from."""
 
-    loaded: Loaded
     line: command_line.CommandLine
     environ: Mapping[str, str]
+    without_file: Loaded
+    loaded: Loaded
 
 
 def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_Start], int]) -> int:
@@ -75,37 +78,31 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_S
     if flags.BOOL.check(values.get("version", "false")):
         return _print(f"livenessprobe {__version__} (Python), matches upstream {UPSTREAM_VERSION}", sys.stdout)
     try:
-        loaded = _load(values, environ)
+        loaded = load(values, environ)
+        _look_up(loaded)
+        start = _Start(line, environ, without_file=loaded, loaded=loaded)
+        start = start._replace(loaded=_with_file(start, read_settings_file(loaded.raw["config"].text)))
     except SettingsError as error:
         klog.configure(error.log)
         _maxprocs_records(line.given, environ)
         log.error(error.message, err=error.err, **error.pairs)
         return error.code
-    klog.configure(loaded.settings.log)
+    klog.configure(start.loaded.settings.log)
     _maxprocs_records(line.given, environ)
-    return then(_Start(loaded, line, environ))
+    return then(start)
 
 
-def _load(values: Mapping[str, str], environ: Mapping[str, str]) -> Loaded:
-    """The settings to start with; raises SettingsError for invalid settings and for listeners that cannot be."""
-    without_file = load(values, environ)
-    _look_up(without_file)
-    file = read_settings_file(without_file.raw["config"].text)
-    return with_file(without_file, file, lambda layer: _load_layer(values, environ, layer, without_file.settings))
+def _with_file(start: _Start, file: FileContent) -> Loaded:
+    """The settings with a `file`; names to listen on are looked up only if they differ from those of `start`."""
 
+    def load_layer(layer: Layer) -> Loaded:
+        loaded = load(start.line.values(), start.environ, layer)
+        wanted, known = loaded.settings, start.loaded.settings
+        if (wanted.http, wanted.metrics) != (known.http, known.metrics):
+            _look_up(loaded)
+        return loaded
 
-def _load_again(start: _Start, file: FileContent) -> Loaded:
-    """The settings with the `file` as it is now."""
-    values, environ, started = start.line.values(), start.environ, start.loaded.settings
-    return with_file(load(values, environ), file, lambda layer: _load_layer(values, environ, layer, started))
-
-
-def _load_layer(values: Mapping[str, str], environ: Mapping[str, str], file: Layer, known: Settings) -> Loaded:
-    """The settings with a `file`; names to listen on are looked up only if they differ from the `known` ones."""
-    loaded = load(values, environ, file)
-    if (loaded.settings.http, loaded.settings.metrics) != (known.http, known.metrics):
-        _look_up(loaded)
-    return loaded
+    return with_file(start.without_file, file, load_layer)
 
 
 def _serve(start: _Start) -> int:
@@ -130,7 +127,7 @@ def _serve(start: _Start) -> int:
         threads = min(threads, _maxprocs(start.environ)[0])
     # The folder of the default file is a mount; what is mounted there may fill it later.
     polled = bool(loaded.file) or os.path.isdir(os.path.dirname(DEFAULT_FILE))
-    file = daemon.SettingsFile(loaded.file or DEFAULT_FILE, polled, lambda content: _load_again(start, content))
+    file = daemon.SettingsFile(loaded.file or DEFAULT_FILE, polled, functools.partial(_with_file, start))
     # Not closed, which would wait for threads that a hung disk may hold; the process ends with it.
     runner = asyncio.Runner(loop_factory=daemon.event_loop)
     return runner.run(daemon.run(loaded, file, daemon.Listeners(*listeners), threads))
