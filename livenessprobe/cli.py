@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -18,11 +19,12 @@ from livenessprobe.probing import health_file
 from livenessprobe.process import cpus
 from livenessprobe.process.imports import absent
 from livenessprobe.settings import command_line, describe, flags
-from livenessprobe.settings.layers import DEFAULT_FILE, SettingsError
+from livenessprobe.settings.file import FileContent, read_settings_file
+from livenessprobe.settings.layers import DEFAULT_FILE, Layer, SettingsError, remove_dynaconf_switches
 from livenessprobe.settings.listen_address import ListenAddress
-from livenessprobe.settings.load import load
+from livenessprobe.settings.load import load, with_file
 from livenessprobe.settings.model import Loaded, Settings
-from livenessprobe.settings.validate import metrics_listener_error
+from livenessprobe.settings.validate import http_setting, metrics_listener_error, source_of
 from livenessprobe.web.listener import ListenError, listen, look_up
 
 Opened = TypeVar("Opened")
@@ -38,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     _fill_standard_descriptors()
     klog.capture_foreign()
+    remove_dynaconf_switches(os.environ)
     try:
         match list(arguments):
             case ["demo", *rest]:
@@ -52,11 +55,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 class _Start(NamedTuple):
-    """Settings, and what they were read from."""
+    """The settings, and the flags and variables that they come from."""
 
-    loaded: Loaded
     line: command_line.CommandLine
     environ: Mapping[str, str]
+    without_file: Loaded
+    loaded: Loaded
 
 
 def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_Start], int]) -> int:
@@ -74,15 +78,31 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_S
     if flags.BOOL.check(values.get("version", "false")):
         return _print(f"livenessprobe {__version__} (Python), matches upstream {UPSTREAM_VERSION}", sys.stdout)
     try:
-        loaded = load(values, environ, check=_look_up)
+        loaded = load(values, environ)
+        _look_up(loaded)
+        start = _Start(line, environ, without_file=loaded, loaded=loaded)
+        start = start._replace(loaded=_with_file(start, read_settings_file(loaded.raw["config"].text)))
     except SettingsError as error:
         klog.configure(error.log)
         _maxprocs_records(line.given, environ)
         log.error(error.message, err=error.err, **error.pairs)
         return error.code
-    klog.configure(loaded.settings.log)
+    klog.configure(start.loaded.settings.log)
     _maxprocs_records(line.given, environ)
-    return then(_Start(loaded, line, environ))
+    return then(start)
+
+
+def _with_file(start: _Start, file: FileContent) -> Loaded:
+    """The settings with a `file`; names to listen on are looked up only if they differ from those of `start`."""
+
+    def load_layer(layer: Layer) -> Loaded:
+        loaded = load(start.line.values(), start.environ, layer)
+        wanted, known = loaded.settings, start.loaded.settings
+        if (wanted.http, wanted.metrics) != (known.http, known.metrics):
+            _look_up(loaded)
+        return loaded
+
+    return with_file(start.without_file, file, load_layer)
 
 
 def _serve(start: _Start) -> int:
@@ -107,21 +127,10 @@ def _serve(start: _Start) -> int:
         threads = min(threads, _maxprocs(start.environ)[0])
     # The folder of the default file is a mount; what is mounted there may fill it later.
     polled = bool(loaded.file) or os.path.isdir(os.path.dirname(DEFAULT_FILE))
-    file = daemon.SettingsFile(loaded.file or DEFAULT_FILE, polled, lambda content: _load_again(start, content))
+    file = daemon.SettingsFile(loaded.file or DEFAULT_FILE, polled, functools.partial(_with_file, start))
     # Not closed, which would wait for threads that a hung disk may hold; the process ends with it.
     runner = asyncio.Runner(loop_factory=daemon.event_loop)
     return runner.run(daemon.run(loaded, file, daemon.Listeners(*listeners), threads))
-
-
-def _load_again(start: _Start, content: bytes) -> Loaded:
-    """The settings with new `content` of the file; names to listen on are looked up only if they are others."""
-    started = start.loaded.settings
-
-    def check(wanted: Settings) -> None:
-        if (wanted.http, wanted.metrics) != (started.http, started.metrics):
-            _look_up(wanted)
-
-    return load(start.line.values(), start.environ, read=lambda _: content, check=check)
 
 
 def _print_settings(start: _Start) -> int:
@@ -129,23 +138,28 @@ def _print_settings(start: _Start) -> int:
     return _print(json.dumps(describe.document(start.loaded), indent=2), sys.stdout)
 
 
-def _open(wanted: Settings, how: Callable[[ListenAddress], Opened]) -> tuple[Opened, Opened | None]:
-    """What `how` makes of the addresses to listen on; raises SettingsError in upstream's words."""
+def _open(
+    wanted: Settings, how: Callable[[ListenAddress], Opened], http_source: str = "", metrics_source: str = ""
+) -> tuple[Opened, Opened | None]:
+    """What `how` makes of the addresses to listen on; raises SettingsError in upstream's words, with the source behind them."""
     try:
         http = how(wanted.http)
     except ListenError as error:
-        raise SettingsError("Failed to start http server", str(error)) from None
+        raise SettingsError("Failed to start http server", f"{error}{http_source}", log=wanted.log) from None
     if wanted.metrics is None:
         return http, None
     try:
         return http, how(wanted.metrics)
     except ListenError as error:
-        raise metrics_listener_error(wanted.metrics.text, wanted.metrics_path, str(error)) from None
+        raise metrics_listener_error(
+            wanted.metrics.text, wanted.metrics_path, f"{error}{metrics_source}", log=wanted.log
+        ) from None
 
 
-def _look_up(wanted: Settings) -> None:
-    """Whether names and ports exist, before anything is opened: a settings file that fails this is a bad one."""
-    _open(wanted, look_up)
+def _look_up(loaded: Loaded) -> None:
+    """Raise SettingsError if names or ports to listen on do not exist; nothing is opened."""
+    http, metrics = http_setting(loaded.raw), loaded.raw["metrics_address"]
+    _open(loaded.settings, look_up, source_of(http), source_of(metrics))
 
 
 def _warn(loaded: Loaded, line: command_line.CommandLine) -> None:

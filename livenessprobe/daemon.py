@@ -21,6 +21,7 @@ from livenessprobe.probing.reporter import Outlets
 from livenessprobe.process import memory, signals
 from livenessprobe.process.watchdog import Watchdog
 from livenessprobe.reload import Reloader
+from livenessprobe.settings.file import FileContent
 from livenessprobe.settings.model import Loaded, Settings
 from livenessprobe.web.app import Applications
 from livenessprobe.web.health import ASGI, Health
@@ -50,7 +51,7 @@ class SettingsFile(NamedTuple):
 
     path: str
     polled: bool
-    load: Callable[[bytes], Loaded]
+    load: Callable[[FileContent], Loaded]
 
 
 def event_loop() -> asyncio.AbstractEventLoop:

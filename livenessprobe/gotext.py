@@ -117,6 +117,16 @@ def _decimal(value: int, unit: int) -> str:
     return f"{whole}.{fraction:0{len(str(unit)) - 1}d}".rstrip("0")
 
 
+def parse_seconds(text: str) -> float:
+    """Seconds of a Go duration; raises ValueError as `parse_duration` does."""
+    return parse_duration(text) / 1e9
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration as Go prints it, to the nanosecond."""
+    return format_duration(round(seconds * 1e9))
+
+
 _INFINITE = {math.inf: "+Inf", -math.inf: "-Inf"}
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple
 
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.settings.describe import Change, changes
-from livenessprobe.settings.file import fault_of_file, fingerprint, read_file
+from livenessprobe.settings.file import FileContent, look
 from livenessprobe.settings.layers import SettingsError
 from livenessprobe.settings.load import keep_restart_keys
 from livenessprobe.settings.model import RESTART_KEYS, Loaded, Settings
@@ -25,14 +24,6 @@ SETTLE_SECONDS = 0.2
 SETTLE_LOOKS = 25
 
 
-class _Look(NamedTuple):
-    """What is at the path: content, a fault, or nothing."""
-
-    content: bytes | None
-    fault: str
-    fingerprint: str
-
-
 class Reloader:
     """Keeps `running` up to date with the file at `path`."""
 
@@ -40,7 +31,7 @@ class Reloader:
         self,
         running: Loaded,
         path: str,
-        load: Callable[[bytes], Loaded],
+        load: Callable[[FileContent], Loaded],
         apply: Callable[[Settings], None],
         metrics: Metrics,
     ) -> None:
@@ -50,6 +41,7 @@ class Reloader:
         self._apply = apply
         self._metrics = metrics
         self._seen = running.fingerprint or running.file_error
+        """The fingerprint or the fault of the last look."""
         self._expected = bool(running.file)
         """Whether it is a fault if there is no file."""
         metrics.configured("" if running.file_error else running.fingerprint, dict.fromkeys(RESTART_KEYS, False))
@@ -67,42 +59,35 @@ class Reloader:
                 self._refuse(f"fault of the sidecar's own: {error!r}")
 
     async def _look(self, *, told: bool) -> None:
-        look = await asyncio.to_thread(self._read)
-        if look.fingerprint != self._seen:
-            look = await self._settled(look)
-        if look.fingerprint == self._seen and not told:
+        file = await asyncio.to_thread(self._read)
+        if _seen(file) != self._seen:
+            file = await self._settled(file)
+        if _seen(file) == self._seen and not told:
             return
-        self._seen = look.fingerprint
-        if look.fault:
-            self._refuse(look.fault)
-        elif look.content is None:
+        self._seen = _seen(file)
+        if file.fault:
+            self._refuse(file.fault)
+        elif file.content is None:
             log.info("SIGHUP received, and there is no settings file", file=self._path)
         else:
-            await self._consider(look.content)
+            await self._consider(file)
 
-    def _read(self) -> _Look:
-        try:
-            content = read_file(self._path)
-        except (OSError, ValueError) as error:
-            if isinstance(error, FileNotFoundError) and not self._expected:
-                return _Look(None, "", "")
-            fault = fault_of_file(self._path, error)
-            return _Look(None, fault, fault)
-        return _Look(content, "", fingerprint(content))
+    def _read(self) -> FileContent:
+        return look(self._path, expected=self._expected)
 
-    async def _settled(self, look: _Look) -> _Look:
-        """What is there once nobody writes any more; one who never stops is not waited for."""
+    async def _settled(self, file: FileContent) -> FileContent:
+        """The file once two reads are equal, or after SETTLE_LOOKS reads, since a writer may never stop."""
         for _ in range(SETTLE_LOOKS):
             await asyncio.sleep(SETTLE_SECONDS)
-            before, look = look, await asyncio.to_thread(self._read)
-            if look.fingerprint == before.fingerprint:
+            before, file = file, await asyncio.to_thread(self._read)
+            if _seen(file) == _seen(before):
                 break
-        return look
+        return file
 
-    async def _consider(self, content: bytes) -> None:
+    async def _consider(self, file: FileContent) -> None:
         self._expected = True
         try:
-            wanted = await asyncio.to_thread(self._load, content)
+            wanted = await asyncio.to_thread(self._load, file)
             if wanted.file_error:
                 self._refuse(wanted.file_error)
             else:
@@ -124,6 +109,11 @@ class Reloader:
             log.info("Settings file read again; nothing changed", file=self._path)
         for change in found:
             _tell(change)
+
+
+def _seen(file: FileContent) -> str:
+    """Equal for equal content and for equal faults."""
+    return file.fingerprint or file.fault
 
 
 def _tell(change: Change) -> None:

@@ -100,6 +100,6 @@ def make_settings() -> Callable[..., Settings]:
 
     def make(**values: str) -> Settings:
         given = command_line.parse([f"--{key.replace('_', '-')}={value}" for key, value in values.items()]).values()
-        return load(given, {}, "linux", "").settings
+        return load(given, {}, platform="linux").settings
 
     return make

@@ -18,11 +18,11 @@ from livenessprobe.metrics import NAME_MAX, Metrics
 from livenessprobe.process.watchdog import PATIENCE
 from livenessprobe.settings import flags, layers
 from livenessprobe.settings.layers import KEYS, PREFIX
-from livenessprobe.settings.load import load
 from livenessprobe.settings.model import RESTART_KEYS, Settings
+from tests.values import load_all
 
 ROOT = Path(__file__).parent.parent
-DEFAULTS = load({}, {}, "linux", "").settings
+DEFAULTS = load_all({}, {}).settings
 DOCUMENTS = (
     "README.md",
     "CHANGELOG.md",
@@ -76,9 +76,9 @@ def test_settings_file_has_every_key_once_and_no_other() -> None:
 
 
 def test_settings_file_changes_no_setting() -> None:
-    without = load({}, {}, "linux", "")
+    without = load_all({}, {})
 
-    loaded = load({"config": str(ROOT / "settings.toml")}, {}, "linux", "")
+    loaded = load_all({}, {}, (ROOT / "settings.toml").read_bytes())
 
     assert (loaded.file_error, loaded.warnings) == ("", ())
     assert loaded.settings == without.settings
@@ -87,7 +87,7 @@ def test_settings_file_changes_no_setting() -> None:
 @pytest.mark.parametrize("key", layers.FILE_KEYS)
 def test_settings_file_writes_the_default_as_the_flag_table_does(key: str) -> None:
     """The spelling counts, not only the value: `0s` for an empty `unreachable_grace` would be another setting."""
-    loaded = load({"config": str(ROOT / "settings.toml")}, {}, "linux", "")
+    loaded = load_all({}, {}, (ROOT / "settings.toml").read_bytes())
 
     assert loaded.raw[key].source.startswith("file "), "the file was not read"
     assert loaded.raw[key].text == layers.KEYS[key].default
@@ -173,7 +173,7 @@ def changes_settings(name: str, text: str) -> bool:
     except ValueError:
         return False
     try:
-        return load({name: text}, {}, "linux", "").settings != DEFAULTS
+        return load_all({name: text}, {}).settings != DEFAULTS
     except layers.SettingsError:
         return True
 

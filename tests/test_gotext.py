@@ -12,7 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livenessprobe.gotext import format_duration, format_float, parse_bool, parse_duration, parse_uint, quote, quote_ascii
+from livenessprobe.gotext import (
+    format_duration,
+    format_float,
+    format_seconds,
+    parse_bool,
+    parse_duration,
+    parse_seconds,
+    parse_uint,
+    quote,
+    quote_ascii,
+)
 
 DURATIONS = json.loads((Path(__file__).parent / "data" / "durations.json").read_text(encoding="utf-8"))
 """The durations that the Go program's --probe-timeout accepted, refused and printed."""
@@ -113,6 +123,19 @@ def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
         return
 
     assert -(1 << 63) <= nanoseconds < 1 << 63
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("0", 0.0), ("1m30s", 90.0), ("100ms", 0.1), ("-1ns", -1e-9), ("1h0.1s", 3600.1)]
+)
+def test_a_duration_is_so_many_seconds(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+    assert type(parse_seconds(text)) is float
+
+
+@given(st.integers(-(10**15), 10**15))
+def test_seconds_are_printed_to_the_nanosecond(nanoseconds: int) -> None:
+    assert format_seconds(parse_seconds(f"{nanoseconds}ns")) == format_duration(nanoseconds)
 
 
 # --- quoting

@@ -13,10 +13,11 @@ import pytest
 
 from livenessprobe import __version__
 from livenessprobe.settings import command_line
-from livenessprobe.settings.load import DEFAULT_FILE, load
+from livenessprobe.settings.layers import DEFAULT_FILE
 from livenessprobe.settings.model import Loaded
 from tests.support import ROOT
 from tests.test_docs import exposed
+from tests.values import load_all
 
 yaml = pytest.importorskip("yaml", reason="PyYAML is missing: pip install '.[check]'")
 KUBECTL = shutil.which("kubectl", path=str(Path(sys.executable).parent)) or shutil.which("kubectl")
@@ -89,15 +90,10 @@ def loaded(name: str) -> Loaded:
         assert volume["configMap"]["name"] == config["metadata"]["name"]
         content = config["data"][file].encode()
 
-    def read(_path: str) -> bytes:
-        if content is None:
-            raise FileNotFoundError
-        return content
-
     parsed = command_line.parse(sidecar(name)["args"])
     assert parsed.unread == ()
     environ = {each["name"]: each["value"] for each in sidecar(name).get("env", [])}
-    return load(parsed.values(), environ, "win32" if windows(name) else "linux", DEFAULT_FILE, read)
+    return load_all(parsed.values(), environ, content, path=DEFAULT_FILE, platform="win32" if windows(name) else "linux")
 
 
 @pytest.mark.parametrize("name", BUILDS)

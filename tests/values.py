@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from hypothesis import strategies as st
 
 from livenessprobe import gotext
 from livenessprobe.settings import flags
-from livenessprobe.settings.layers import KEYS, PREFIX
+from livenessprobe.settings.file import FileContent, fingerprint
+from livenessprobe.settings.layers import KEYS, PREFIX, Layer, Raw, merge
+from livenessprobe.settings.load import NO_FILE, load, with_file
+from livenessprobe.settings.model import Loaded
 
 Texts = Mapping[str, str]
 """Values by key, in the spelling of a flag."""
@@ -67,6 +70,25 @@ def two(key: str) -> st.SearchStrategy[tuple[str, str]]:
     one_value = key.endswith(("_split_stream", "_buffer_size"))
     pairs = st.lists(VALID[key], min_size=2, max_size=2, unique_by=str if one_value else lambda text: typed(key, text))
     return pairs.map(tuple)
+
+
+def load_all(
+    given: Texts,
+    environ: Texts,
+    content: bytes | None = None,
+    *,
+    path: str = "x",
+    platform: str = "linux",
+    merger: Callable[..., dict[str, Raw]] = merge,
+) -> Loaded:
+    """Settings from flags, variables and a file of this content at `path`, or no file."""
+
+    def load_layer(file: Layer = NO_FILE) -> Loaded:
+        return load(given, environ, file, platform=platform, merger=merger)
+
+    if content is None:
+        return load_layer()
+    return with_file(load_layer(), FileContent(path, content, fingerprint=fingerprint(content)), load_layer)
 
 
 def as_flags(texts: Texts) -> dict[str, str]:

@@ -22,8 +22,9 @@ from livenessprobe.probing import health_file
 from livenessprobe.process import memory
 from livenessprobe.process.imports import absent
 from livenessprobe.settings import command_line, flags
+from livenessprobe.settings.file import read_settings_file
 from livenessprobe.settings.layers import SettingsError, overlay
-from livenessprobe.settings.load import load
+from livenessprobe.settings.load import load, with_file
 from livenessprobe.settings.model import Loaded, Settings
 
 HEALTHY, USAGE, NOT_CONNECTED, CALL_FAILED, NOT_READY = range(5)
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         own = {flag.name: values.pop(flag.name, flag.default) for flag in FLAGS}
         if line.unread:
             raise command_line.FlagError(f"{line.unread[0]!r} is no flag; flags begin with a dash")
-        loaded = load(values, environ, merge=overlay)
+        loaded = _load(values, environ)
         ask, asked = _who_is_asked(own["url"], "health-file" in values, loaded)
         if own["output"] not in ("text", "json"):
             raise command_line.FlagError(f"--output={own['output']}: write text or json")
@@ -80,6 +81,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     outcome = _insist(ask, loaded.settings.probe_timeout, flags.DURATION.check(own["wait"]))
     _say(outcome.render(own["output"], asked, time.monotonic() - started))
     return outcome.code
+
+
+def _load(values: Mapping[str, str], environ: Mapping[str, str]) -> Loaded:
+    without_file = load(values, environ, merger=overlay)
+    file = read_settings_file(without_file.raw["config"].text)
+    return with_file(without_file, file, lambda layer: load(values, environ, layer, merger=overlay))
 
 
 def _say(text: str) -> None:
@@ -104,10 +111,9 @@ def _who_is_asked(url: str, file: bool, loaded: Loaded) -> tuple[Ask, str]:
     return lambda timeout: _ask_driver(found, timeout, min(grace, timeout)), found.csi_address.text
 
 
-def _insist(ask: Ask, timeout: float, wait: object) -> Outcome:
+def _insist(ask: Ask, timeout: float, wait: float) -> Outcome:
     """The first healthy outcome, or the last that says something."""
-    assert isinstance(wait, int)  # noqa: S101  the flag table says so
-    end = time.monotonic() + wait / 1e9
+    end = time.monotonic() + wait
     outcome = ask(timeout)
     if wait:
         memory.collect()  # many probes leave garbage behind, one does not
@@ -154,7 +160,7 @@ class _Nobody:
 
 
 def _failed(code: int, result: ProbeResult) -> Outcome:
-    assert result.reason is not None  # noqa: S101  it has failed
+    assert result.reason is not None  # it has failed
     return Outcome(code, result.reason.value, " ".join(result.body.split()))
 
 

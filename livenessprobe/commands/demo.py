@@ -42,7 +42,7 @@ class _Driver:
     def _start(self) -> None:
         command = [sys.executable, "-m", "livenessprobe.commands.example_driver", self._socket]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None  # noqa: S101  a pipe was asked for
+        assert self._process.stdout is not None  # a pipe was asked for
         self._process.stdout.readline()
 
     def order(self, text: str) -> None:

@@ -58,7 +58,7 @@ class Record:
 # --- text and JSON
 
 
-def render_text(record: Record, options: Options = Options()) -> str:  # noqa: B008  it never changes
+def render_text(record: Record, options: Options = Options()) -> str:
     """A klog line, or several where a value has several lines; no newline at the end."""
     pairs: dict[str, object] = {}
     if record.err is not None:

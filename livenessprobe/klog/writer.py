@@ -54,7 +54,7 @@ class Sink:
                 self._start()
                 self._wake.notify_all()
             self._files = None if options.logtostderr else _log_files(options, self._complain)
-            self._paint = _terminal_painter(self._stderr) if options.logging_format == "text" else None
+            self._paint = _terminal_painter(self._stderr) if options.logging_format != "json" else None
 
     def put(self, record: Record) -> None:
         """Queue `record`; never blocks."""

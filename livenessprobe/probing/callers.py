@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from livenessprobe.gotext import format_duration
+from livenessprobe.gotext import format_seconds
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.probing.patience import KUBELET, Caller, Patience
@@ -28,7 +28,7 @@ class Callers:
     async def check(self, caller: Caller) -> Standing:
         """What is reported, in time for this caller if it is known to hang up."""
         started = time.monotonic()
-        patience = self._patience.of(caller, started) if self._prober.settings.answer_before_hangup else None
+        patience = None
         try:
             standing = await self._prober.check(patience)
         except asyncio.CancelledError:
@@ -49,7 +49,7 @@ class Callers:
         self._advised = True
         log.warning(
             "The kubelet hung up before the probe timeout, so it never sees the reason of a failure",
-            waited=format_duration(round(seconds * 10) * 100_000_000),
-            probeTimeout=format_duration(round(timeout * 1_000_000_000)),
+            waited=format_seconds(round(seconds, 1)),
+            probeTimeout=format_seconds(timeout),
             advice="set timeoutSeconds of the liveness probe above --probe-timeout",
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from livenessprobe.driver.identity import CUT_SHORT_SECONDS, Attempt, Identity
 from livenessprobe.driver.result import NO_TIME, ProbeResult, Reason
-from livenessprobe.gotext import format_duration
+from livenessprobe.gotext import format_seconds
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.probing.driver_name import NameLearner
@@ -185,9 +185,7 @@ class Prober:
             late = loop.time() - attempt.deadline
             if result.reason is Reason.DEADLINE and late > STOOD_STILL:
                 # The driver may have answered in time, to a process that was stopped or starved.
-                log.info(
-                    "This process did not run while the probe did; probing again", late=format_duration(int(late * 1e9))
-                )
+                log.info("This process did not run while the probe did; probing again", late=format_seconds(late))
                 attempt.renew(loop.time())
                 result = await self._probe_once(attempt)
         except Exception as error:  # noqa: BLE001  a fault of ours must become an answer, not a hung caller
@@ -255,12 +253,12 @@ class Prober:
 
     def _tell_change(self, now: float) -> None:
         report = self.standing.ready.report
-        assert report is not None  # noqa: S101  a result has come
+        assert report is not None  # a result has come
         self._metrics.reported(report.reason is None)
         if report.reason is self._told:
             return
         if report.reason is None:
-            lasted = format_duration(int((now - self._unready_since) * 1000) * 1_000_000)
+            lasted = format_seconds(round(now - self._unready_since, 3))
             log.info("CSI driver is healthy again", driver=self._metrics.driver_name, unhealthyFor=lasted)
         else:
             if self._told is None:

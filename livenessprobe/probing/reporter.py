@@ -100,7 +100,7 @@ class Outlets:
                 log.error("Health file is not as it should be", err=trouble)
 
     def _exit(self, settings: Settings, standing: Standing, failures: int) -> None:
-        assert standing.result is not None  # noqa: S101  it has failed
+        assert standing.result is not None  # it has failed
         self.failed = True
         reason = standing.result.reason.value if standing.result.reason else ""
         log.error("CSI driver failed; exiting as --exit-on-failure says", failures=failures, reason=reason)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ctypes import wintypes
 from typing import Any
 
-assert sys.platform == "win32"  # noqa: S101  tells mypy too
+assert sys.platform == "win32"  # tells mypy too
 
 _kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
 _kernel32.GetCurrentProcess.restype = wintypes.HANDLE

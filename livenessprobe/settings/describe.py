@@ -10,7 +10,7 @@ from livenessprobe.driver.address import CSIAddress
 from livenessprobe.settings import flags
 from livenessprobe.settings.layers import KEYS
 from livenessprobe.settings.listen_address import ListenAddress
-from livenessprobe.settings.model import RESTART_KEYS, Loaded
+from livenessprobe.settings.model import LIVE_KEYS, Loaded
 
 
 class Change(NamedTuple):
@@ -30,9 +30,7 @@ def changes(running: Loaded, wanted: Loaded) -> tuple[Change, ...]:
     if running.settings.csi_address.target == wanted.settings.csi_address.target:
         new["csi_address"] = old["csi_address"]  # another spelling of the same socket
     return tuple(
-        Change(key, old[key], new[key], wanted.raw[key].source, key not in RESTART_KEYS)
-        for key in KEYS
-        if old[key] != new[key]
+        Change(key, old[key], new[key], wanted.raw[key].source, key in LIVE_KEYS) for key in KEYS if old[key] != new[key]
     )
 
 
@@ -47,8 +45,8 @@ def values(loaded: Loaded) -> dict[str, object]:
 
 def _shown(kind: flags.Kind, text: str) -> object:
     match kind.check(text):
-        case int(nanoseconds) if kind in (flags.DURATION, flags.OPTIONAL_DURATION):
-            return gotext.format_duration(nanoseconds)
+        case float():
+            return gotext.format_duration(gotext.parse_duration(text))
         case tuple(pairs):
             return [f"{pattern}={level}" for pattern, level in pairs]
         case typed:

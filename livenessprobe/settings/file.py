@@ -5,13 +5,49 @@ from __future__ import annotations
 import os
 import re
 import stat
+from typing import NamedTuple
 
 from livenessprobe import gotext
 from livenessprobe.settings import flags
-from livenessprobe.settings.layers import EXPECTED, FILE_KEYS, INVALID, KEYS, NOT_IN_FILES, PREFIX, Layer, Raw, nearest
+from livenessprobe.settings.layers import (
+    DEFAULT_FILE,
+    EXPECTED,
+    FILE_KEYS,
+    INVALID,
+    KEYS,
+    NOT_IN_FILES,
+    PREFIX,
+    Layer,
+    Raw,
+    nearest,
+)
 
 FILE_LIMIT = 1 << 20
 """Bytes; a ConfigMap cannot hold more."""
+
+
+class FileContent(NamedTuple):
+    """What is at `path`: content with its fingerprint, a fault, or neither where there is no file and need be none."""
+
+    path: str
+    content: bytes | None = None
+    fault: str = ""
+    fingerprint: str = ""
+
+
+def read_settings_file(named: str, default: str = DEFAULT_FILE) -> FileContent:
+    """The content of the file `named` by --config, or of the default file, which may be missing."""
+    return look(named or default, expected=bool(named))
+
+
+def look(path: str, *, expected: bool) -> FileContent:
+    """The content of the file at `path`; a missing file is a fault if it is `expected`."""
+    try:
+        content = read_file(path)
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError) and not expected
+        return FileContent(path, fault="" if missing else fault_of_file(path, error))
+    return FileContent(path, content, fingerprint=fingerprint(content))
 
 
 def read_file(path: str) -> bytes:
@@ -140,7 +176,7 @@ _SENTENCE_MAX = 1000
 
 
 def fault_of_file(path: str, error: Exception) -> str:
-    """Why the file at `path` is passed over, as a sentence that names it once."""
+    """Why the file at `path` is ignored, as a sentence that names it once."""
     if isinstance(error, OSError):
         return f"{path}: {error.strerror or error}"
     sentence = str(error).removeprefix(f"{INVALID}: ").replace(f"file {path}, ", "")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from livenessprobe.driver.methods import PROBE
-from livenessprobe.gotext import parse_bool, parse_duration, parse_uint, quote
+from livenessprobe.gotext import parse_bool, parse_seconds, parse_uint, quote
 
 Group = Literal["upstream", "old", "own"]
 
@@ -20,8 +20,8 @@ class Kind(NamedTuple):
     """A type of value: how Go calls it in the usage text, and what it accepts."""
 
     placeholder: str
-    check: Callable[[str], object]
-    """Returns the typed value; raises ValueError with Go's reason."""
+    check: Callable[[str], Any]
+    """Returns the typed value, durations as seconds; raises ValueError with Go's reason."""
     is_bool: bool = False
 
 
@@ -115,12 +115,12 @@ def _backtrace(text: str) -> str:
     return text
 
 
-def _optional_duration(text: str) -> int | None:
-    return parse_duration(text) if text else None
+def _optional_duration(text: str) -> float | None:
+    return parse_seconds(text) if text else None
 
 
 STRING = Kind("string", str)
-DURATION = Kind("duration", parse_duration)
+DURATION = Kind("duration", parse_seconds)
 OPTIONAL_DURATION = Kind("duration", _optional_duration)
 BOOL = Kind("", _plain_bool, is_bool=True)
 AUTOMAXPROCS = Kind("", _automaxprocs, is_bool=True)
@@ -259,13 +259,6 @@ FLAGS: tuple[Flag, ...] = (
         "logs at or above this threshold go to stderr when writing to files and stderr (no effect when -logtostderr=true "
         "or -alsologtostderr=true)",
         "old",
-    ),
-    Flag(
-        "answer-before-hangup",
-        BOOL,
-        "false",
-        "Answer a kubelet that has hung up three times before the probe timeout a moment before it does so again.",
-        "own",
     ),
     Flag(
         "config",

@@ -1,17 +1,23 @@
 """
 Layers of settings, as raw text with its source, and the merge that lets the topmost value win.
 
-The only module that knows Dynaconf.  Dynaconf merges layers of `Raw` values, which it
-passes on as they are: since it is never shown a string, none of its casts (`@read_file`, `@format`, …) can act on one.
+The only module that imports Dynaconf.  Dynaconf merges layers of `Raw` values and returns the objects unchanged: without a string
+to work on, none of its casts (`@read_file`, `@format`, …) can act.
+
+Dynaconf's extension points could do more: a custom loader with a SourceMetadata for each key, validators whose `cast` gives
+the type and whose errors `validate_all` collects, and `get_history` for the source.  They are not used.  Measured on CPython 3.11
+with the 43 keys and four layers: 22 ms of CPU for each load instead of 8 with Dynaconf 3.3.5, 123 ms instead of 20 with 3.2.13 (a
+plain dict takes 0.06), and 0.08 MiB more memory.  Values would have to be plain strings: casts are then off only by `auto_cast=False`,
+which the variable AUTO_CAST_FOR_DYNACONF overrides; the tuples of `vmodule` come back as lists; and a ValidationError has no
+place for the message, error and keys of upstream's records.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 
 from livenessprobe import gotext
@@ -34,8 +40,8 @@ LONGHORN_DEFAULTS: Mapping[str, str] = {
 }
 """What Longhorn's image documents as its defaults."""
 
-_DYNACONFS_OLD_NAMES = frozenset({"SETTINGS_MODULE", "PROJECT_ROOT"})
-"""Switches of Dynaconf's that do not bear its name; each value goes through its casts."""
+_OLD_SWITCHES = frozenset({"SETTINGS_MODULE", "PROJECT_ROOT"})
+"""Variables that Dynaconf reads though they do not bear its name; each value goes through its casts."""
 
 
 class SettingsError(Exception):
@@ -46,13 +52,15 @@ class SettingsError(Exception):
     to be written, as far as that is known.
     """
 
-    def __init__(self, message: str, err: str | None = None, code: int = 1, **pairs: str) -> None:
+    def __init__(
+        self, message: str, err: str | None = None, code: int = 1, *, log: Options = Options(), **pairs: str
+    ) -> None:
         super().__init__(message if err is None else f"{message}: {err}")
         self.message = message
         self.err = err
         self.code = code
         self.pairs = pairs
-        self.log = Options()
+        self.log = log
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +78,15 @@ Layer = Mapping[str, Raw]
 """Values by key."""
 
 
+def remove_dynaconf_switches(environ: MutableMapping[str, str]) -> None:
+    """Remove the variables that control Dynaconf, since they can run code and read files.  Call before the first `merge`."""
+    for name in [name for name in environ if "DYNACONF" in name or name in _OLD_SWITCHES]:
+        del environ[name]
+
+
 def merge(*layers: Layer) -> dict[str, Raw]:
     """The topmost value of each key; later layers are above earlier ones."""
-    # Switches of Dynaconf's own, which can run code and read files, stay out of its reach.
-    for name in [name for name in os.environ if "DYNACONF" in name or name in _DYNACONFS_OLD_NAMES]:
-        del os.environ[name]
-    # Where imports are lazy it loads its parts as they are used; after the first time Quart may be loading beside, with Jinja.
+    # With lazy imports Dynaconf loads its parts when they are first used.  Later, Quart may be loading Jinja in its own thread.
     with contextlib.nullcontext() if "dynaconf" in sys.modules else absent("flask", "jinja2"):
         from dynaconf import Dynaconf
 
@@ -88,7 +99,7 @@ def merge(*layers: Layer) -> dict[str, Raw]:
 
 
 def overlay(*layers: Layer) -> dict[str, Raw]:
-    """What `merge` returns, without the library: for a process too short-lived to pay for loading it."""
+    """What `merge` returns, without Dynaconf: for a process too short-lived to pay for loading it."""
     return {key: raw for layer in layers for key, raw in layer.items() if key in KEYS}
 
 
@@ -133,7 +144,7 @@ def _says_the_same(key: str, one: str, other: str) -> bool:
     if key == "csi_address":
         one, other = (re.sub("^unix:(//)?", "", text) for text in (one, other))
     try:
-        return KEYS[key].kind.check(one) == KEYS[key].kind.check(other)
+        return bool(KEYS[key].kind.check(one) == KEYS[key].kind.check(other))
     except ValueError:
         return one == other
 
@@ -153,14 +164,3 @@ EXPECTED: Mapping[flags.Kind, str] = {
 # --- what a person is told
 
 INVALID = "Invalid setting"
-
-
-def refusal(raw: Raw, reason: str, kind: flags.Kind) -> SettingsError:
-    """The error for a value that is not of its `kind`."""
-    hint = f"; write {EXPECTED[kind].replace(' as text', '')}" if kind in EXPECTED else ""
-    return invalid(raw, f"{reason}{hint}", code=2)
-
-
-def invalid(raw: Raw, reason: str, code: int = 1) -> SettingsError:
-    """The error for a value that cannot be used."""
-    return SettingsError(INVALID, f"{raw}: {reason}", code)

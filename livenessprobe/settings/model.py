@@ -6,9 +6,7 @@ from typing import NamedTuple
 
 from livenessprobe.driver.address import CSIAddress
 from livenessprobe.klog.format import Options
-from livenessprobe.settings.layers import (
-    Layer,
-)
+from livenessprobe.settings.layers import FILE_KEYS, Layer
 from livenessprobe.settings.listen_address import ListenAddress
 
 
@@ -19,8 +17,21 @@ class Thresholds(NamedTuple):
     success: int = 1
 
 
-RESTART_KEYS = ("csi_address", "http_endpoint", "health_port", "metrics_address", "automaxprocs")
-"""What a running process cannot change; `config` and `config_strict` cannot stand in a file at all."""
+LIVE_KEYS = (
+    "config_poll_interval",
+    "connection_reuse",
+    "failure_threshold",
+    "interval",
+    "logging_format",
+    "probe_timeout",
+    "success_threshold",
+    "unreachable_grace",
+    "v",
+    "vmodule",
+)
+"""Keys that a running process takes from a changed file: an operator may need them during an incident."""
+RESTART_KEYS = tuple(key for key in FILE_KEYS if key not in LIVE_KEYS)
+"""Keys that keep their value until the next start."""
 
 
 class Settings(NamedTuple):
@@ -49,7 +60,6 @@ class Settings(NamedTuple):
     health_file: str
     exit_on_failure: bool
     termination_log: str
-    answer_before_hangup: bool
     http_idle_timeout: float
     http_max_connections: int
     http_max_header_bytes: int

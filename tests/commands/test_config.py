@@ -21,6 +21,7 @@ from livenessprobe.klog.folding import Folder
 from livenessprobe.klog.format import Options
 from livenessprobe.klog.writer import Sink
 from livenessprobe.settings.describe import document
+from livenessprobe.settings.file import read_settings_file
 from livenessprobe.settings.layers import KEYS
 from livenessprobe.settings.load import load
 from tests.settings.test_deployments import CASES, REFUSED, arguments, dial_and_listen, loaded, platform
@@ -62,7 +63,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> I
     def run(*line: str, platform: str = "linux", **environ: str) -> Done:
         SINK._folder = Folder()
         klog.configure(Options())
-        monkeypatch.setattr(cli, "load", functools.partial(load, platform=platform, default_file=""))
+        monkeypatch.setattr(cli, "load", functools.partial(load, platform=platform))
+        monkeypatch.setattr(cli, "read_settings_file", functools.partial(read_settings_file, default=""))
         with monkeypatch.context() as patch:
             for name, text in environ.items():
                 patch.setenv(name, text)
@@ -147,6 +149,7 @@ REFUSALS = [
     (["--v=-1"], {}, 2, "strconv.ParseUint"),
     (["--logtostderr=yes"], {}, 2, 'invalid boolean value "yes" for -logtostderr: parse error'),
     (["--nope"], {}, 2, "flag provided but not defined: -nope"),
+    (["--answer-before-hangup"], {}, 2, "flag provided but not defined: -answer-before-hangup"),
     (["---v=1"], {}, 2, "bad flag syntax: ---v=1"),
     (["--automaxprocs", "--nope"], {}, 2, "maxprocs: "),
     (["--automaxprocs", "--logging-format=xml"], {}, 1, "maxprocs: "),

@@ -97,7 +97,7 @@ class Driver:
 
 def make_settings(**values: str) -> Settings:
     given_flags = command_line.parse([f"--{key.replace('_', '-')}={value}" for key, value in values.items()]).values()
-    return load(given_flags, {}, "linux", "", merge=overlay).settings
+    return load(given_flags, {}, platform="linux", merger=overlay).settings
 
 
 def make(driver: Driver, noted: Callable[[], object] = lambda: None, **values: str) -> Prober:

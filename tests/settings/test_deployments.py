@@ -11,10 +11,9 @@ import pytest
 from livenessprobe.settings import command_line
 from livenessprobe.settings.describe import document
 from livenessprobe.settings.layers import FILE_KEYS, SettingsError
-from livenessprobe.settings.load import load
 from livenessprobe.settings.model import Loaded, Settings
 from tests.support import ROOT
-from tests.values import as_file
+from tests.values import as_file, load_all
 
 CASES = {case["id"]: case for case in json.loads((ROOT / "tests" / "data" / "deployments.json").read_text(encoding="utf-8"))}
 """By id: command and arguments as the kubelet passes them, the sidecar's environment, and what the Go program does."""
@@ -53,7 +52,9 @@ def platform(case: dict) -> str:
 @cache
 def loaded(name: str, **environ: str) -> Loaded:
     case = CASES[name]
-    return load(command_line.parse(arguments(case)).values(), {**case.get("env", {}), **environ}, platform(case), "")
+    return load_all(
+        command_line.parse(arguments(case)).values(), {**case.get("env", {}), **environ}, platform=platform(case)
+    )
 
 
 def settings(name: str, **environ: str) -> Settings:
@@ -161,6 +162,6 @@ def test_the_printed_settings_work_as_a_settings_file(name: str) -> None:
     described = document(start)["settings"]
     content = as_file({key: described[key]["value"] for key in FILE_KEYS})
 
-    again = load({}, {}, platform(CASES[name]), "settings.toml", lambda _: content)
+    again = load_all({}, {}, content, platform=platform(CASES[name]))
 
     assert (again.file_error, again.settings) == ("", start.settings)

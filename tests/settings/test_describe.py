@@ -11,17 +11,16 @@ from hypothesis import strategies as st
 
 from livenessprobe.settings.describe import Change, changes, document, values
 from livenessprobe.settings.layers import FILE_KEYS, KEYS
-from livenessprobe.settings.load import load
 from livenessprobe.settings.model import RESTART_KEYS, Loaded
-from tests.values import GROUPS, VALID, as_file, as_flags, as_variables, native, two, typed
+from tests.values import GROUPS, VALID, as_file, as_flags, as_variables, load_all, native, two, typed
 
 
 def read(platform: str = "linux", **texts: str) -> Loaded:
-    return load(as_flags(texts), {}, platform, "")
+    return load_all(as_flags(texts), {}, platform=platform)
 
 
 def read_file(content: bytes, platform: str = "linux") -> Loaded:
-    return load({}, {}, platform, "x", lambda _: content)
+    return load_all({}, {}, content, platform=platform)
 
 
 def shown(**texts: str) -> dict[str, object]:
@@ -70,7 +69,7 @@ def test_the_grace_in_force_follows_the_timeout_and_keeps_its_own_source() -> No
 
 
 def test_sources_are_those_of_the_values() -> None:
-    loaded = load({"v": "1"}, as_variables({"log_dir": "/l", "config": "/f"}), "linux", "", lambda _: b"\nlog_file='/l'")
+    loaded = load_all({"v": "1"}, as_variables({"log_dir": "/l", "config": "/f"}), b"\nlog_file='/l'", path="/f")
     found = document(loaded)["settings"]
 
     assert list(found) == list(KEYS)
@@ -90,7 +89,7 @@ def test_sources_are_those_of_the_values() -> None:
 @given(data=st.data())
 def test_the_printed_settings_work_as_a_settings_file(keys: tuple[str, ...], data: st.DataObject) -> None:
     texts = data.draw(st.fixed_dictionaries({key: VALID[key] for key in keys}))
-    loaded = load(as_flags(texts), {}, "linux", "", lambda _: b"#")
+    loaded = load_all(as_flags(texts), {}, b"#")
 
     printed = json.loads(json.dumps(document(loaded)))
     again = read_file(as_file({key: printed["settings"][key]["value"] for key in FILE_KEYS}))

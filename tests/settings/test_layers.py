@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from livenessprobe.settings import command_line, flags, layers
+from livenessprobe.settings.file import read_settings_file
 from livenessprobe.settings.layers import FILE_KEYS, KEYS, PREFIX, Raw, SettingsError
-from livenessprobe.settings.load import load
 from livenessprobe.settings.model import Loaded
 from livenessprobe.settings.variables import LONGHORN_VARIABLES
 from tests.support import ROOT
-from tests.values import as_file, as_flags, as_variables, two
+from tests.values import as_file, as_flags, as_variables, load_all, two
 
 PATH = "/srv/lp/settings.toml"
 FLAG_ALIASES = {name: flags.BY_NAME[flag].key for name, flag in flags.LONGHORN.items()}
@@ -32,7 +32,7 @@ ALIASED = sorted({*FLAG_ALIASES.values(), *VARIABLE_ALIASES.values()})
 def read(
     given_flags: dict[str, str] | None = None, environ: dict[str, str] | None = None, file: bytes | None = None
 ) -> Loaded:
-    return load(given_flags or {}, environ or {}, "linux", "" if file is None else PATH, lambda _: file or b"")
+    return load_all(given_flags or {}, environ or {}, file, path=PATH)
 
 
 def flag_names(key: str) -> list[str]:
@@ -440,13 +440,17 @@ def test_an_unreadable_file_is_named_once(folder: Path) -> None:
         "": "Is a directory",
     }.items():
         path = f"{folder}/{name}"
-        assert load({"config": path}, {}, "linux").file_error == f"{path}: {sentence}"
+        file = read_settings_file(path)
+        assert (file.fault or load_all({}, {}, file.content, path=path).file_error) == f"{path}: {sentence}"
 
 
 @pytest.mark.parametrize("blanks", [b" ", b"[ \t"])
 def test_a_large_file_of_blanks_is_read_quickly(blanks: bytes) -> None:
     """A health check waits for this: a line of a million blanks once took hours."""
-    script = "import sys; from livenessprobe.settings.load import load; load({}, {}, 'linux', 'x', lambda _: sys.stdin.buffer.read())"
+    script = (
+        "import contextlib, sys; from livenessprobe.settings.file import from_file\n"
+        "with contextlib.suppress(ValueError): from_file('x', sys.stdin.buffer.read())"
+    )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, input=b"v = 1\n" + blanks * 300_000, check=True, timeout=20)
 
 
@@ -628,15 +632,14 @@ def hear(event, arguments):
 
 def load(path):
     global hearing
-    from livenessprobe.settings import load as settings
+    from livenessprobe import cli
+    started = []
+    cli._print_settings = lambda start: started.append(start.loaded) or 0
+    arguments = ["config", *flags, *([f"--config={path}"] if path else [])]
     hearing = True
-    try:
-        loaded = settings.load(flags, dict(os.environ), "linux", path)
-        return [str(raw) for raw in loaded.raw.values()], loaded.file_error
-    except Exception as error:
-        return repr(error), ""
-    finally:
-        hearing = False
+    code = cli.main(arguments)
+    hearing = False
+    return [[str(raw) for raw in loaded.raw.values()] + [loaded.file_error] for loaded in started], code
 
 def events():
     found = sorted(set(seen))
@@ -711,7 +714,9 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
     environ = {name: os.environ[name] for name in ("PATH", "HOME", "SYSTEMROOT") if name in os.environ}
     environ |= dict(zip(tried, itertools.cycle(values), strict=False))
     environ |= {"LIVENESSPROBE_LOG_DIR": "@format {env[HOME]}", "PYTHONPATH": str(ROOT), "YAML": "settings.yaml"}
-    argument = json.dumps([str(file), tried, values, {"connection-timeout": "@jinja {{ 7 * 7 }}"}])
+    # Nothing is looked up for a unix socket.
+    arguments = ["--connection-timeout=@jinja {{ 7 * 7 }}", "--http-endpoint=unix:///x"]
+    argument = json.dumps([str(file), tried, values, arguments])
     # -P: files that Python itself would import from the working directory do not count.
     done = subprocess.run(
         [sys.executable, "-P", "-c", AUDIT, argument], cwd=cwd, env=environ, capture_output=True, text=True, timeout=60
@@ -722,9 +727,9 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
 
 
 def test_texts_of_all_sources_are_unchanged(audit: dict[str, list]) -> None:
-    (raws, file_error), _ = audit["first"]
+    ([[*raws, file_error]], code), _ = audit["first"]
 
-    assert file_error == ""
+    assert (file_error, code) == ("", 0)
     assert 'variable LIVENESSPROBE_LOG_DIR = "@format {env[HOME]}"' in raws
     assert 'flag --connection-timeout = "@jinja {{ 7 * 7 }}"' in raws
     assert f'file {audit["file"][0]}, line 4, key log_file = "@format {{env[PATH]}}"' in raws

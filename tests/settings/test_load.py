@@ -6,24 +6,27 @@ values.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_origin, get_type_hints
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from livenessprobe.klog.format import Options
+from livenessprobe.settings.file import FileContent, read_settings_file
 from livenessprobe.settings.layers import FILE_KEYS, KEYS, PREFIX, Raw, SettingsError
-from livenessprobe.settings.load import load
-from livenessprobe.settings.model import Loaded
-from tests.values import GROUPS, VALID, Texts, as_file, as_flags, as_variables, native, two, typed
+from livenessprobe.settings.load import keep_restart_keys
+from livenessprobe.settings.model import LIVE_KEYS, RESTART_KEYS, Loaded
+from tests.values import GROUPS, VALID, Texts, as_file, as_flags, as_variables, load_all, native, two, typed
 
 
-def read(arguments: dict[str, str] | None = None, environ: dict[str, str] | None = None, default_file: str = "") -> Loaded:
-    return load(arguments or {}, environ or {}, "linux", default_file)
+def read(arguments: dict[str, str] | None = None, environ: dict[str, str] | None = None) -> Loaded:
+    return load_all(arguments or {}, environ or {})
 
 
 def read_all(flag: Texts, variable: Texts, file: bytes) -> Loaded:
     """Settings from all three sources; the file is called x, unless a setting says otherwise."""
-    return load(as_flags(flag), as_variables(variable), "linux", "x", lambda _: file)
+    return load_all(as_flags(flag), as_variables(variable), file)
 
 
 def in_files(texts: Texts) -> Texts:
@@ -83,7 +86,7 @@ def test_the_two_groups_contain_every_setting() -> None:
         ("vmodule = []", "vmodule", ()),
         ("vmodule = ['a=1', \"b*=2\",\n]", "vmodule", (("a", 1), ("b*", 2))),
         ("vmodule = ['a=1,b*=2']", "vmodule", (("a", 1), ("b*", 2))),
-        ('probe_timeout = """\n1m30s"""', "probe_timeout", 90 * 10**9),
+        ('probe_timeout = """\n1m30s"""', "probe_timeout", 90.0),
         ('metrics_path = "/\\u00e9"', "metrics_path", "/é"),
         ("log_json_info_buffer_size = 0", "log_json_info_buffer_size", False),
         ("'v' = 3\r\n", "v", 3),
@@ -161,44 +164,56 @@ def test_the_source_of_each_setting_is_independent_of_the_others(keys: tuple[str
     assert read_all(flag, variable, as_file(file)).raw == expected
 
 
-def test_the_config_flag_names_the_file() -> None:
-    seen = []
-
-    def read_file(path: str) -> bytes:
-        seen.append(path)
-        return b"v = 1"
-
-    for given_flags, environ in (
-        ({"config": "/f"}, {"LIVENESSPROBE_CONFIG": "/v"}),
-        ({}, {"LIVENESSPROBE_CONFIG": "/v"}),
-        ({}, {}),
-        ({"config": ""}, {"LIVENESSPROBE_CONFIG": "/v"}),
-    ):
-        loaded = load(given_flags, environ, "linux", "/d", read_file)
-        assert loaded.raw["v"].source == f"file {seen[-1]}, line 1, key v"
-
-    assert seen == ["/f", "/v", "/d", "/d"]
+@pytest.mark.parametrize(
+    ("given_flags", "environ", "named"),
+    [
+        ({"config": "/f"}, {"LIVENESSPROBE_CONFIG": "/v"}, "/f"),
+        ({}, {"LIVENESSPROBE_CONFIG": "/v"}, "/v"),
+        ({}, {}, ""),
+        ({"config": ""}, {"LIVENESSPROBE_CONFIG": "/v"}, ""),
+    ],
+)
+def test_the_config_flag_names_the_file(given_flags: Texts, environ: Texts, named: str) -> None:
+    assert read(given_flags, environ).raw["config"].text == named
 
 
-def test_a_source_is_named_as_users_know_it(folder: Path) -> None:
-    file = folder / "settings.toml"
-    file.write_text('probe_timeout = "7s"\nv = 7\nmetrics_path = "/seven"\n')
-    environ = {"LIVENESSPROBE_CONFIG": str(file), "LIVENESSPROBE_PROBE_TIMEOUT": "6s", "LIVENESSPROBE_V": "6"}
+def test_a_source_is_named_as_users_know_it() -> None:
+    content = b'probe_timeout = "7s"\nv = 7\nmetrics_path = "/seven"\n'
+    environ = {"LIVENESSPROBE_PROBE_TIMEOUT": "6s", "LIVENESSPROBE_V": "6"}
 
-    loaded = read({"probe-timeout": "5s"}, environ)
+    loaded = load_all({"probe-timeout": "5s"}, environ, content, path="/etc/s.toml")
 
     assert (loaded.settings.probe_timeout, loaded.settings.log.v, loaded.settings.metrics_path) == (5.0, 6, "/seven")
     assert loaded.raw["probe_timeout"].source == "flag --probe-timeout"
     assert loaded.raw["v"].source == "variable LIVENESSPROBE_V"
-    assert loaded.raw["metrics_path"].source == f"file {file}, line 3, key metrics_path"
+    assert loaded.raw["metrics_path"].source == "file /etc/s.toml, line 3, key metrics_path"
     assert loaded.raw["csi_address"].source == "default"
 
 
 def test_the_default_file_is_used_if_it_exists(folder: Path) -> None:
-    file = folder / "settings.toml"
-    assert read(default_file=str(file)).file == ""
-    file.write_text("v = 3\n")
-    assert read(default_file=str(file)).settings.log.v == 3
+    default, named = str(folder / "default.toml"), str(folder / "named.toml")
+
+    assert read_settings_file("", default) == FileContent(default)
+    (folder / "default.toml").write_text("v = 3\n")
+
+    assert read_settings_file("", default).content == b"v = 3\n"
+    assert read_settings_file(named, default) == FileContent(named, fault=f"{named}: No such file or directory")
+
+
+@pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
+@all_at_once
+@given(data=st.data())
+def test_every_field_has_its_declared_type(keys: tuple[str, ...], data: st.DataObject) -> None:
+    """Fields are filled by name, which the type checker cannot follow."""
+    found = read_all(data.draw(st.fixed_dictionaries({key: VALID[key] for key in keys})), {}, b"#").settings
+
+    for values in (found, found.log):
+        for name, hint in get_type_hints(type(values)).items():
+            assert isinstance(getattr(values, name), tuple if get_origin(hint) is tuple else hint), name
+
+
+def test_the_log_begins_as_the_flags_defaults_say() -> None:
+    assert read().settings.log == Options()
 
 
 def test_the_grace_is_the_probe_timeout_unless_given() -> None:
@@ -251,13 +266,52 @@ def test_a_variable_that_a_flag_overrides_is_not_validated() -> None:
     ],
 )
 def test_a_bad_file_is_ignored_with_an_error_sentence(content: bytes, sentence: str) -> None:
-    loaded = load({"config": "settings.toml"}, {}, "linux", "", lambda _: content)
+    loaded = load_all({}, {}, content, path="settings.toml")
     assert loaded.file_error.startswith("settings.toml: ")
     assert sentence in loaded.file_error
     assert loaded.settings == read().settings
 
     with pytest.raises(SettingsError, match="Settings file refused"):
-        load({"config": "settings.toml", "config-strict": "true"}, {}, "linux", "", lambda _: content)
+        load_all({"config-strict": "true"}, {}, content, path="settings.toml")
+
+
+# --- while the sidecar runs
+
+
+def test_every_key_of_a_file_is_live_or_needs_a_restart() -> None:
+    assert sorted([*LIVE_KEYS, *RESTART_KEYS]) == sorted(FILE_KEYS)
+
+
+@pytest.mark.parametrize("running_keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
+@pytest.mark.parametrize("wanted_keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
+@all_at_once
+@given(data=st.data())
+def test_live_keys_follow_the_file_and_restart_keys_stay(
+    running_keys: tuple[str, ...], wanted_keys: tuple[str, ...], data: st.DataObject
+) -> None:
+    """No mixture of two valid settings is refused: live keys contradict only each other."""
+    running, wanted = (
+        read_all({}, {}, as_file(data.draw(st.fixed_dictionaries({key: VALID[key] for key in keys if key in FILE_KEYS}))))
+        for keys in (running_keys, wanted_keys)
+    )
+
+    followed = keep_restart_keys(running, wanted, "linux")
+
+    assert followed.raw == {key: (wanted if key in LIVE_KEYS else running).raw[key] for key in KEYS}
+    old, new, now = (loaded.settings for loaded in (running, wanted, followed))
+    assert now.log == old.log._replace(v=new.log.v, vmodule=new.log.vmodule, logging_format=new.log.logging_format)
+    live = {
+        name: getattr(new, name)
+        for name in (
+            "probe_timeout",
+            "unreachable_grace",
+            "connection_reuse",
+            "config_poll_interval",
+            "interval",
+            "thresholds",
+        )
+    }
+    assert now == old._replace(log=now.log, **live)
 
 
 # --- any input
@@ -274,5 +328,5 @@ def test_any_environment_is_settings_or_a_refusal(environ: dict[str, str]) -> No
 
 @given(st.binary(max_size=200))
 def test_any_file_is_settings_or_an_error_sentence(content: bytes) -> None:
-    loaded = load({"config": "x"}, {}, "linux", "", lambda _: content)
+    loaded = load_all({}, {}, content)
     assert loaded.file_error == "" or loaded.file_error.startswith("x: ")

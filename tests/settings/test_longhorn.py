@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from livenessprobe.settings import command_line
 from livenessprobe.settings.layers import KEYS, LONGHORN_DEFAULTS, Raw, SettingsError, defaults, merge, overlay
-from livenessprobe.settings.load import load
 from livenessprobe.settings.variables import LONGHORN_VARIABLES, longhorn_is_meant
+from tests.values import load_all
 
 DOCUMENTED = {
     "csi_address": "unix:///csi/csi.sock",
@@ -147,15 +147,15 @@ def test_longhorns_defaults_are_those_it_documents_and_no_others_change() -> Non
 def test_longhorns_names_change_the_defaults(
     arguments: tuple[str, ...], environ: dict[str, str], expected: tuple[object, ...]
 ) -> None:
-    found = load(given_by(*arguments), environ, "linux", "", merge=overlay).settings
+    found = load_all(given_by(*arguments), environ, merger=overlay).settings
 
     shown = (found.csi_address.name, found.interval, found.probe_timeout, found.thresholds.failure, found.health_file)
     assert shown == expected
 
 
 def test_an_interval_in_the_file_changes_nothing_but_the_interval() -> None:
-    plain = load({}, {}, "linux", "", merge=overlay).settings
-    by_file = load({"config": "x"}, {}, "linux", "", lambda _: b'interval = "10s"', merge=overlay).settings
+    plain = load_all({}, {}, merger=overlay).settings
+    by_file = load_all({"config": "x"}, {}, b'interval = "10s"', merger=overlay).settings
 
     assert by_file.interval == 10.0
     assert (by_file.csi_address, by_file.probe_timeout, by_file.thresholds, by_file.health_file) == (
@@ -173,7 +173,7 @@ def test_two_names_with_two_values_are_refused(one: str, other: str) -> None:
     values = ("/a.sock", "/b.sock") if one == "endpoint" else ("1s", "2s") if one == "timeout" else ("1", "2")
     for first, second in itertools.permutations((one, other)):
         with pytest.raises(SettingsError, match="Contradicting settings"):
-            load(dict(zip((first, second), values, strict=True)), {}, "linux", "", merge=overlay)
+            load_all(dict(zip((first, second), values, strict=True)), {}, merger=overlay)
 
 
 # --- two merge functions
