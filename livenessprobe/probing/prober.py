@@ -28,19 +28,16 @@ class _Caller:
     """What one request may wait for.  Times are the loop's."""
 
     deadline: float
-    """When it must have its answer."""
-    probe_until: float
-    """How long a Probe may go on for it; longer than that if it has less patience than the probe timeout."""
+    """When it must have its response."""
     redial_until: float
+    """Until when an unreachable driver is dialled for it."""
 
 
 @dataclass(slots=True)
 class _Flight:
     attempt: Attempt
     task: asyncio.Task[tuple[ProbeResult, Standing]]
-    """Ends in what was found, and in what is reported from then on."""
-    answered: bool = False
-    """Whether somebody who could not wait for its end was told what had been found so far."""
+    """Its result: what was found, and what is reported from then on."""
 
 
 class Prober:
@@ -59,8 +56,6 @@ class Prober:
         self._adopted = asyncio.Event()
         self._flight: _Flight | None = None
         """The one that new callers join."""
-        self._left: _Flight | None = None
-        """The one that all callers have left."""
         self._flights: set[asyncio.Task[tuple[ProbeResult, Standing]]] = set()
         self._callers: set[_Caller] = set()
         self._told: Reason | None = None
@@ -86,27 +81,26 @@ class Prober:
 
     # --- answers
 
-    async def check(self, patience: float | None = None) -> Standing:
+    async def check(self) -> Standing:
         """
         What is reported of the driver now.
 
-        With an interval set that is what the last probe left, unless it is too old.  Else a probe is made within the probe
-        timeout (or `patience` seconds, if that is less) counted from this call.  It joins one in flight; if that runs out
-        of time before this caller does, the next one is joined or begun with what is left.
+        With an interval set, that is the result of the last Probe, unless it is too old.  Else a Probe is made within the probe
+        timeout, counted from this call.  This call joins a Probe in flight; if that runs out of time before this caller does,
+        the next Probe is joined or begun with the remaining time.
         """
         settings = self.settings
         now = asyncio.get_running_loop().time()
         if settings.interval and self.standing.is_fresh(now, report_lasts(settings.interval, settings.probe_timeout)):
             return self.standing
-        return await self._probe(patience)
+        return await self._probe()
 
-    async def _probe(self, patience: float | None = None) -> Standing:
+    async def _probe(self) -> Standing:
         settings = self.settings
         now = asyncio.get_running_loop().time()
-        timeout = settings.probe_timeout if patience is None else min(settings.probe_timeout, patience)
-        if timeout <= 0:
+        if settings.probe_timeout <= 0:
             return self._note(NO_TIME, Attempt(now, now, now), 0.0)
-        return await self._ask(_Caller(now + timeout, now + settings.probe_timeout, now + settings.unreachable_grace))
+        return await self._ask(_Caller(now + settings.probe_timeout, now + settings.unreachable_grace))
 
     async def _ask(self, caller: _Caller) -> Standing:
         self._callers.add(caller)
@@ -118,38 +112,42 @@ class Prober:
                 self._leave()
 
     async def _wait(self, caller: _Caller) -> Standing:
+        """What is reported to `caller`.  If the Probe runs out of time before `caller` does, another one is begun or joined."""
         loop = asyncio.get_running_loop()
-        if self._flight is not None and self._identity.still_leads_there(self._flight.attempt):
+        if self._joinable() is not None:
             self._metrics.shared.inc()
-        found = NO_TIME
+        unreachable = NO_TIME
         while True:
-            flight = self._flight
-            # A flight on another socket than the one that is there now would speak for a driver that is gone.
-            if flight is None or not self._identity.still_leads_there(flight.attempt):
-                flight = self._take_off(found)
-            landed = await _until(caller.deadline, flight)
-            if landed is None:
-                flight.answered = True
-                found = flight.attempt.so_far
-                if self._is_a_rest(found, flight.attempt, caller.deadline):
-                    return self.standing
-                return self.standing.after(found, self.settings.thresholds, loop.time())
-            result, standing = landed
+            flight = self._joinable() or self._take_off(unreachable)
+            finished = await _until(caller.deadline, flight)
+            if finished is None:
+                return self._provisional(flight.attempt, caller)
+            result, standing = finished
             if loop.time() >= caller.deadline or not _ran_out_of_time(result, flight.attempt, caller):
                 return standing
             if not flight.attempt.connected:
-                found = result
+                unreachable = result
+
+    def _joinable(self) -> _Flight | None:
+        """The Probe in flight, unless its socket was removed or replaced since: it would speak for a driver that is gone."""
+        flight = self._flight
+        return flight if flight is not None and self._identity.still_leads_there(flight.attempt) else None
+
+    def _provisional(self, attempt: Attempt, caller: _Caller) -> Standing:
+        """What is reported to `caller` whose time is up, while the Probe goes on for others."""
+        if self._is_a_rest(attempt.so_far, attempt, caller.deadline):
+            return self.standing
+        return self.standing.after(attempt.so_far, self.settings.thresholds, asyncio.get_running_loop().time())
 
     def _take_off(self, found: ProbeResult) -> _Flight:
         """
-        Begin a Probe that may take its whole timeout, whatever the patience of those who ask now.
+        Begin a Probe that lasts for all callers who wait: a shorter one would fail a slow, healthy driver.
 
-        A short one would waste the time of a patient caller that joins it, and fail a slow, healthy driver.  `found` is why
-        the one before it did not connect: this one may have too little time left to find that again.
+        `found` is why the one before it did not connect: this one may have too little time left to find that again.
         """
         attempt = Attempt(
             started=asyncio.get_running_loop().time(),
-            deadline=max(caller.probe_until for caller in self._callers),
+            deadline=max(caller.deadline for caller in self._callers),
             redial_until=max(caller.redial_until for caller in self._callers),
             method=self.settings.probe_path,
             service=self.settings.health_service,
@@ -163,19 +161,14 @@ class Prober:
 
     def _leave(self) -> None:
         """
-        Nobody waits any more.
+        No caller waits any more.
 
-        A kubelet that hangs up at the probe timeout does so a moment before the Probe is over, so it goes on: what it finds is
-        news to all but those who have left.  Nobody who comes later waits for it, and there is one such at a time.
+        A kubelet that hangs up at the probe timeout does so a moment before the Probe is over, so that goes on: its result is
+        reported to later callers.  They do not wait for it, and at most one Probe goes on like that.
         """
-        now = asyncio.get_running_loop().time()
-        before, self._left, self._flight = self._left, self._flight, None
-        if before is not None and not before.task.done():
-            before.task.cancel()
-            if before.answered and before.attempt.started >= self._newest:  # somebody was told so, so it counts
-                self._note(before.attempt.so_far, before.attempt, now - before.attempt.started)
+        left, self._flight = self._flight, None
         for task in self._flights:
-            if self._left is None or task is not self._left.task:
+            if left is None or task is not left.task:
                 task.cancel()
 
     async def _fly(self, attempt: Attempt) -> tuple[ProbeResult, Standing]:
@@ -298,7 +291,7 @@ class Prober:
 
 
 async def _until(deadline: float, flight: _Flight) -> tuple[ProbeResult, Standing] | None:
-    """What the flight ends in; None if it goes on after `deadline`.  It goes on whatever becomes of this caller."""
+    """The result of the flight; None if it goes on after `deadline`.  It goes on even if this call is cancelled."""
     if flight.attempt.deadline <= deadline:
         return await asyncio.shield(flight.task)
     done, _ = await asyncio.wait({flight.task}, timeout=max(0, deadline - asyncio.get_running_loop().time()))
