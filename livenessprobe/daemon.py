@@ -77,7 +77,7 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
         metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         dialer = Dialer(loaded.settings.csi_address, metrics.connections.inc)
         outlets = Outlets()
-        prober = Prober(Identity(dialer, metrics), loaded.settings, metrics, outlets.noted.set)
+        prober = Prober(Identity(dialer), loaded.settings, metrics, outlets.noted.set)
         outlets.begin(loaded.settings.health_file)
         reloader = Reloader(loaded, file.path, file.load, lambda settings: _adopt(prober, settings), metrics)
         _announce(loaded)
@@ -92,9 +92,9 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
         try:
             async with asyncio.TaskGroup() as group:
                 beside = [
-                    group.create_task(prober.names.run(), name="learn names"),
+                    group.create_task(prober.driver_name.run(), name="driver name"),
                     group.create_task(prober.run(), name="probe by itself"),
-                    group.create_task(outlets.run(prober, metrics, control.stop), name="health file"),
+                    group.create_task(outlets.run(prober, control.stop), name="health file"),
                     group.create_task(reloader.watch(control.reload, polled=file.polled), name="settings file"),
                 ]
 

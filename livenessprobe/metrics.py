@@ -27,8 +27,6 @@ UNKNOWN_DRIVER = "unknown-driver"
 OTHER_DRIVER = "other-driver"
 """The label of names beyond NAMES_MAX: each one is a set of series for good."""
 NAMES_MAX = 8
-NAME_MAX = 128
-"""Characters; CSI allows 63."""
 # csi-lib-utils metrics.go, operationsLatencyBuckets.
 _BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600)
 
@@ -45,7 +43,7 @@ class Metrics:
 
     def __init__(self, process_start: float | None = None) -> None:
         self._registry = CollectorRegistry()
-        self.driver_name = UNKNOWN_DRIVER
+        self._driver_name = UNKNOWN_DRIVER
         self._names: set[str] = set()
         self._process_start = process_start_time() if process_start is None else process_start
         self._operations = Histogram(
@@ -131,19 +129,15 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self._registry)
 
-    def name_driver(self, name: str) -> str:
-        """Label what follows with the driver's `name`, made fit for a label; returns that."""
-        label = "".join(each if each.isprintable() else "?" for each in name[:NAME_MAX])
-        if label not in self._names and len(self._names) >= NAMES_MAX:
-            label = OTHER_DRIVER
-        else:
-            self._names.add(label)
-        self.driver_name = label
-        return label
+    def name_driver(self, name: str) -> None:
+        """Label the calls that follow with the driver's `name`."""
+        if len(self._names) < NAMES_MAX:
+            self._names.add(name)
+        self._driver_name = name if name in self._names else OTHER_DRIVER
 
     def operation(self, method: str, code: str, seconds: float) -> None:
         """Record one call to the driver, as csi-lib-utils' interceptor does."""
-        self._operations.labels(self.driver_name, code, method).observe(seconds)
+        self._operations.labels(self._driver_name, code, method).observe(seconds)
 
     def probed(self, reason: Reason | None, seconds: float) -> None:
         """Record what a probe found and how long it took."""

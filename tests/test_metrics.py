@@ -61,7 +61,7 @@ def histogram(labels: str, counts: list[int], total: str) -> list[str]:
 def test_the_histogram_is_gos_text() -> None:
     """Labels by name and `le` last, whole bounds without `.0`, the sum before the count, no `_created`."""
     metrics = Metrics(START)
-    metrics.driver_name = "D"
+    metrics.name_driver("D")
     metrics.operation("/csi.v1.Identity/Probe", "OK", 0.0625)
 
     assert "\n".join(family(metrics, "csi_sidecar_operations_seconds")) == (
@@ -97,7 +97,7 @@ process_start_time_seconds 1.79522457501e+09"""
 
 def test_observations_fall_into_their_buckets() -> None:
     metrics = Metrics(START)
-    metrics.driver_name = "D"
+    metrics.name_driver("D")
     for seconds in (0.3125, 2.5, 700.0, 0.0):
         metrics.operation("M", "Internal", seconds)
 
@@ -111,7 +111,7 @@ def test_series_are_sorted_by_their_label_values() -> None:
     metrics = Metrics(START)
     order = [("b", "OK", "P"), ("a", "Unavailable", "P"), ("a", "OK", "P"), ("B", "OK", "P"), ("a", "OK", "G")]
     for driver, code, method in order:
-        metrics.driver_name = driver
+        metrics.name_driver(driver)
         metrics.operation(method, code, 0.0625)
 
     expected = list(HISTOGRAM_HEAD)
@@ -123,7 +123,7 @@ def test_series_are_sorted_by_their_label_values() -> None:
 def test_calls_before_the_name_is_known_are_of_an_unknown_driver() -> None:
     metrics = Metrics(START)
     metrics.operation("/csi.v1.Identity/GetPluginInfo", "OK", 0.0625)
-    metrics.driver_name = "D"
+    metrics.name_driver("D")
 
     assert UNKNOWN_DRIVER == "unknown-driver"
     labels = 'driver_name="unknown-driver",grpc_status_code="OK",method_name="/csi.v1.Identity/GetPluginInfo"'
@@ -200,7 +200,7 @@ def test_there_are_no_created_series() -> None:
 )
 def test_label_values_are_escaped_as_by_go(name: str, shown: str) -> None:
     metrics = Metrics(START)
-    metrics.driver_name = name
+    metrics.name_driver(name)
     metrics.operation("M", "OK", 1.0)
 
     line = f'csi_sidecar_operations_seconds_count{{driver_name="{shown}",grpc_status_code="OK",method_name="M"}} 1'
@@ -209,7 +209,7 @@ def test_label_values_are_escaped_as_by_go(name: str, shown: str) -> None:
 
 def test_a_name_that_is_no_utf8_goes_out_as_it_came() -> None:
     metrics = Metrics(START)
-    metrics.driver_name = b"bad\xff".decode(errors="surrogateescape")
+    metrics.name_driver(b"bad\xff".decode(errors="surrogateescape"))
     metrics.operation("M", "OK", 1.0)
 
     assert b'driver_name="bad\xff"' in metrics.expose().body
@@ -237,7 +237,7 @@ def test_a_counter_is_called_by_its_whole_name() -> None:
 @given(st.text(), st.floats(0, 1e9))
 def test_a_scraper_reads_back_what_was_recorded(name: str, seconds: float) -> None:
     metrics = Metrics(START)
-    metrics.driver_name = name
+    metrics.name_driver(name)
     metrics.operation("M", "OK", seconds)
 
     (found,) = (f for f in text_string_to_metric_families(text_of(metrics)) if f.name == "csi_sidecar_operations_seconds")

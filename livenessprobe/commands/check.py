@@ -133,7 +133,7 @@ def _ask_driver(found: Settings, timeout: float, grace: float) -> Outcome:
         attempt = Attempt(now, now + timeout, now + grace, found.probe_path, found.health_service)
         dialer = Dialer(found.csi_address, lambda: None)
         try:
-            result = await Identity(dialer, _Nobody()).probe(attempt)
+            result = await Identity(dialer).probe(attempt)
         finally:
             await dialer.close()
         if result.reason is None:
@@ -142,15 +142,6 @@ def _ask_driver(found: Settings, timeout: float, grace: float) -> Outcome:
         return _failed(code, result)
 
     return asyncio.run(ask())
-
-
-class _Nobody:
-    """Is told of calls, and forgets them."""
-
-    driver_name = ""
-
-    def operation(self, method: str, code: str, seconds: float) -> None:
-        """Forget it."""
 
 
 def _failed(code: int, result: ProbeResult) -> Outcome:

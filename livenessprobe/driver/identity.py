@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError, Message
 
@@ -36,12 +36,16 @@ REDIAL_SECONDS = 0.08
 """Pause between attempts to reach a driver."""
 CUT_SHORT_SECONDS = 0.5
 """A dial that had less time than this before the deadline proves nothing by not being done."""
-NAME_TIMEOUT = 10.0
-"""Seconds for GetPluginInfo, at least; nobody waits for it."""
 
 
-class DriverError(Exception):
-    """The driver's name could not be learnt; the text is upstream's `err`."""
+class PluginInfo(NamedTuple):
+    """The result of GetPluginInfo."""
+
+    name: str
+    err: str | None
+    """Why there is no name, in upstream's words."""
+    code: str
+    """The gRPC code in Go's spelling, for the metric."""
 
 
 @dataclass(slots=True)
@@ -54,6 +58,8 @@ class Attempt:
     method: str = PROBE
     service: str = ""
     """What gRPC's health check is asked about."""
+    driver_name: str = ""
+    """For the record of the call."""
     so_far: ProbeResult = NO_TIME
     connected: bool = False
     """Whether the driver was reached at all."""
@@ -67,21 +73,11 @@ class Attempt:
         self.so_far, self.connected, self.socket = NO_TIME, False, None
 
 
-class Calls(Protocol):
-    """Who is told of calls, and knows the driver's name."""
-
-    driver_name: str
-
-    def operation(self, method: str, code: str, seconds: float) -> None:
-        """One call to the driver has ended."""
-
-
 class Identity:
-    """Asks one driver.  Not for concurrent `probe` calls; `driver_name` has connections of its own."""
+    """Asks one driver.  Not for concurrent `probe` calls; `get_plugin_info` has connections of its own."""
 
-    def __init__(self, dialer: Dialer, metrics: Calls) -> None:
+    def __init__(self, dialer: Dialer) -> None:
         self.dialer = dialer
-        self._metrics = metrics
 
     # --- Probe
 
@@ -132,7 +128,7 @@ class Identity:
     async def _probe_on(self, connection: Connection, attempt: Attempt) -> ProbeResult:
         attempt.connected, attempt.socket = True, connection.socket
         attempt.so_far = CALL_TIMED_OUT
-        main_log.v(5).info("Sending probe request to CSI driver", driver=self._metrics.driver_name)
+        main_log.v(5).info("Sending probe request to CSI driver", driver=attempt.driver_name)
         result = None
         try:
             result = await self._ask_ready(connection, attempt)
@@ -172,38 +168,33 @@ class Identity:
 
     @asynccontextmanager
     async def dialled(self, timeout: float) -> AsyncIterator[Connection]:
-        """A connection of its own, for `driver_name`; raises NotConnected."""
+        """A connection of its own, for `get_plugin_info`; raises NotConnected."""
         connection = await self.dialer.dial(_now() + timeout)
         try:
             yield connection
         finally:
             await self.dialer.drop(connection)
 
-    async def driver_name(self, connection: Connection, timeout: float) -> str:
-        """The driver's name; raises DriverError with upstream's text."""
+    async def get_plugin_info(self, connection: Connection, timeout: float) -> PluginInfo:
+        """The driver's name; every failure is a result too."""
         log.v(5).info("GRPC call", method=GET_PLUGIN_INFO, request="{}")
-        started, code = _now(), "OK"
-        response = csi_pb2.GetPluginInfoResponse()
+        response, failure = csi_pb2.GetPluginInfoResponse(), None
         try:
             # Upstream sends no deadline with this call, and some drivers look at it.
             async with asyncio.timeout(timeout):
                 answer = await connection.call(GET_PLUGIN_INFO, csi_pb2.GetPluginInfoRequest().SerializeToString(), None)
             response.ParseFromString(answer)
-            err = None
         except TimeoutError:
-            code, err = "DeadlineExceeded", CALL_TIMED_OUT.err
+            failure = CALL_TIMED_OUT
         except CallFailed as error:
-            code, err = error.code, rpc_error(error.reason, error.code, error.details).err
+            failure = rpc_error(error.reason, error.code, error.details)
         except DecodeError:
-            code, err = "Internal", UNPARSABLE.err
-        self._log_response(response if err is None else None, err)
-        self._metrics.operation(GET_PLUGIN_INFO, code, _now() - started)
-        if err is not None:
-            raise DriverError(err)
-        if not response.name:
-            raise DriverError("driver name is empty")
-        name: str = response.name
-        return name
+            failure = UNPARSABLE
+        if failure is not None:
+            self._log_response(None, failure.err)
+            return PluginInfo("", failure.err, failure.code)
+        self._log_response(response, None)
+        return PluginInfo(response.name, None if response.name else "driver name is empty", "OK")
 
 
 class _Question(NamedTuple):

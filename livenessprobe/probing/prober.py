@@ -12,7 +12,7 @@ from livenessprobe.driver.result import NO_TIME, ProbeResult, Reason
 from livenessprobe.gotext import format_duration
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
-from livenessprobe.probing.driver_name import NameLearner
+from livenessprobe.probing.driver_name import DriverName
 from livenessprobe.probing.schedule import Schedule, report_lasts
 from livenessprobe.probing.standing import Standing
 from livenessprobe.settings.model import Settings
@@ -48,7 +48,7 @@ class Prober:
     """
 
     def __init__(self, identity: Identity, settings: Settings, metrics: Metrics, noted: Callable[[], object]) -> None:
-        self.names = NameLearner(identity, settings, metrics, noted)
+        self.driver_name = DriverName(identity, settings, metrics, noted)
         self.standing = Standing()
         self._identity = identity
         self._metrics = metrics
@@ -68,7 +68,7 @@ class Prober:
 
     def adopt(self, settings: Settings) -> None:
         """Go by `settings` from now on.  A request in flight keeps those it began with; counts of results are kept."""
-        self.settings = self.names.settings = settings
+        self.settings = self.driver_name.settings = settings
         self._identity.dialer.reuse = settings.connection_reuse
         self._metrics.probe_timeout.set(settings.probe_timeout)
         self._adopted.set()
@@ -151,6 +151,7 @@ class Prober:
             redial_until=max(caller.redial_until for caller in self._callers),
             method=self.settings.probe_path,
             service=self.settings.health_service,
+            driver_name=self.driver_name.text,
             so_far=found,
         )
         task = asyncio.get_running_loop().create_task(self._fly(attempt))
@@ -229,9 +230,9 @@ class Prober:
         self._tell_change(now)
         lost = not attempt.connected or result.reason is Reason.CONNECTION_LOST
         if self._away and not lost:
-            self.names.driver_is_back()
+            self.driver_name.driver_is_back()
         elif attempt.connected:
-            self.names.driver_reached()
+            self.driver_name.driver_reached()
         self._away = lost
         self._noted()
         return self.standing
@@ -254,12 +255,12 @@ class Prober:
             return
         if report.reason is None:
             lasted = format_duration(int((now - self._unready_since) * 1000) * 1_000_000)
-            log.info("CSI driver is healthy again", driver=self._metrics.driver_name, unhealthyFor=lasted)
+            log.info("CSI driver is healthy again", driver=self.driver_name.text, unhealthyFor=lasted)
         else:
             if self._told is None:
                 self._unready_since = now
             log.warning(
-                "CSI driver is unhealthy", driver=self._metrics.driver_name, reason=report.reason.value, detail=report.body
+                "CSI driver is unhealthy", driver=self.driver_name.text, reason=report.reason.value, detail=report.body
             )
         self._told = report.reason
 

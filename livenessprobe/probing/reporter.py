@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 
 from livenessprobe.klog.log import get_logger
-from livenessprobe.metrics import Metrics
 from livenessprobe.probing import health_file
 from livenessprobe.probing.health_file import REQUEST_MODE_LASTS, HealthFileError
 from livenessprobe.probing.prober import Prober
@@ -53,7 +52,7 @@ class Outlets:
         if locked:
             self._writing.release()
 
-    async def run(self, prober: Prober, metrics: Metrics, stop: asyncio.Event) -> None:
+    async def run(self, prober: Prober, stop: asyncio.Event) -> None:
         """Tell all that is noted; runs until cancelled."""
         while True:
             await self.noted.wait()
@@ -62,9 +61,9 @@ class Outlets:
             if settings.health_file or self._path:
                 age = asyncio.get_running_loop().time() - standing.at
                 try:
-                    await asyncio.to_thread(self._tell_file, settings, standing, metrics.driver_name, age)
+                    await asyncio.to_thread(self._tell_file, settings, standing, prober.driver_name.text, age)
                 except RuntimeError:  # no thread was to be had; better late for a moment than wrong
-                    self._tell_file(settings, standing, metrics.driver_name, age)
+                    self._tell_file(settings, standing, prober.driver_name.text, age)
             failures = standing.ready.failures
             if settings.exit_on_failure and failures >= settings.thresholds.failure:
                 self._exit(settings, standing, failures)

@@ -744,7 +744,7 @@ def test_a_socket_that_is_missing_is_looked_for_every_80_ms(tmp_path: Path, grac
             look()
 
         dialer.look_at_socket = watched
-        result = await Identity(dialer, Metrics()).probe(Attempt(began, began + 10, began + grace))
+        result = await Identity(dialer).probe(Attempt(began, began + 10, began + grace))
         assert result.reason is Reason.SOCKET_MISSING
         assert loop().time() - began == pytest.approx(grace)
         return seen
@@ -863,7 +863,7 @@ def test_the_name_is_asked_for_again_when_the_driver_has_been_away() -> None:
     async def main() -> None:
         driver = Driver()
         prober = make(driver)
-        wanted = prober.names._wanted
+        wanted = prober.driver_name._wanted
 
         async def asks_for_the_name(result: ProbeResult = READY, *, listens: bool = True) -> bool:
             wanted.clear()
@@ -884,17 +884,6 @@ def test_the_name_is_asked_for_again_when_the_driver_has_been_away() -> None:
     live(main())
 
 
-def test_a_name_that_is_learnt_is_a_label_and_noted() -> None:
-    async def main() -> None:
-        noted: list[str] = []
-        prober = make(Driver(), lambda: noted.append("noted"))
-        noted.clear()
-        prober.names._named("csi.example.com")
-        assert (prober._metrics.driver_name, noted) == ("csi.example.com", ["noted"])
-
-    live(main())
-
-
 # --- what is logged
 
 
@@ -910,7 +899,7 @@ def test_each_failure_is_logged_and_each_change_of_what_is_reported(logged: list
     async def main() -> None:
         driver = Driver()
         prober = make(driver)
-        prober._metrics.name_driver("csi.example.com")
+        prober.driver_name.text = "csi.example.com"
         for later, result in (
             (0.0, READY),
             (10.0, BROKEN),
@@ -1108,7 +1097,7 @@ async def test_a_caller_is_told_that_nobody_speaks_grpc_here(socket_path: str) -
         listener.listen()
         settings, metrics = make_settings(csi_address=socket_path, probe_timeout="300ms"), Metrics(0.0)
         dialer = Dialer(settings.csi_address, lambda: None)
-        prober = Prober(Identity(dialer, metrics), settings, metrics, lambda: None)
+        prober = Prober(Identity(dialer), settings, metrics, lambda: None)
         standing = await prober.check()
         await dialer.close()
 

@@ -105,10 +105,12 @@ async def test_without_a_thread_the_file_is_written_all_the_same(
 ) -> None:
     file = folder / "health"
     asyncio.get_running_loop().set_default_executor(NoThreads())
-    prober = SimpleNamespace(settings=make_settings(health_file=str(file)), standing=HEALTHY)
+    prober = SimpleNamespace(
+        settings=make_settings(health_file=str(file)), standing=HEALTHY, driver_name=SimpleNamespace(text="d")
+    )
     told = Outlets()
     told.noted.set()
-    running = asyncio.create_task(told.run(prober, SimpleNamespace(driver_name="d"), asyncio.Event()))
+    running = asyncio.create_task(told.run(prober, asyncio.Event()))
     await asyncio.sleep(0.1)
 
     assert file.exists()
