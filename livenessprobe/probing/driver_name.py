@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from livenessprobe.driver.diagnosis import NotConnected
-from livenessprobe.driver.identity import GET_PLUGIN_INFO, Identity
+from livenessprobe.driver.identity import GET_PLUGIN_INFO, Found, Identity
+from livenessprobe.driver.result import Reason
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import UNKNOWN_DRIVER, Metrics
 from livenessprobe.settings.model import Settings
@@ -34,17 +35,17 @@ class DriverName:
         self._metrics = metrics
         self._named_socket: object = None
         """The socket file that the driver was reached through when it told its name."""
+        self._was_lost = False
         self._wanted = asyncio.Event()
         self._wanted.set()
 
-    def driver_is_back(self) -> None:
-        """The driver was unreachable, and may have another name now."""
-        self._wanted.set()
-
-    def driver_reached(self) -> None:
-        """The driver was reached; through another socket than before, it may have another name."""
-        if self._identity.dialer.peer != self._named_socket:
+    def probed(self, found: Found) -> None:
+        """A Probe has ended: after it was unreachable, or on another socket, the driver may have another name."""
+        lost = not found.connected or found.result.reason is Reason.CONNECTION_LOST
+        is_back = self._was_lost and not lost
+        if is_back or (found.connected and found.socket != self._named_socket):
             self._wanted.set()
+        self._was_lost = lost
 
     async def run(self) -> None:
         """Ask for the name whenever it may have changed; runs until cancelled."""

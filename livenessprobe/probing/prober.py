@@ -1,13 +1,28 @@
-"""When to ask the driver and what to answer: one Probe in flight for all callers, and probes by themselves if wanted."""
+"""
+Decides when to ask the driver and what to report of it.
+
+Requests share one Probe, the flight.  Its states:
+
+    begun → connecting → connected → ended
+
+- A request begins a flight, or joins the one in flight.  From `connected` it may go back to `connecting`, if the connection
+  was one kept from an earlier Probe and had been closed.
+- Requests join it until it ends, until the socket file that it is connected through is removed or replaced (it would speak
+  for a driver that is gone), or until its last caller hangs up.  Then the next request begins another flight.
+- It lasts until the deadline of the last of the callers that were there when it began.  A caller with an earlier deadline
+  is told what has been found so far.  A caller with a later one begins or joins the next flight if this one runs out of time.
+- When it ends its result is recorded, and changes what is reported, unless a flight that began later has ended before it.
+- A flight whose callers have all hung up goes on to its end; there is one such flight at most.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from livenessprobe.driver.identity import CUT_SHORT_SECONDS, Attempt, Identity
+from livenessprobe.driver.identity import CUT_SHORT_SECONDS, Found, Identity, Question
 from livenessprobe.driver.result import NO_TIME, ProbeResult, Reason
 from livenessprobe.gotext import format_duration
 from livenessprobe.klog.log import get_logger
@@ -19,13 +34,13 @@ from livenessprobe.settings.model import Settings
 
 log = get_logger(__file__)
 
-STOOD_STILL = 0.25
-"""Seconds by which a probe that runs out of time is noticed too late for somebody to have been there to read an answer."""
+STOOD_STILL_SECONDS = 0.25
+"""If the end of a timeout is noticed later than this, this process did not run, and could not have read a response."""
 
 
 @dataclass(eq=False, slots=True)
 class _Caller:
-    """What one request may wait for.  Times are the loop's."""
+    """A request that waits.  Times are the loop's."""
 
     deadline: float
     """When it must have its response."""
@@ -33,18 +48,33 @@ class _Caller:
     """Until when an unreachable driver is dialled for it."""
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Flight:
-    attempt: Attempt
-    task: asyncio.Task[tuple[ProbeResult, Standing]]
-    """Its result: what was found, and what is reported from then on."""
+    """One Probe for all callers that wait for it."""
+
+    started: float
+    question: Question
+    found: Found
+    """The result, once it has ended; until then, what is reported to callers whose time is up."""
+    task: asyncio.Task[Standing] = field(init=False)
+    """Its result is what is reported from then on."""
+
+    def update(self, found: Found) -> None:
+        """Take over what has been found so far."""
+        self.found = found
+
+    def begin_anew(self, now: float) -> None:
+        """Start again at `now` with all the time there was at first."""
+        passed, asked = now - self.started, self.question
+        self.question = asked._replace(deadline=asked.deadline + passed, redial_until=asked.redial_until + passed)
+        self.started, self.found = now, Found(NO_TIME)
 
 
 class Prober:
     """
     Answers for the driver.
 
-    `noted` is called after each probe and each change of settings; what is reported is in `standing` then.
+    `noted` is called after each Probe and each change of settings; `standing` is what is reported then.
     """
 
     def __init__(self, identity: Identity, settings: Settings, metrics: Metrics, noted: Callable[[], object]) -> None:
@@ -55,19 +85,21 @@ class Prober:
         self._noted = noted
         self._adopted = asyncio.Event()
         self._flight: _Flight | None = None
-        """The one that new callers join."""
-        self._flights: set[asyncio.Task[tuple[ProbeResult, Standing]]] = set()
+        """The one that requests join."""
+        self._flights: set[asyncio.Task[Standing]] = set()
+        """All that have not ended."""
         self._callers: set[_Caller] = set()
-        self._told: Reason | None = None
-        self._unready_since = 0.0
-        self._away = False
-        self._peer: object = None
+        self._reported: Reason | None = None
+        """Why the driver was last reported as unhealthy; None if it was healthy, or before the first Probe."""
+        self._unhealthy_since = 0.0
+        self._socket: object = None
+        """The socket file that the driver was last reached through."""
         self._newest = 0.0
-        """When the last probe that counts was begun."""
+        """When the flight began whose result came last."""
         self.adopt(settings)
 
     def adopt(self, settings: Settings) -> None:
-        """Go by `settings` from now on.  A request in flight keeps those it began with; counts of results are kept."""
+        """Go by `settings` from now on.  Requests in flight keep their deadlines; counts of results are kept."""
         self.settings = self.driver_name.settings = settings
         self._identity.dialer.reuse = settings.connection_reuse
         self._metrics.probe_timeout.set(settings.probe_timeout)
@@ -75,19 +107,18 @@ class Prober:
         self._noted()
 
     def longest_wait(self) -> float:
-        """Seconds until every request has its answer, those that come now included."""
+        """Seconds until every request has its response, a request that comes now included."""
         now = asyncio.get_running_loop().time()
         return max(0.0, self.settings.probe_timeout, *(caller.deadline - now for caller in self._callers))
 
-    # --- answers
+    # --- requests
 
     async def check(self) -> Standing:
         """
         What is reported of the driver now.
 
-        With an interval set, that is the result of the last Probe, unless it is too old.  Else a Probe is made within the probe
-        timeout, counted from this call.  This call joins a Probe in flight; if that runs out of time before this caller does,
-        the next Probe is joined or begun with the remaining time.
+        With an interval set, that is the result of the last Probe, unless it is too old.  Else the driver is probed within the
+        probe timeout, counted from this call.
         """
         settings = self.settings
         now = asyncio.get_running_loop().time()
@@ -99,10 +130,8 @@ class Prober:
         settings = self.settings
         now = asyncio.get_running_loop().time()
         if settings.probe_timeout <= 0:
-            return self._note(NO_TIME, Attempt(now, now, now), 0.0)
-        return await self._ask(_Caller(now + settings.probe_timeout, now + settings.unreachable_grace))
-
-    async def _ask(self, caller: _Caller) -> Standing:
+            return self._note(_Flight(now, Question(now, now), Found(NO_TIME)), now)
+        caller = _Caller(now + settings.probe_timeout, now + settings.unreachable_grace)
         self._callers.add(caller)
         try:
             return await self._wait(caller)
@@ -112,159 +141,157 @@ class Prober:
                 self._leave()
 
     async def _wait(self, caller: _Caller) -> Standing:
-        """What is reported to `caller`.  If the Probe runs out of time before `caller` does, another one is begun or joined."""
+        """What is reported to `caller`, from as many flights as it has time for."""
         loop = asyncio.get_running_loop()
         if self._joinable() is not None:
             self._metrics.shared.inc()
-        unreachable = NO_TIME
+        unreachable = None
         while True:
-            flight = self._joinable() or self._take_off(unreachable)
-            finished = await _until(caller.deadline, flight)
-            if finished is None:
-                return self._provisional(flight.attempt, caller)
-            result, standing = finished
-            if loop.time() >= caller.deadline or not _ran_out_of_time(result, flight.attempt, caller):
+            flight = self._joinable() or self._begin(unreachable)
+            standing = await _end_of(flight, caller.deadline)
+            if standing is None:
+                return self._so_far(flight, caller)
+            if loop.time() >= caller.deadline or not _ran_out_of_time(flight, caller):
                 return standing
-            if not flight.attempt.connected:
-                unreachable = result
+            if not flight.found.connected:
+                unreachable = flight.found.result
 
     def _joinable(self) -> _Flight | None:
-        """The Probe in flight, unless its socket was removed or replaced since: it would speak for a driver that is gone."""
+        """The flight, unless the socket file that it is connected through was removed or replaced."""
         flight = self._flight
-        return flight if flight is not None and self._identity.still_leads_there(flight.attempt) else None
+        return flight if flight is not None and self._identity.still_leads_there(flight.found) else None
 
-    def _provisional(self, attempt: Attempt, caller: _Caller) -> Standing:
-        """What is reported to `caller` whose time is up, while the Probe goes on for others."""
-        if self._is_a_rest(attempt.so_far, attempt, caller.deadline):
+    def _so_far(self, flight: _Flight, caller: _Caller) -> Standing:
+        """What is reported to `caller`, whose time is up, while `flight` goes on for others."""
+        if self._had_too_little_time(flight.found, caller.deadline - flight.started):
             return self.standing
-        return self.standing.after(attempt.so_far, self.settings.thresholds, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        return self.standing.after(flight.found.result, self.settings.thresholds, now)
 
-    def _take_off(self, found: ProbeResult) -> _Flight:
+    def _begin(self, unreachable: ProbeResult | None) -> _Flight:
         """
-        Begin a Probe that lasts for all callers who wait: a shorter one would fail a slow, healthy driver.
+        Begin a flight that lasts for all callers that wait: a shorter one would fail a slow, healthy driver.
 
-        `found` is why the one before it did not connect: this one may have too little time left to find that again.
+        `unreachable` is why the one before it did not connect.
         """
-        attempt = Attempt(
-            started=asyncio.get_running_loop().time(),
+        loop = asyncio.get_running_loop()
+        question = Question(
             deadline=max(caller.deadline for caller in self._callers),
             redial_until=max(caller.redial_until for caller in self._callers),
             method=self.settings.probe_path,
             service=self.settings.health_service,
             driver_name=self.driver_name.text,
-            so_far=found,
+            unreachable=unreachable,
         )
-        task = asyncio.get_running_loop().create_task(self._fly(attempt))
-        self._flights.add(task)
-        task.add_done_callback(self._flights.discard)
-        self._flight = _Flight(attempt, task)
-        return self._flight
+        flight = self._flight = _Flight(loop.time(), question, Found(unreachable or NO_TIME))
+        flight.task = loop.create_task(self._fly(flight))
+        self._flights.add(flight.task)
+        flight.task.add_done_callback(self._flights.discard)
+        return flight
 
     def _leave(self) -> None:
         """
-        No caller waits any more.
+        The last caller has its response, or has hung up: no request joins the flight any more.  All others are cancelled.
 
-        A kubelet that hangs up at the probe timeout does so a moment before the Probe is over, so that goes on: its result is
-        reported to later callers.  They do not wait for it, and at most one Probe goes on like that.
+        A kubelet that hangs up at the probe timeout does so a moment before the flight ends, whose result later requests need.
         """
         left, self._flight = self._flight, None
         for task in self._flights:
             if left is None or task is not left.task:
                 task.cancel()
 
-    async def _fly(self, attempt: Attempt) -> tuple[ProbeResult, Standing]:
+    # --- flights
+
+    async def _fly(self, flight: _Flight) -> Standing:
         loop = asyncio.get_running_loop()
         try:
-            result = await self._probe_once(attempt)
-            late = loop.time() - attempt.deadline
-            if result.reason is Reason.DEADLINE and late > STOOD_STILL:
-                # The driver may have answered in time, to a process that was stopped or starved.
-                log.info(
-                    "This process did not run while the probe did; probing again", late=format_duration(int(late * 1e9))
-                )
-                attempt.renew(loop.time())
-                result = await self._probe_once(attempt)
-        except Exception as error:  # noqa: BLE001  a fault of ours must become an answer, not a hung caller
+            await self._ask(flight)
+            late = loop.time() - flight.question.deadline
+            if flight.found.result.reason is Reason.DEADLINE and late > STOOD_STILL_SECONDS:
+                # The driver may have responded in time, while this process was stopped or starved of CPU.
+                text = format_duration(int(late * 1e9))
+                log.info("This process did not run while the probe did; probing again", late=text)
+                flight.begin_anew(loop.time())
+                await self._ask(flight)
+        except Exception as error:  # noqa: BLE001  a fault of ours must become a response, or its callers would hang
             log.error("Probe failed inside the sidecar", err=repr(error))
-            result = ProbeResult(
-                Reason.INTERNAL, f"livenessprobe: internal error: {error!r}", "Health check failed", repr(error)
-            )
+            body = f"livenessprobe: internal error: {error!r}"
+            result = ProbeResult(Reason.INTERNAL, body, "Health check failed", repr(error))
+            flight.update(flight.found._replace(result=result))
         finally:
-            if self._flight is not None and self._flight.task is asyncio.current_task():
+            if self._flight is flight:
                 self._flight = None
-        seconds = loop.time() - attempt.started
-        if attempt.started < self._newest:  # another one has been made since, of its successor perhaps: this is no news
-            self._record(result, attempt, seconds)
-            return result, self.standing.after(result, self.settings.thresholds, loop.time())
-        if self._is_a_rest(result, attempt, attempt.deadline):
-            return result, self.standing
-        return result, self._note(result, attempt, seconds)
+        return self._end(flight, loop.time())
 
-    def _is_a_rest(self, result: ProbeResult, attempt: Attempt, deadline: float) -> bool:
-        """
-        Whether `result` is that time ran out, and there was little of it: what callers had left after a probe that failed.
+    async def _ask(self, flight: _Flight) -> None:
+        if asyncio.get_running_loop().time() < flight.question.deadline:
+            flight.update(await self._identity.probe(flight.question, flight.update))
 
-        The failure before it says more, and it is no second one for a threshold to count.
+    def _end(self, flight: _Flight, now: float) -> Standing:
+        """What is reported once `flight` has ended."""
+        if flight.started < self._newest:  # a later flight has ended before it, perhaps one of the driver's successor
+            self._record(flight, now)
+            return self.standing.after(flight.found.result, self.settings.thresholds, now)
+        if self._had_too_little_time(flight.found, flight.question.deadline - flight.started):
+            return self.standing
+        return self._note(flight, now)
+
+    def _had_too_little_time(self, found: Found, seconds: float) -> bool:
         """
-        out_of_time = result.reason is Reason.DEADLINE or (not result.ready and not attempt.connected)
+        Whether time ran out in a flight of so few `seconds`: those that callers had left after one that failed.
+
+        The failure before it says more, and a threshold must not count it twice.
+        """
+        out_of_time = found.result.reason is Reason.DEADLINE or (not found.result.ready and not found.connected)
         failed_before = self.standing.result is not None and not self.standing.result.ready
-        short = min(CUT_SHORT_SECONDS, self.settings.probe_timeout / 2)
-        return out_of_time and failed_before and deadline - attempt.started < short
+        return out_of_time and failed_before and seconds < min(CUT_SHORT_SECONDS, self.settings.probe_timeout / 2)
 
-    async def _probe_once(self, attempt: Attempt) -> ProbeResult:
-        late = asyncio.get_running_loop().time() >= attempt.deadline
-        return attempt.so_far if late else await self._identity.probe(attempt)
+    # --- results
 
-    # --- what a result means
-
-    def _note(self, result: ProbeResult, attempt: Attempt, seconds: float) -> Standing:
-        """Metrics, upstream's record, what is reported from now on, and one record of our own when that changes."""
-        self._newest = attempt.started
-        self._record(result, attempt, seconds)
-        self._metrics.probed(result.reason, seconds)
-        new_driver = attempt.connected and attempt.socket != self._peer
-        if attempt.connected:
-            self._peer = attempt.socket
-        now = asyncio.get_running_loop().time()
-        self.standing = self.standing.after(result, self.settings.thresholds, now, new_driver=new_driver)
-        self._tell_change(now)
-        lost = not attempt.connected or result.reason is Reason.CONNECTION_LOST
-        if self._away and not lost:
-            self.driver_name.driver_is_back()
-        elif attempt.connected:
-            self.driver_name.driver_reached()
-        self._away = lost
+    def _note(self, flight: _Flight, now: float) -> Standing:
+        """Take over the result of `flight`: metrics, records, and what is reported from now on."""
+        found = flight.found
+        self._newest = flight.started
+        self._record(flight, now)
+        self._metrics.probed(found.result.reason, now - flight.started)
+        new_driver = found.connected and found.socket != self._socket
+        if found.connected:
+            self._socket = found.socket
+        self.standing = self.standing.after(found.result, self.settings.thresholds, now, new_driver=new_driver)
+        self._record_change(now)
+        self.driver_name.probed(found)
         self._noted()
         return self.standing
 
-    def _record(self, result: ProbeResult, attempt: Attempt, seconds: float) -> None:
-        """What upstream tells of each probe."""
+    def _record(self, flight: _Flight, now: float) -> None:
+        """Record and count one Probe, as upstream does."""
+        result = flight.found.result
         if result is not NO_TIME:
-            self._metrics.operation(attempt.method, result.code, seconds)
+            self._metrics.operation(flight.question.method, result.code, now - flight.started)
         if result.reason is None:
             log.v(5).info(result.record)
         else:
             self._metrics.failed(result.reason)
             log.error(result.record, err=result.err)
 
-    def _tell_change(self, now: float) -> None:
+    def _record_change(self, now: float) -> None:
+        """One record when what is reported has changed."""
         report = self.standing.ready.report
-        assert report is not None  # noqa: S101  a result has come
+        assert report is not None  # noqa: S101  there is a result
         self._metrics.reported(report.reason is None)
-        if report.reason is self._told:
+        if report.reason is self._reported:
             return
+        driver = self.driver_name.text
         if report.reason is None:
-            lasted = format_duration(int((now - self._unready_since) * 1000) * 1_000_000)
-            log.info("CSI driver is healthy again", driver=self.driver_name.text, unhealthyFor=lasted)
+            lasted = format_duration(int((now - self._unhealthy_since) * 1000) * 1_000_000)
+            log.info("CSI driver is healthy again", driver=driver, unhealthyFor=lasted)
         else:
-            if self._told is None:
-                self._unready_since = now
-            log.warning(
-                "CSI driver is unhealthy", driver=self.driver_name.text, reason=report.reason.value, detail=report.body
-            )
-        self._told = report.reason
+            if self._reported is None:
+                self._unhealthy_since = now
+            log.warning("CSI driver is unhealthy", driver=driver, reason=report.reason.value, detail=report.body)
+        self._reported = report.reason
 
-    # --- probes by themselves
+    # --- Probes on schedule
 
     async def run(self) -> None:
         """Probe on schedule while an interval is set; runs until cancelled."""
@@ -275,7 +302,7 @@ class Prober:
             if not interval:
                 await self._adopted.wait()
                 continue
-            schedule = Schedule(loop.time(), interval, random.random())  # noqa: S311  to spread pods, not to hide anything
+            schedule = Schedule(loop.time(), interval, random.random())  # noqa: S311  spreads pods; no secret depends on it
             while self.settings.interval == interval:
                 await self._probe()
                 await self._sleep_until(schedule.next_after(loop.time()), interval)
@@ -291,16 +318,17 @@ class Prober:
             pass
 
 
-async def _until(deadline: float, flight: _Flight) -> tuple[ProbeResult, Standing] | None:
-    """The result of the flight; None if it goes on after `deadline`.  It goes on even if this call is cancelled."""
-    if flight.attempt.deadline <= deadline:
+async def _end_of(flight: _Flight, deadline: float) -> Standing | None:
+    """What is reported once `flight` has ended; None if it goes on after `deadline`.  Cancelling this leaves it alone."""
+    if flight.question.deadline <= deadline:
         return await asyncio.shield(flight.task)
     done, _ = await asyncio.wait({flight.task}, timeout=max(0, deadline - asyncio.get_running_loop().time()))
     return flight.task.result() if done else None
 
 
-def _ran_out_of_time(result: ProbeResult, attempt: Attempt, caller: _Caller) -> bool:
-    """Whether the flight ended only because its time was up, while `caller` had more to give."""
-    if result.reason is Reason.DEADLINE:
-        return caller.deadline > attempt.deadline
-    return not result.ready and not attempt.connected and caller.redial_until > attempt.redial_until
+def _ran_out_of_time(flight: _Flight, caller: _Caller) -> bool:
+    """Whether `flight` ended only because its time was up, while `caller` has more."""
+    if flight.found.result.reason is Reason.DEADLINE:
+        return caller.deadline > flight.question.deadline
+    unreachable = not flight.found.result.ready and not flight.found.connected
+    return unreachable and caller.redial_until > flight.question.redial_until

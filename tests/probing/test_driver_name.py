@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from livenessprobe.driver.diagnosis import NotConnected
-from livenessprobe.driver.identity import PluginInfo
-from livenessprobe.driver.result import Reason
+from livenessprobe.driver.identity import Found, PluginInfo
+from livenessprobe.driver.result import NO_TIME, READY, Reason
 from livenessprobe.metrics import Metrics
 from livenessprobe.probing.driver_name import NAME_MAX, DriverName, shown
 from livenessprobe.settings.model import Settings
@@ -23,7 +23,8 @@ class Driver:
     """Stands for an `Identity` whose driver gives these answers, one for each call; None refuses the connection."""
 
     def __init__(self, *answers: PluginInfo | None) -> None:
-        self.dialer = SimpleNamespace(peer=None, address=SimpleNamespace(text="unix:///csi/csi.sock"))
+        self.dialer = SimpleNamespace(address=SimpleNamespace(text="unix:///csi/csi.sock"))
+        self.socket = (1, 1, 1)
         self.answers = list(answers)
         self.asked: list[tuple[float, float]] = []
         """When, and with which timeout."""
@@ -34,7 +35,7 @@ class Driver:
         if self.answers[0] is None:
             self.answers.pop(0)
             raise NotConnected(Reason.REFUSED, "nobody listens")
-        yield SimpleNamespace(socket=self.dialer.peer)
+        yield SimpleNamespace(socket=self.socket)
 
     async def get_plugin_info(self, _connection: object, _timeout: float) -> PluginInfo | None:
         await asyncio.sleep(0.25)
@@ -74,14 +75,18 @@ def test_the_name_is_asked_for_until_it_is_told_and_again_when_it_may_have_chang
         assert [(round(at - began, 6), timeout) for at, timeout in driver.asked] == [(0, 15), (0.1, 15), (0.55, 15)]
         assert (name.text, changed) == ("one", ["one"])
 
-        name.driver_reached()
+        reached = Found(READY, connected=True, socket=driver.socket)
+        name.probed(reached)
         await asyncio.sleep(60)
         assert len(driver.asked) == 3  # on the same socket
-        name.driver_is_back()
+        name.probed(Found(NO_TIME))
+        await asyncio.sleep(60)
+        assert len(driver.asked) == 3  # it is away
+        name.probed(reached)
         await asyncio.sleep(60)
         assert (name.text, changed) == ("one", ["one"])
-        driver.dialer.peer = (1, 2, 3)
-        name.driver_reached()
+        driver.socket = (1, 2, 3)
+        name.probed(reached._replace(socket=driver.socket))
         await asyncio.sleep(60)
         assert (name.text, changed, driver.answers) == ("two?", ["one", "two?"], [])
         running.cancel()
@@ -105,7 +110,7 @@ def test_a_probe_that_reaches_the_driver_ends_the_pause(make_settings: Callable[
         running = asyncio.create_task(name.run())
         await asyncio.sleep(4.6)
         assert [round(at - began, 6) for at, _ in driver.asked] == [0, 0.1, 0.3, 0.7, 1.5, 2.5, 3.5, 4.5]
-        name.driver_is_back()
+        name.probed(Found(READY, connected=True, socket=driver.socket))
         await asyncio.sleep(0.5)
         assert name.text == "d"
         running.cancel()

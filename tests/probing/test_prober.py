@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from livenessprobe.driver.address import parse_csi_address
 from livenessprobe.driver.connection import Dialer
-from livenessprobe.driver.identity import Attempt, Identity
+from livenessprobe.driver.identity import Found, Identity, Question, Update
 from livenessprobe.driver.result import (
     CALL_TIMED_OUT,
     DEADLINE,
@@ -35,7 +35,7 @@ from livenessprobe.driver.result import (
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.format import Options, render_text
 from livenessprobe.metrics import Metrics
-from livenessprobe.probing.prober import STOOD_STILL, Prober
+from livenessprobe.probing.prober import STOOD_STILL_SECONDS, Prober
 from livenessprobe.probing.schedule import MARGIN
 from livenessprobe.probing.standing import Standing
 from livenessprobe.settings import command_line
@@ -45,7 +45,7 @@ from livenessprobe.settings.model import Settings
 from tests.virtual import live, loop
 
 DAY = 86_400.0
-REFUSED = unreachable(Reason.REFUSED, "nobody listens", patience_spent=True)
+REFUSED = unreachable(Reason.REFUSED, "nobody listens", timed_out=True)
 BROKEN = rpc_error(Reason.DRIVER_ERROR, "Internal", "disk on fire")
 FOREVER = math.inf
 
@@ -54,42 +54,47 @@ class Driver:
     """Stands for an `Identity`: a driver that takes its time, and whom a probe leaves when that is up."""
 
     def __init__(self, seconds: float = 0.0, result: ProbeResult = READY) -> None:
-        self.dialer = SimpleNamespace(reuse=0.0, peer=None)
+        self.dialer = SimpleNamespace(reuse=0.0)
         self.listens = True
         self.dials_hang = False
         self.seconds = seconds
         self.result = result
         self.script: Callable[[], tuple[float, ProbeResult]] = lambda: (self.seconds, self.result)
         self.socket = (1, 1, 1)
-        self.attempts: list[Attempt] = []
+        self.questions: list[Question] = []
+        self.began: list[float] = []
         self.ended: list[float] = []
         self.in_flight = 0
         self.most_in_flight = 0
         self.looks = 0
 
     @property
-    def began(self) -> list[float]:
-        return [attempt.started for attempt in self.attempts]
+    def seconds_given(self) -> list[float]:
+        return [question.deadline - began for question, began in zip(self.questions, self.began, strict=True)]
 
-    def still_leads_there(self, attempt: Attempt) -> bool:
+    def still_leads_there(self, found: Found) -> bool:
         self.looks += 1
-        return not attempt.connected or attempt.socket == self.socket
+        return not found.connected or found.socket == self.socket
 
-    async def probe(self, attempt: Attempt) -> ProbeResult:
-        self.attempts.append(attempt)
+    async def probe(self, question: Question, update: Update) -> Found:
+        self.questions.append(question)
+        self.began.append(loop().time())
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
+            unreached = question.unreachable or unreachable(Reason.DEADLINE, "hung", timed_out=True)
             while not self.listens:
-                attempt.so_far = attempt.so_far if self.dials_hang else REFUSED
-                if loop().time() >= min(attempt.redial_until, attempt.deadline):
-                    return attempt.so_far
+                unreached = unreached if self.dials_hang else REFUSED
+                update(Found(unreached))
+                if loop().time() >= min(question.redial_until, question.deadline):
+                    return Found(unreached)
                 await asyncio.sleep(0.125)
-            attempt.connected, attempt.socket, attempt.so_far = True, self.socket, CALL_TIMED_OUT
+            connected = Found(CALL_TIMED_OUT, connected=True, socket=self.socket)
+            update(connected)
             seconds, result = self.script()
-            left = attempt.deadline - loop().time()
+            left = question.deadline - loop().time()
             await asyncio.sleep(min(seconds, left))
-            return result if seconds <= left else CALL_TIMED_OUT
+            return connected._replace(result=result) if seconds <= left else connected
         finally:
             self.in_flight -= 1
             self.ended.append(loop().time())
@@ -177,9 +182,9 @@ def test_a_day_has_the_right_probes_at_the_right_moments(interval: float, timeou
     assert len(began) == len(expected)
     assert began == pytest.approx(expected, abs=1e-6, rel=0)
 
-    for attempt, end, last in zip(driver.attempts, ended, lasts, strict=False):
-        assert attempt.deadline - attempt.started == pytest.approx(timeout)
-        assert end - attempt.started <= min(last, timeout) + 1e-6
+    for had, moment, end, last in zip(driver.seconds_given, began, ended, lasts, strict=False):
+        assert had == pytest.approx(timeout)
+        assert end - moment <= min(last, timeout) + 1e-6
 
     # The probe that midnight interrupts tells nothing.
     done = [last for last, end in zip(lasts, ended, strict=False) if end < start + DAY]
@@ -279,12 +284,12 @@ def test_a_fresh_report_is_answered_at_once_and_the_driver_is_left_alone() -> No
             for result in (READY, BROKEN, NOT_READY):
                 driver.result = result
                 await asyncio.sleep(10.5)
-                seen = (len(driver.attempts), driver.looks)
+                seen = (len(driver.questions), driver.looks)
                 for _ in range(1000):
                     standing = at_once(prober.check())
                     assert standing is prober.standing
                 assert standing.ready.report == result
-                assert (len(driver.attempts), driver.looks) == seen
+                assert (len(driver.questions), driver.looks) == seen
         assert metric(prober, "livenessprobe_shared_probes_total") == 0
 
     live(main())
@@ -297,7 +302,7 @@ def test_before_the_first_report_a_request_waits_for_it() -> None:
         async with by_itself(prober):
             await asyncio.sleep(0.5)
             assert await timed(prober.check()) == (1.5, None)
-        assert len(driver.attempts) == 1
+        assert len(driver.questions) == 1
 
     live(main())
 
@@ -313,14 +318,14 @@ def test_a_report_that_is_too_old_makes_a_request_probe_for_itself(before: Probe
         async with by_itself(prober):
             await asyncio.sleep(25)
             assert at_once(prober.check()).ready.report == before
-            seen, driver.result, driver.seconds = len(driver.attempts), result, 0.5
+            seen, driver.result, driver.seconds = len(driver.questions), result, 0.5
             loop().stall(120)
             assert await timed(prober.check()) == (0.5, result.reason)
             # The probe that was due meanwhile is the same one, and those that were missed are left out.
-            assert len(driver.attempts) == seen + 1
+            assert len(driver.questions) == seen + 1
             assert at_once(prober.check()).ready.report == result
             await asyncio.sleep(100)
-        assert len(driver.attempts) == seen + 1 + 10
+        assert len(driver.questions) == seen + 1 + 10
         assert driver.most_in_flight == 1
         on_grid = [began for place, began in enumerate(driver.began) if place not in (0, seen)]
         for began in on_grid:
@@ -337,7 +342,7 @@ def test_a_report_lasts_for_the_interval_the_timeout_and_a_margin(age: float, pr
         await prober.check()
         loop().now = prober.standing.at + age
         await prober.check()
-        assert len(driver.attempts) == 1 + probes
+        assert len(driver.questions) == 1 + probes
 
     live(main())
 
@@ -381,7 +386,7 @@ def test_an_interval_that_changes_begins_anew_at_once() -> None:
         prober = make(driver)
         async with by_itself(prober):
             await asyncio.sleep(100)
-            assert driver.attempts == []  # 0s: nothing happens by itself
+            assert driver.questions == []  # 0s: nothing happens by itself
 
             changed = loop().time()
             prober.adopt(make_settings(interval="10s"))
@@ -402,10 +407,10 @@ def test_an_interval_that_changes_begins_anew_at_once() -> None:
 
             prober.adopt(make_settings(interval="0s"))
             await asyncio.sleep(1000)
-            assert len(driver.attempts) == len(slow) + len(fast)
+            assert len(driver.questions) == len(slow) + len(fast)
 
             await prober.check()  # and now a request probes again, though a report is there
-            assert len(driver.attempts) == len(slow) + len(fast) + 1
+            assert len(driver.questions) == len(slow) + len(fast) + 1
         assert driver.most_in_flight == 1
 
     live(main())
@@ -440,7 +445,7 @@ def test_other_settings_leave_the_schedule_alone() -> None:
         assert gaps[1:] == pytest.approx([10.0] * (len(gaps) - 1), abs=1e-6)
         assert gaps[0] <= 10
         assert len(gaps) in (27, 28)  # 274 seconds
-        assert {round(attempt.deadline - attempt.started, 6) for attempt in driver.attempts} == {3, 4}
+        assert {round(seconds, 6) for seconds in driver.seconds_given} == {3, 4}
 
     live(main())
 
@@ -515,10 +520,10 @@ def test_what_is_asked_and_for_how_long_follows_the_settings() -> None:
         )
         assert driver.dialer.reuse == 7
         await prober.check()
-        first, second = driver.attempts
-        assert (first.method, first.service, first.deadline - first.started) == ("/csi.v1.Identity/Probe", "", 3)
+        (first, second), began = driver.questions, driver.began[1]
+        assert (first.method, first.service, first.deadline - driver.began[0]) == ("/csi.v1.Identity/Probe", "", 3)
         assert (second.method, second.service) == ("/grpc.health.v1.Health/Check", "x")
-        assert (second.deadline - second.started, second.redial_until - second.started) == (9, 4)
+        assert (second.deadline - began, second.redial_until - began) == (9, 4)
 
     live(main())
 
@@ -534,7 +539,7 @@ def test_without_an_interval_each_request_probes() -> None:
             for asked in range(1, 21):
                 driver.result = READY if asked % 2 else BROKEN
                 assert await timed(prober.check()) == (0.1, driver.result.reason)
-                assert len(driver.attempts) == asked
+                assert len(driver.questions) == asked
 
     live(main())
 
@@ -558,7 +563,7 @@ def test_parallel_requests_share_one_probe() -> None:
         prober = make(driver)
         answers = await asyncio.gather(*(timed(prober.check(), later / 10) for later in range(10)))
         assert answers == [(round(1 - later / 10, 6), None) for later in range(10)]
-        assert len(driver.attempts) == 1
+        assert len(driver.questions) == 1
         assert metric(prober, "livenessprobe_shared_probes_total") == 9
 
     live(main())
@@ -570,7 +575,7 @@ def test_who_joins_a_hung_probe_has_its_own_timeout() -> None:
         prober = make(driver, probe_timeout="3s")
         answers = await asyncio.gather(timed(prober.check()), timed(prober.check(), 2))
         assert answers == [(3.0, Reason.DEADLINE), (3.0, Reason.DEADLINE)]
-        assert [attempt.deadline - attempt.started for attempt in driver.attempts] == [3, 2]
+        assert driver.seconds_given == [3, 2]
         assert driver.most_in_flight == 1
 
     live(main())
@@ -668,7 +673,7 @@ def test_without_any_time_the_driver_is_not_asked(interval: str, timeout: str) -
             assert await timed(prober.check()) == (0.0, Reason.DEADLINE)
             await asyncio.sleep(100)
             assert at_once(prober.check()).ready.report == NO_TIME
-            assert driver.attempts == []
+            assert driver.questions == []
             assert metric(prober, "livenessprobe_last_probe_duration_seconds") == 0
             prober.adopt(make_settings(interval=interval, probe_timeout="3s"))
             await asyncio.sleep(10)
@@ -723,7 +728,7 @@ def test_a_fault_of_our_own_is_an_answer(error: Exception) -> None:
         async with by_itself(prober):
             assert await timed(prober.check()) == (0.0, Reason.INTERNAL)
             await asyncio.sleep(100)
-        assert len(driver.attempts) in (10, 11)  # and probing goes on
+        assert len(driver.questions) in (10, 11)  # and probing goes on
 
     live(main())
 
@@ -744,8 +749,8 @@ def test_a_socket_that_is_missing_is_looked_for_every_80_ms(tmp_path: Path, grac
             look()
 
         dialer.look_at_socket = watched
-        result = await Identity(dialer).probe(Attempt(began, began + 10, began + grace))
-        assert result.reason is Reason.SOCKET_MISSING
+        found = await Identity(dialer).probe(Question(began + 10, began + grace))
+        assert found.result.reason is Reason.SOCKET_MISSING
         assert loop().time() - began == pytest.approx(grace)
         return seen
 
@@ -770,7 +775,7 @@ def test_an_unreachable_driver_is_dialled_for_as_long_as_each_caller_has_grace(
     driver.listens = False
 
     assert asked(driver, callers, probe_timeout="3s", unreachable_grace=grace) == answers
-    assert len(driver.attempts) == probes
+    assert len(driver.questions) == probes
 
 
 def test_a_driver_that_comes_within_the_grace_is_answered_at_once() -> None:
@@ -795,7 +800,7 @@ def test_what_an_earlier_probe_found_is_told_when_the_next_one_finds_nothing() -
         await asyncio.sleep(2.99)
         driver.dials_hang = True
         assert [await each for each in asking] == [(3.0, Reason.REFUSED), (3.0, Reason.REFUSED)]
-        assert len(driver.attempts) == 2
+        assert len(driver.questions) == 2
 
     live(main())
 
@@ -811,7 +816,7 @@ def test_what_is_left_after_a_failure_is_no_second_failure() -> None:
         answers = await asyncio.gather(timed(prober.check()), timed(prober.check(), 0.25))
         assert answers == [(3.0, None), (3.0, None)]
         assert prober.standing.ready.failures == 1
-        assert len(driver.attempts) == 3
+        assert len(driver.questions) == 3
         assert metric(prober, 'livenessprobe_probe_failures_total{reason="refused"}') == 1
         await asyncio.sleep(1)
         assert await timed(prober.check()) == (3.0, Reason.REFUSED)
@@ -854,7 +859,7 @@ def test_that_time_runs_out_is_counted_once(
             driver.seconds, driver.result = rest
         await asyncio.wait(asking)
         assert prober.standing.ready.failures == failures
-        assert len(driver.attempts) == 2
+        assert len(driver.questions) == 2
 
     live(main())
 
@@ -864,6 +869,7 @@ def test_the_name_is_asked_for_again_when_the_driver_has_been_away() -> None:
         driver = Driver()
         prober = make(driver)
         wanted = prober.driver_name._wanted
+        prober.driver_name._named_socket = driver.socket
 
         async def asks_for_the_name(result: ProbeResult = READY, *, listens: bool = True) -> bool:
             wanted.clear()
@@ -878,7 +884,8 @@ def test_the_name_is_asked_for_again_when_the_driver_has_been_away() -> None:
         assert not await asks_for_the_name()
         assert not await asks_for_the_name(rpc_error(Reason.CONNECTION_LOST, "Unavailable", "Socket closed"))
         assert await asks_for_the_name(NOT_READY)
-        driver.dialer.peer = "another"
+        assert not await asks_for_the_name()
+        driver.socket = (1, 2, 2)
         assert await asks_for_the_name()
 
     live(main())
@@ -960,7 +967,7 @@ def test_a_fault_of_our_own_is_logged_and_told(logged: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stalled", "again"), [(0.0, False), (STOOD_STILL, False), (STOOD_STILL + 0.5, True), (100.0, True)]
+    ("stalled", "again"), [(0.0, False), (STOOD_STILL_SECONDS, False), (STOOD_STILL_SECONDS + 0.5, True), (100.0, True)]
 )
 def test_a_probe_during_which_we_stood_still_is_made_again(stalled: float, again: bool, logged: list[str]) -> None:
     """The driver may have answered in time, and nobody was there to read it."""
@@ -973,8 +980,8 @@ def test_a_probe_during_which_we_stood_still_is_made_again(stalled: float, again
         driver.seconds = 0.25
         loop().stall(2 + stalled)
         took, reason = await asking
-        assert len(driver.attempts) == 1 + again
-        assert [attempt.deadline - loop().time() for attempt in driver.attempts[1:]] == [2.75] * again
+        assert len(driver.questions) == 1 + again
+        assert [question.deadline - loop().time() for question in driver.questions[1:]] == [2.75] * again
         assert metric(prober, "livenessprobe_last_probe_duration_seconds") == (0.25 if again else 3 + stalled)
         return took, reason
 
@@ -997,7 +1004,7 @@ def test_a_driver_is_not_asked_when_its_time_is_up_before(
             await asyncio.sleep(0)
         loop().stall(stalled)
         assert await asking == answer
-        assert len(driver.attempts) == probes
+        assert len(driver.questions) == probes
 
     live(main())
 
@@ -1049,7 +1056,7 @@ def test_who_comes_after_the_timeout_was_lowered_is_told_what_has_been_found_so_
         prober.adopt(make_settings(probe_timeout=lowered))
         assert await timed(prober.check()) == answer
         assert await early == ((seconds, None) if seconds < 12 else (12.0, TIMED_OUT))
-        assert len(driver.attempts) == 1
+        assert len(driver.questions) == 1
         assert metric(prober, 'livenessprobe_probe_failures_total{reason="deadline"}') == (seconds > 12)
 
     live(main())
