@@ -18,7 +18,7 @@ from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.probing.callers import Callers
 from livenessprobe.probing.prober import Prober
-from livenessprobe.probing.reporter import Outlets
+from livenessprobe.probing.reporter import Reporter
 from livenessprobe.process import signals
 from livenessprobe.process.watchdog import Watchdog
 from livenessprobe.reload import Reloader
@@ -76,9 +76,8 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
         metrics.log_records_dropped.set_function(klog.dropped)
         metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         dialer = Dialer(loaded.settings.csi_address, metrics.connections.inc)
-        outlets = Outlets()
-        prober = Prober(Identity(dialer), loaded.settings, metrics, outlets.noted.set)
-        outlets.begin(loaded.settings.health_file)
+        prober = Prober(Identity(dialer), loaded.settings, metrics)
+        reporter = Reporter(prober, loaded.settings)
         reloader = Reloader(loaded, file.path, file.load, lambda settings: _adopt(prober, settings), metrics)
         _announce(loaded)
         # Connections leave cycles behind.  What is loaded by now stays for good, and left out of account it no longer puts
@@ -94,7 +93,7 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
                 beside = [
                     group.create_task(prober.driver_name.run(), name="driver name"),
                     group.create_task(prober.run(), name="probe by itself"),
-                    group.create_task(outlets.run(prober, control.stop), name="health file"),
+                    group.create_task(reporter.run(control.stop), name="reporter"),
                     group.create_task(reloader.watch(control.reload, polled=file.polled), name="settings file"),
                 ]
 
@@ -118,9 +117,9 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
                     task.cancel()
         finally:
             watchdog.stop()
-            outlets.end()
+            await reporter.close()
             await dialer.close()
-        return FAILED if outlets.failed else 0
+        return FAILED if reporter.failed else 0
 
 
 def _raise_descriptor_limit() -> int:

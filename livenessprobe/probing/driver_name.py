@@ -10,7 +10,6 @@ from livenessprobe.driver.identity import GET_PLUGIN_INFO, Found, Identity
 from livenessprobe.driver.result import Reason
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import UNKNOWN_DRIVER, Metrics
-from livenessprobe.settings.model import Settings
 
 log = get_logger(__file__, "main")
 log_connection = get_logger(__file__, "connection")
@@ -27,9 +26,12 @@ PAUSE_SECONDS, PAUSE_MAX_SECONDS = 0.1, 1.0
 class DriverName:
     """The name that records, metrics and the health file show; `changed` is called when it has become another."""
 
-    def __init__(self, identity: Identity, settings: Settings, metrics: Metrics, changed: Callable[[], object]) -> None:
+    def __init__(self, identity: Identity, probe_path: str, metrics: Metrics, changed: Callable[[], object]) -> None:
         self.text = UNKNOWN_DRIVER
-        self.settings = settings
+        self.probe_timeout = 0.0
+        """Seconds; may be changed at any time."""
+        self._is_csi = probe_path.startswith("/csi.")
+        """A service that is probed with a method outside CSI may have no GetPluginInfo."""
         self._changed = changed
         self._identity = identity
         self._metrics = metrics
@@ -49,12 +51,10 @@ class DriverName:
 
     async def run(self) -> None:
         """Ask for the name whenever it may have changed; runs until cancelled."""
-        while True:
+        while self._is_csi:
             await self._wanted.wait()
             self._wanted.clear()
-            # A service that is probed with a method outside CSI may have no GetPluginInfo.
-            if self.settings.probe_path.startswith("/csi."):
-                await self._learn()
+            await self._learn()
 
     async def _learn(self) -> None:
         loop = asyncio.get_running_loop()
@@ -63,7 +63,7 @@ class DriverName:
         still_connecting = loop.time() + STILL_CONNECTING_SECONDS
         pause, announced = PAUSE_SECONDS, False
         while True:
-            timeout = max(self.settings.probe_timeout, TIMEOUT_SECONDS)
+            timeout = max(self.probe_timeout, TIMEOUT_SECONDS)
             try:
                 async with self._identity.dialled(timeout) as connection:
                     if not announced:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from livenessprobe.driver.identity import CUT_SHORT_SECONDS, Found, Identity, Question
@@ -71,18 +70,18 @@ class _Flight:
 
 
 class Prober:
-    """
-    Answers for the driver.
+    """Answers for one driver."""
 
-    `noted` is called after each Probe and each change of settings; `standing` is what is reported then.
-    """
-
-    def __init__(self, identity: Identity, settings: Settings, metrics: Metrics, noted: Callable[[], object]) -> None:
-        self.driver_name = DriverName(identity, settings, metrics, noted)
+    def __init__(self, identity: Identity, settings: Settings, metrics: Metrics) -> None:
         self.standing = Standing()
+        """What is reported."""
+        self.changed = asyncio.Event()
+        """Set after each Probe, and after each change of settings or of the driver's name."""
+        self.driver_name = DriverName(identity, settings.probe_path, metrics, self.changed.set)
         self._identity = identity
         self._metrics = metrics
-        self._noted = noted
+        self._question = Question(0.0, 0.0, settings.probe_path, settings.health_service)
+        """What each Probe asks, but for its times."""
         self._adopted = asyncio.Event()
         self._flight: _Flight | None = None
         """The one that requests join."""
@@ -99,12 +98,13 @@ class Prober:
         self.adopt(settings)
 
     def adopt(self, settings: Settings) -> None:
-        """Go by `settings` from now on.  Requests in flight keep their deadlines; counts of results are kept."""
-        self.settings = self.driver_name.settings = settings
+        """Go by the live keys of `settings` from now on.  Requests in flight keep their deadlines, results their counts."""
+        self.settings = settings
+        self.driver_name.probe_timeout = settings.probe_timeout
         self._identity.dialer.reuse = settings.connection_reuse
         self._metrics.probe_timeout.set(settings.probe_timeout)
         self._adopted.set()
-        self._noted()
+        self.changed.set()
 
     def longest_wait(self) -> float:
         """Seconds until every request has its response, a request that comes now included."""
@@ -175,11 +175,9 @@ class Prober:
         `unreachable` is why the one before it did not connect.
         """
         loop = asyncio.get_running_loop()
-        question = Question(
+        question = self._question._replace(
             deadline=max(caller.deadline for caller in self._callers),
             redial_until=max(caller.redial_until for caller in self._callers),
-            method=self.settings.probe_path,
-            service=self.settings.health_service,
             driver_name=self.driver_name.text,
             unreachable=unreachable,
         )
@@ -260,7 +258,7 @@ class Prober:
         self.standing = self.standing.after(found.result, self.settings.thresholds, now, new_driver=new_driver)
         self._record_change(now)
         self.driver_name.probed(found)
-        self._noted()
+        self.changed.set()
         return self.standing
 
     def _record(self, flight: _Flight, now: float) -> None:

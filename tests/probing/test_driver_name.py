@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 
 from hypothesis import given
@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from livenessprobe.driver.diagnosis import NotConnected
 from livenessprobe.driver.identity import Found, PluginInfo
+from livenessprobe.driver.methods import HEALTH_CHECK, PROBE
 from livenessprobe.driver.result import NO_TIME, READY, Reason
 from livenessprobe.metrics import Metrics
 from livenessprobe.probing.driver_name import NAME_MAX, DriverName, shown
-from livenessprobe.settings.model import Settings
 from tests.virtual import live, loop
 
 
@@ -54,9 +54,7 @@ def calls(metrics: Metrics) -> set[str]:
     }
 
 
-def test_the_name_is_asked_for_until_it_is_told_and_again_when_it_may_have_changed(
-    make_settings: Callable[..., Settings],
-) -> None:
+def test_the_name_is_asked_for_until_it_is_told_and_again_when_it_may_have_changed() -> None:
     async def main() -> None:
         failed = PluginInfo("", "rpc error", "Unavailable")
         driver = Driver(None, failed, named("one"), named("one"), named("two\n"))
@@ -64,10 +62,11 @@ def test_the_name_is_asked_for_until_it_is_told_and_again_when_it_may_have_chang
         metrics, began = Metrics(0.0), loop().time()
         name = DriverName(
             driver,  # type: ignore[arg-type]
-            make_settings(probe_timeout="15s"),
+            PROBE,
             metrics,
             lambda: changed.append(name.text),
         )
+        name.probe_timeout = 15
         running = asyncio.create_task(name.run())
         assert name.text == "unknown-driver"
         await asyncio.sleep(60)
@@ -103,10 +102,10 @@ def test_the_name_is_asked_for_until_it_is_told_and_again_when_it_may_have_chang
     live(main())
 
 
-def test_a_probe_that_reaches_the_driver_ends_the_pause(make_settings: Callable[..., Settings]) -> None:
+def test_a_probe_that_reaches_the_driver_ends_the_pause() -> None:
     async def main() -> None:
         driver = Driver(*[None] * 8, named("d"))
-        began, name = loop().time(), DriverName(driver, make_settings(), Metrics(0.0), lambda: None)  # type: ignore[arg-type]
+        began, name = loop().time(), DriverName(driver, PROBE, Metrics(0.0), lambda: None)  # type: ignore[arg-type]
         running = asyncio.create_task(name.run())
         await asyncio.sleep(4.6)
         assert [round(at - began, 6) for at, _ in driver.asked] == [0, 0.1, 0.3, 0.7, 1.5, 2.5, 3.5, 4.5]
@@ -118,14 +117,11 @@ def test_a_probe_that_reaches_the_driver_ends_the_pause(make_settings: Callable[
     live(main())
 
 
-def test_a_service_that_is_no_csi_driver_is_not_asked(make_settings: Callable[..., Settings]) -> None:
+def test_a_service_that_is_no_csi_driver_is_not_asked() -> None:
     async def main() -> None:
         driver = Driver()
-        settings = make_settings(probe_path="/grpc.health.v1.Health/Check")
-        running = asyncio.create_task(DriverName(driver, settings, Metrics(0.0), lambda: None).run())  # type: ignore[arg-type]
-        await asyncio.sleep(60)
+        await DriverName(driver, HEALTH_CHECK, Metrics(0.0), lambda: None).run()  # type: ignore[arg-type]
         assert driver.asked == []
-        running.cancel()
 
     live(main())
 

@@ -105,8 +105,8 @@ def make_settings(**values: str) -> Settings:
     return load(given_flags, {}, "linux", "", merge=overlay).settings
 
 
-def make(driver: Driver, noted: Callable[[], object] = lambda: None, **values: str) -> Prober:
-    return Prober(driver, make_settings(**values), Metrics(0.0), noted)  # type: ignore[arg-type]
+def make(driver: Driver, **values: str) -> Prober:
+    return Prober(driver, make_settings(**values), Metrics(0.0))  # type: ignore[arg-type]
 
 
 def metric(prober: Prober, series: str) -> float:
@@ -249,21 +249,15 @@ def test_an_hour_of_flapping_changes_the_report_as_often_as_its_runs_say(seed: i
 def test_a_driver_that_dies_is_reported_within_threshold_times_interval_and_timeout(failure: int, answers_in: float) -> None:
     async def die(after: float) -> float:
         driver = Driver(answers_in)
-        told = asyncio.Event()
-
-        def noted() -> None:
-            if prober and not prober[0].standing.ready.stands:
-                told.set()
-
-        prober: list[Prober] = []
-        prober.append(make(driver, noted, interval="10s", probe_timeout="3s", failure_threshold=str(failure)))
-        async with by_itself(prober[0]):
+        prober = make(driver, interval="10s", probe_timeout="3s", failure_threshold=str(failure))
+        async with by_itself(prober):
             await asyncio.sleep(3)  # whatever the phase, there has been a good probe
-            told.clear()
             await asyncio.sleep(after)
             driver.seconds = FOREVER
             died = loop().time()
-            await told.wait()
+            while prober.standing.ready.stands:
+                await prober.changed.wait()
+                prober.changed.clear()
             return loop().time() - died
 
     async def deaths() -> list[float]:
@@ -488,42 +482,40 @@ def test_thresholds_that_change_keep_the_counts() -> None:
     live(main())
 
 
-def test_each_probe_and_each_change_of_settings_is_noted() -> None:
+def test_each_probe_and_each_change_of_settings_is_a_change() -> None:
     async def main() -> None:
-        noted: list[ProbeResult | None] = []
-        probers: list[Prober] = []
-        driver = Driver()
-        probers.append(make(driver, lambda: noted.append(probers[0].standing.result if probers else None)))
-        assert noted == [None]
-        await probers[0].check()
-        driver.result = BROKEN
-        await probers[0].check()
-        probers[0].adopt(make_settings(failure_threshold="2"))
-        assert noted == [None, READY, BROKEN, BROKEN]
+        prober = make(Driver())
+
+        def changed() -> bool:
+            was_set = prober.changed.is_set()
+            prober.changed.clear()
+            return was_set
+
+        changed()
+        assert not changed()
+        await prober.check()
+        assert changed()
+        prober.adopt(make_settings(failure_threshold="2"))
+        assert changed()
+        prober.driver_name._named("csi.example.com")
+        assert changed()
+        assert not changed()
 
     live(main())
 
 
-def test_what_is_asked_and_for_how_long_follows_the_settings() -> None:
+def test_for_how_long_the_driver_is_asked_follows_the_settings_and_what_is_asked_stays() -> None:
     async def main() -> None:
         driver = Driver()
-        prober = make(driver, probe_timeout="3s")
+        prober = make(driver, probe_timeout="3s", probe_path="/grpc.health.v1.Health/Check", health_service="x")
         await prober.check()
-        prober.adopt(
-            make_settings(
-                probe_timeout="9s",
-                unreachable_grace="4s",
-                probe_path="/grpc.health.v1.Health/Check",
-                health_service="x",
-                connection_reuse="7s",
-            )
-        )
+        prober.adopt(make_settings(probe_timeout="9s", unreachable_grace="4s", connection_reuse="7s"))
         assert driver.dialer.reuse == 7
         await prober.check()
-        (first, second), began = driver.questions, driver.began[1]
-        assert (first.method, first.service, first.deadline - driver.began[0]) == ("/csi.v1.Identity/Probe", "", 3)
-        assert (second.method, second.service) == ("/grpc.health.v1.Health/Check", "x")
-        assert (second.deadline - began, second.redial_until - began) == (9, 4)
+        (first, second), began = driver.questions, driver.began
+        assert (first.deadline - began[0], first.redial_until - began[0]) == (3, 3)
+        assert (second.deadline - began[1], second.redial_until - began[1]) == (9, 4)
+        assert {question[2:4] for question in driver.questions} == {("/grpc.health.v1.Health/Check", "x")}
 
     live(main())
 
@@ -1104,7 +1096,7 @@ async def test_a_caller_is_told_that_nobody_speaks_grpc_here(socket_path: str) -
         listener.listen()
         settings, metrics = make_settings(csi_address=socket_path, probe_timeout="300ms"), Metrics(0.0)
         dialer = Dialer(settings.csi_address, lambda: None)
-        prober = Prober(Identity(dialer), settings, metrics, lambda: None)
+        prober = Prober(Identity(dialer), settings, metrics)
         standing = await prober.check()
         await dialer.close()
 
