@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import math
-import os
 import platform
 import re
-import subprocess
-import sys
 import time
 
 import pytest
@@ -19,8 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from livenessprobe import UPSTREAM_VERSION, __version__
 from livenessprobe.driver.result import Reason
-from livenessprobe.metrics import UNKNOWN_DRIVER, Metrics, process_start_time, render
-from tests.support import ROOT
+from livenessprobe.metrics import UNKNOWN_DRIVER, Metrics, render
 
 START = 1795224575.01
 PLAIN = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores"
@@ -412,27 +407,3 @@ def test_any_request_headers_are_answered(accept: str, accept_encoding: str) -> 
     exposition = Metrics(START).expose(accept, accept_encoding)
 
     assert exposition.headers["Content-Type"].startswith("text/plain; version=0.0.4; charset=utf-8; escaping=")
-
-
-# --- the start of the process
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the system does not tell")
-def test_the_start_time_is_that_of_this_process() -> None:
-    """It is not the time of the call: it stays."""
-    first = process_start_time()
-    second = process_start_time()
-
-    assert first == second
-    assert value(Metrics(), "process_start_time_seconds") != "NaN"
-    assert math.isclose(float(value(Metrics(), "process_start_time_seconds")), first, rel_tol=1e-12)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="tests/windows has its own; no other system tells")
-def test_a_new_process_has_just_started() -> None:
-    """The kernel counts from the boot, in hundredths of a second, and tells the boot in whole seconds."""
-    before = time.time()
-    code = "from livenessprobe.metrics import process_start_time; print(process_start_time())"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-
-    assert before - 1.5 <= float(output) <= time.time() + 1.5
