@@ -17,7 +17,7 @@ from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.probing.callers import Callers
 from livenessprobe.probing.prober import Prober
-from livenessprobe.probing.reporter import Outlets
+from livenessprobe.probing.reporter import Reporter
 from livenessprobe.process import memory, signals
 from livenessprobe.process.watchdog import Watchdog
 from livenessprobe.reload import Reloader
@@ -73,9 +73,8 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
         metrics.log_records_dropped.set_function(klog.dropped)
         metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         dialer = Dialer(loaded.settings.csi_address, metrics.connections.inc)
-        outlets = Outlets()
-        prober = Prober(Identity(dialer, metrics), loaded.settings, metrics, outlets.noted.set)
-        outlets.begin(loaded.settings.health_file)
+        prober = Prober(Identity(dialer), loaded.settings, metrics)
+        reporter = Reporter(prober, loaded.settings)
         reloader = Reloader(loaded, file.path, file.load, lambda settings: _adopt(prober, settings), metrics)
         served = _healths(Callers(prober, metrics), metrics, loaded.settings, listeners)
         applications = Applications([health for health, _ in served], metrics)
@@ -85,9 +84,9 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
             try:
                 async with asyncio.TaskGroup() as group:
                     beside = [
-                        group.create_task(prober.names.run(), name="learn the driver's name"),
+                        group.create_task(prober.driver_name.run(), name="learn the driver's name"),
                         group.create_task(prober.run(), name="probe on schedule"),
-                        group.create_task(outlets.run(prober, metrics, control.stop), name="report health"),
+                        group.create_task(reporter.run(control.stop), name="report health"),
                         group.create_task(reloader.watch(control.reload, polled=file.polled), name="settings file"),
                     ]
                     apps: list[ASGI] = [health for health, _ in served]
@@ -102,9 +101,9 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
                     for task in beside:
                         task.cancel()
             finally:
-                outlets.end()
+                await reporter.close()
                 await dialer.close()
-        return EXIT_ON_FAILURE if outlets.failed else 0
+        return EXIT_ON_FAILURE if reporter.failed else 0
 
 
 def _limits(settings: Settings, listeners: Listeners) -> Limits:

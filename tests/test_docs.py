@@ -14,7 +14,8 @@ from livenessprobe.commands import check
 from livenessprobe.driver.identity import REDIAL_SECONDS
 from livenessprobe.driver.result import CALL_TIMED_OUT, MESSAGE_MAX, Reason
 from livenessprobe.klog.writer import QUEUE_LIMIT
-from livenessprobe.metrics import NAME_MAX, Metrics
+from livenessprobe.metrics import Metrics
+from livenessprobe.probing.driver_name import NAME_MAX
 from livenessprobe.process.watchdog import PATIENCE
 from livenessprobe.settings import flags, layers
 from livenessprobe.settings.layers import KEYS, PREFIX

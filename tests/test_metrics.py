@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import math
-import os
 import platform
 import re
-import subprocess
-import sys
 import time
 
 import pytest
@@ -19,8 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from livenessprobe import UPSTREAM_VERSION, __version__
 from livenessprobe.driver.result import Reason
-from livenessprobe.metrics import UNKNOWN_DRIVER, Metrics, process_start_time, render
-from tests.support import ROOT
+from livenessprobe.metrics import UNKNOWN_DRIVER, Metrics, render
 
 START = 1795224575.01
 PLAIN = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores"
@@ -61,7 +56,7 @@ def histogram(labels: str, counts: list[int], total: str) -> list[str]:
 def test_the_histogram_is_gos_text() -> None:
     """Labels sorted by name with `le` last, whole bounds without `.0`, the sum before the count, no `_created`."""
     metrics = Metrics(START)
-    metrics.driver_name = "D"
+    metrics.name_driver("D")
     metrics.operation("/csi.v1.Identity/Probe", "OK", 0.0625)
 
     assert "\n".join(family(metrics, "csi_sidecar_operations_seconds")) == (
@@ -97,7 +92,7 @@ process_start_time_seconds 1.79522457501e+09"""
 
 def test_observations_fall_into_their_buckets() -> None:
     metrics = Metrics(START)
-    metrics.driver_name = "D"
+    metrics.name_driver("D")
     for seconds in (0.3125, 2.5, 700.0, 0.0):
         metrics.operation("M", "Internal", seconds)
 
@@ -111,7 +106,7 @@ def test_series_are_sorted_by_their_label_values() -> None:
     metrics = Metrics(START)
     order = [("b", "OK", "P"), ("a", "Unavailable", "P"), ("a", "OK", "P"), ("B", "OK", "P"), ("a", "OK", "G")]
     for driver, code, method in order:
-        metrics.driver_name = driver
+        metrics.name_driver(driver)
         metrics.operation(method, code, 0.0625)
 
     expected = list(HISTOGRAM_HEAD)
@@ -123,7 +118,7 @@ def test_series_are_sorted_by_their_label_values() -> None:
 def test_calls_before_the_name_is_known_are_labelled_unknown_driver() -> None:
     metrics = Metrics(START)
     metrics.operation("/csi.v1.Identity/GetPluginInfo", "OK", 0.0625)
-    metrics.driver_name = "D"
+    metrics.name_driver("D")
 
     assert UNKNOWN_DRIVER == "unknown-driver"
     labels = 'driver_name="unknown-driver",grpc_status_code="OK",method_name="/csi.v1.Identity/GetPluginInfo"'
@@ -200,7 +195,7 @@ def test_there_are_no_created_series() -> None:
 )
 def test_label_values_are_escaped_as_by_go(name: str, shown: str) -> None:
     metrics = Metrics(START)
-    metrics.driver_name = name
+    metrics.name_driver(name)
     metrics.operation("M", "OK", 1.0)
 
     line = f'csi_sidecar_operations_seconds_count{{driver_name="{shown}",grpc_status_code="OK",method_name="M"}} 1'
@@ -209,7 +204,7 @@ def test_label_values_are_escaped_as_by_go(name: str, shown: str) -> None:
 
 def test_a_name_that_is_not_utf8_is_exposed_unchanged() -> None:
     metrics = Metrics(START)
-    metrics.driver_name = b"bad\xff".decode(errors="surrogateescape")
+    metrics.name_driver(b"bad\xff".decode(errors="surrogateescape"))
     metrics.operation("M", "OK", 1.0)
 
     assert b'driver_name="bad\xff"' in metrics.expose().body
@@ -237,7 +232,7 @@ def test_a_counter_has_its_full_name_in_help_and_type() -> None:
 @given(st.text(), st.floats(0, 1e9))
 def test_a_scraper_reads_the_recorded_values(name: str, seconds: float) -> None:
     metrics = Metrics(START)
-    metrics.driver_name = name
+    metrics.name_driver(name)
     metrics.operation("M", "OK", seconds)
 
     (found,) = (f for f in text_string_to_metric_families(text_of(metrics)) if f.name == "csi_sidecar_operations_seconds")
@@ -412,27 +407,3 @@ def test_any_request_headers_are_answered(accept: str, accept_encoding: str) -> 
     exposition = Metrics(START).expose(accept, accept_encoding)
 
     assert exposition.headers["Content-Type"].startswith("text/plain; version=0.0.4; charset=utf-8; escaping=")
-
-
-# --- the start of the process
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
-def test_the_start_time_is_that_of_this_process() -> None:
-    """And not that of the call: two calls agree."""
-    first = process_start_time()
-    second = process_start_time()
-
-    assert first == second
-    assert value(Metrics(), "process_start_time_seconds") != "NaN"
-    assert math.isclose(float(value(Metrics(), "process_start_time_seconds")), first, rel_tol=1e-12)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc; tests/windows tests the same")
-def test_a_new_process_has_just_started() -> None:
-    """The kernel has the start in hundredths of a second since the boot, and the boot in whole seconds."""
-    before = time.time()
-    code = "from livenessprobe.metrics import process_start_time; print(process_start_time())"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-
-    assert before - 1.5 <= float(output) <= time.time() + 1.5

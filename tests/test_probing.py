@@ -387,17 +387,6 @@ def test_a_settings_file_with_a_method_that_may_change_a_volume_is_ignored(
     assert process.get().status == 200
 
 
-def test_the_method_follows_the_settings_file(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
-    file = folder / "settings.toml"
-    file.write_text("v = 0\n")
-    driver.methods = {HEALTH_CHECK: _health_service(server=NOT_SERVING)}
-    process = sidecar(f"--config={file}")
-    assert process.get().status == 200
-    process.write(file, f'probe_path = "{HEALTH_CHECK}"\n')
-    process.await_log('"Setting changed" key="probe_path"')
-    assert process.get().status == 500
-
-
 # --- paths
 
 PATHS = ("/healthz", "/livez", "/readyz", "/startupz")
@@ -657,21 +646,6 @@ def test_only_a_plain_file_is_used_as_health_file(driver: FakeDriver, folder: Pa
     after = path.lstat()
     assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
     assert what != "link" or (folder / "target").read_text() == "precious"
-
-
-def test_the_health_file_moves_with_the_settings_file(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
-    file, old, new = folder / "settings.toml", folder / "old", folder / "new"
-    file.write_text(f'health_file = "{old}"\ninterval = "1000h"\n')
-    process = sidecar(f"--config={file}")
-    eventually(old.exists)
-
-    process.write(file, f'health_file = "{new}"\ninterval = "1000h"\n')
-    eventually(new.exists)  # without a new probe
-    assert not old.exists()
-
-    process.write(file, 'interval = "1000h"\n')
-    eventually(lambda: not new.exists())
-    assert not old.exists()
 
 
 @pytest.mark.parametrize("moment", range(2))

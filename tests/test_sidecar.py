@@ -376,7 +376,6 @@ def test_a_caller_that_hangs_up_does_not_end_the_probe_of_others(driver: FakeDri
             assert patient.result().status == 200
     assert driver.probes == 1
     eventually(lambda: process.metric("livenessprobe_callers_gone_total") == 1)
-    process.await_log("The kubelet hung up before the probe timeout")
     assert "\nE" not in process.log()
 
 

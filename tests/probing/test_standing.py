@@ -110,13 +110,13 @@ def test_a_message_above_the_limit_is_cut(length: int, passed_on: str) -> None:
     ("reason", "code"),
     [(Reason.SOCKET_MISSING, "Unavailable"), (Reason.REFUSED, "Unavailable"), (Reason.DEADLINE, "DeadlineExceeded")],
 )
-@pytest.mark.parametrize(("patience_spent", "err"), [(True, DEADLINE), (False, "no socket at /csi/csi.sock")])
-def test_an_unreachable_driver_has_a_sentence(reason: Reason, code: str, patience_spent: bool, err: str) -> None:
-    """The body has the reason.  The record is upstream's if the whole timeout was spent, which upstream always does."""
+@pytest.mark.parametrize(("timed_out", "err"), [(True, DEADLINE), (False, "no socket at /csi/csi.sock")])
+def test_an_unreachable_driver_has_a_sentence(reason: Reason, code: str, timed_out: bool, err: str) -> None:
+    """The body says why; the record is upstream's where the whole timeout was spent, as upstream always does."""
     sentence = "no socket at /csi/csi.sock"
     record = "Failed to establish connection to CSI driver"
 
-    assert unreachable(reason, sentence, patience_spent=patience_spent) == ProbeResult(reason, sentence, record, err, code)
+    assert unreachable(reason, sentence, timed_out=timed_out) == ProbeResult(reason, sentence, record, err, code)
 
 
 @pytest.mark.parametrize("reason", Reason)

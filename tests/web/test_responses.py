@@ -17,7 +17,7 @@ from livenessprobe.web.routes import Handler
 
 LIVEZ, READYZ, STARTUPZ = Handler.LIVEZ, Handler.READYZ, Handler.STARTUPZ
 BROKEN = rpc_error(Reason.DRIVER_ERROR, "Internal", "disk on fire")
-REFUSED = unreachable(Reason.REFUSED, "nobody listens on /csi/csi.sock", patience_spent=False)
+REFUSED = unreachable(Reason.REFUSED, "nobody listens on /csi/csi.sock", timed_out=False)
 DEADLINE_TEXT = "deadline: rpc error: code = DeadlineExceeded desc = context deadline exceeded"
 NOT_READY_TEXT = "not_ready: driver responded but is not ready"
 BROKEN_TEXT = "driver_error: rpc error: code = Internal desc = disk on fire"

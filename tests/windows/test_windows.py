@@ -19,9 +19,9 @@ import pytest
 if sys.platform != "win32":
     pytest.skip("only Windows has these; `make test-windows` runs them under wine", allow_module_level=True)
 
-from livenessprobe import metrics
 from livenessprobe.probing import health_file
 from livenessprobe.process import cpus, signals, termination, windows
+from livenessprobe.process.start_time import process_start_time
 from livenessprobe.settings.listen_address import parse_listen_address
 from livenessprobe.web.listener import ListenError, listen
 from tests.support import ROOT, eventually
@@ -157,6 +157,7 @@ def test_a_console_event_stops_the_process_and_waits_until_it_has_ended(event: i
 import asyncio, sys
 from tests.windows.system import console_event
 from livenessprobe.process import signals, windows
+from livenessprobe.process.start_time import process_start_time
 
 async def main():
     with signals.control() as control:
@@ -184,12 +185,12 @@ async def test_signals_stop_the_process(name: str) -> None:
 
 
 def test_the_start_time_is_that_of_this_process_in_whole_seconds() -> None:
-    code = "from livenessprobe.metrics import process_start_time; print(process_start_time())"
+    code = "from livenessprobe.process.start_time import process_start_time; print(process_start_time())"
     before = time.time()
     time.sleep(1.1)
     after = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, text=True).stdout
 
-    assert metrics.process_start_time() <= before
+    assert process_start_time() <= before
     assert before < float(after) <= time.time()
     assert float(after) % 1 == 0
 
