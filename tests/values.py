@@ -16,6 +16,7 @@ from livenessprobe.settings.model import Loaded
 
 Texts = Mapping[str, str]
 """Values by key, as a flag would have them."""
+NOTHING: Texts = {}
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 _DURATION = st.integers(1, 10**13).map(gotext.format_duration) | st.sampled_from(["90s", "1.5h", "+250ms", "2h0m1s"])
@@ -72,23 +73,26 @@ def two(key: str) -> st.SearchStrategy[tuple[str, str]]:
     return pairs.map(tuple)
 
 
+PATH = "/srv/lp/settings.toml"
+
+
 def load_all(
-    given: Texts,
-    environ: Texts,
-    content: bytes | None = None,
+    given: Texts = NOTHING,
+    environ: Texts = NOTHING,
+    file: bytes | None = None,
     *,
-    path: str = "x",
+    path: str = PATH,
     platform: str = "linux",
     merger: Callable[..., dict[str, Raw]] = merge,
 ) -> Loaded:
-    """Settings from flags, variables and a file of this content at `path`, or no file."""
+    """Settings from flags, variables and the content of a file at `path`, or no file."""
 
-    def load_layer(file: Layer = NO_FILE) -> Loaded:
-        return load(given, environ, file, platform=platform, merger=merger)
+    def load_layer(layer: Layer = NO_FILE) -> Loaded:
+        return load(given, environ, layer, platform=platform, merger=merger)
 
-    if content is None:
+    if file is None:
         return load_layer()
-    return with_file(load_layer(), FileContent(path, content, fingerprint=fingerprint(content)), load_layer)
+    return with_file(load_layer(), FileContent(path, file, fingerprint=fingerprint(file)), load_layer)
 
 
 def as_flags(texts: Texts) -> dict[str, str]:
