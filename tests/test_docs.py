@@ -23,7 +23,7 @@ from livenessprobe.settings.model import RESTART_KEYS, Settings
 from tests.values import load_all
 
 ROOT = Path(__file__).parent.parent
-DEFAULTS = load_all({}, {}).settings
+DEFAULTS = load_all().settings
 DOCUMENTS = (
     "README.md",
     "CHANGELOG.md",
@@ -77,9 +77,9 @@ def test_settings_file_has_every_key_once_and_no_other() -> None:
 
 
 def test_settings_file_changes_no_setting() -> None:
-    without = load_all({}, {})
+    without = load_all()
 
-    loaded = load_all({}, {}, (ROOT / "settings.toml").read_bytes())
+    loaded = load_all(file=(ROOT / "settings.toml").read_bytes())
 
     assert (loaded.file_error, loaded.warnings) == ("", ())
     assert loaded.settings == without.settings
@@ -88,7 +88,7 @@ def test_settings_file_changes_no_setting() -> None:
 @pytest.mark.parametrize("key", layers.FILE_KEYS)
 def test_settings_file_writes_the_default_as_the_flag_table_does(key: str) -> None:
     """The spelling counts, not only the value: `0s` for an empty `unreachable_grace` would be another setting."""
-    loaded = load_all({}, {}, (ROOT / "settings.toml").read_bytes())
+    loaded = load_all(file=(ROOT / "settings.toml").read_bytes())
 
     assert loaded.raw[key].source.startswith("file "), "the file was not read"
     assert loaded.raw[key].text == layers.KEYS[key].default

@@ -842,12 +842,12 @@ class Scripted:
         self.break_load: Exception | None = None
         self.break_apply: Exception | None = None
         self.told: list[tuple[str, object, object]] = []
-        self.reloader = Reloader(load_all({}, {}), str(path), self.load, self.apply, self.metrics)
+        self.reloader = Reloader(load_all(), str(path), self.load, self.apply, self.metrics)
 
     def load(self, file: FileContent) -> Loaded:
         if self.break_load is not None:
             raise self.break_load
-        return load_all({}, {}, file.content, path=file.path)
+        return load_all(file=file.content, path=file.path)
 
     def apply(self, settings: Settings) -> None:
         if self.break_apply is not None:

@@ -1,4 +1,4 @@
-"""Random valid values of every setting, and their spellings in TOML."""
+"""Valid values of every setting, drawn at random, and how TOML writes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from livenessprobe.settings.load import NO_FILE, load, with_file
 from livenessprobe.settings.model import Loaded
 
 Texts = Mapping[str, str]
-"""Values by key, in the spelling of a flag."""
+"""Values by key, as a flag would have them."""
+NOTHING: Texts = {}
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 _DURATION = st.integers(1, 10**13).map(gotext.format_duration) | st.sampled_from(["90s", "1.5h", "+250ms", "2h0m1s"])
@@ -58,7 +59,7 @@ GROUPS = (
     tuple(key for key in KEYS if key not in ("http_endpoint", "logging_format")),
     tuple(key for key in KEYS if key not in ("health_port", "metrics_address", "vmodule")),
 )
-"""Two sets of keys; within a set no two keys forbid each other, whatever their values.  Together they are all keys."""
+"""Keys of which no two forbid each other, whatever their values.  Together they are all keys."""
 
 
 def typed(key: str, text: str) -> object:
@@ -66,29 +67,32 @@ def typed(key: str, text: str) -> object:
 
 
 def two(key: str) -> st.SearchStrategy[tuple[str, str]]:
-    """Two valid values that differ in more than spelling; in spelling only, if the key allows one value."""
+    """Two valid values that differ in more than their spelling, where there are two."""
     one_value = key.endswith(("_split_stream", "_buffer_size"))
     pairs = st.lists(VALID[key], min_size=2, max_size=2, unique_by=str if one_value else lambda text: typed(key, text))
     return pairs.map(tuple)
 
 
+PATH = "/srv/lp/settings.toml"
+
+
 def load_all(
-    given: Texts,
-    environ: Texts,
-    content: bytes | None = None,
+    given: Texts = NOTHING,
+    environ: Texts = NOTHING,
+    file: bytes | None = None,
     *,
-    path: str = "x",
+    path: str = PATH,
     platform: str = "linux",
     merger: Callable[..., dict[str, Raw]] = merge,
 ) -> Loaded:
-    """Settings from flags, variables and a file of this content at `path`, or no file."""
+    """Settings from flags, variables and the content of a file at `path`, or no file."""
 
-    def load_layer(file: Layer = NO_FILE) -> Loaded:
-        return load(given, environ, file, platform=platform, merger=merger)
+    def load_layer(layer: Layer = NO_FILE) -> Loaded:
+        return load(given, environ, layer, platform=platform, merger=merger)
 
-    if content is None:
+    if file is None:
         return load_layer()
-    return with_file(load_layer(), FileContent(path, content, fingerprint=fingerprint(content)), load_layer)
+    return with_file(load_layer(), FileContent(path, file, fingerprint=fingerprint(file)), load_layer)
 
 
 def as_flags(texts: Texts) -> dict[str, str]:
@@ -118,12 +122,12 @@ def toml(value: object) -> str:
 
 
 def native(key: str, text: str) -> object:
-    """`text` as TOML's own type for it, if TOML has one."""
+    """`text` as the type that TOML has for it, where it has one."""
     match typed(key, text):
         case bool(wanted) if KEYS[key].kind.is_bool:
             return wanted
         case bool():
-            return 0  # a quantity: only zero is valid
+            return 0  # a quantity
         case int(number) if KEYS[key].kind in (flags.VERBOSITY, flags.SIZE, flags.THRESHOLD):
             return number
         case tuple(pairs):

@@ -162,6 +162,6 @@ def test_the_printed_settings_work_as_a_settings_file(name: str) -> None:
     described = document(start)["settings"]
     content = as_file({key: described[key]["value"] for key in FILE_KEYS})
 
-    again = load_all({}, {}, content, platform=platform(CASES[name]))
+    again = load_all(file=content, platform=platform(CASES[name]))
 
     assert (again.file_error, again.settings) == ("", start.settings)

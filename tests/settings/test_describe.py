@@ -20,7 +20,7 @@ def read(platform: str = "linux", **texts: str) -> Loaded:
 
 
 def read_file(content: bytes, platform: str = "linux") -> Loaded:
-    return load_all({}, {}, content, platform=platform)
+    return load_all(file=content, path="x", platform=platform)
 
 
 def shown(**texts: str) -> dict[str, object]:
@@ -89,7 +89,7 @@ def test_sources_are_those_of_the_values() -> None:
 @given(data=st.data())
 def test_the_printed_settings_work_as_a_settings_file(keys: tuple[str, ...], data: st.DataObject) -> None:
     texts = data.draw(st.fixed_dictionaries({key: VALID[key] for key in keys}))
-    loaded = load_all(as_flags(texts), {}, b"#")
+    loaded = load_all(as_flags(texts), {}, b"#", path="x")
 
     printed = json.loads(json.dumps(document(loaded)))
     again = read_file(as_file({key: printed["settings"][key]["value"] for key in FILE_KEYS}))

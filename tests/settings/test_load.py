@@ -1,36 +1,24 @@
-"""
-Flags win over variables, variables over the file, the file over defaults, for every setting; and refusals of bad
-values.
-"""
+"""Flags over variables over file over defaults, for every setting; and what a bad one of each costs."""
 
 from __future__ import annotations
-
-from pathlib import Path
-from typing import get_origin, get_type_hints
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from livenessprobe.klog.format import Options
-from livenessprobe.settings.file import FileContent, read_settings_file
 from livenessprobe.settings.layers import FILE_KEYS, KEYS, PREFIX, Raw, SettingsError
 from livenessprobe.settings.load import keep_restart_keys
 from livenessprobe.settings.model import LIVE_KEYS, RESTART_KEYS, Loaded
-from tests.values import GROUPS, VALID, Texts, as_file, as_flags, as_variables, load_all, native, two, typed
-
-
-def read(arguments: dict[str, str] | None = None, environ: dict[str, str] | None = None) -> Loaded:
-    return load_all(arguments or {}, environ or {})
+from tests.values import GROUPS, PATH, VALID, Texts, as_file, as_flags, as_variables, load_all, native, two, typed
 
 
 def read_all(flag: Texts, variable: Texts, file: bytes) -> Loaded:
-    """Settings from all three sources; the file is called x, unless a setting says otherwise."""
-    return load_all(as_flags(flag), as_variables(variable), file)
+    """Settings from all three places; the file is called x, unless a setting says otherwise."""
+    return load_all(as_flags(flag), as_variables(variable), file, path="x")
 
 
 def in_files(texts: Texts) -> Texts:
-    """The `texts` that a file can hold."""
+    """What of `texts` a file can hold."""
     return {key: text for key, text in texts.items() if key in FILE_KEYS}
 
 
@@ -38,11 +26,11 @@ def meanings(loaded: Loaded, keys: Texts) -> dict[str, object]:
     return {key: typed(key, loaded.raw[key].text) for key in keys}
 
 
-# Two keys at a time: a failure then names the settings at fault.  Shrinking a draw of all settings would take minutes.
+# A failure names the settings at fault; to shrink a drawing of all of them would take minutes.
 all_at_once = settings(phases=[Phase.explicit, Phase.reuse, Phase.generate], max_examples=8)
 
 
-# --- one value, three sources
+# --- one value, three places
 
 
 @pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
@@ -99,7 +87,7 @@ def test_tomls_own_types_and_spellings_are_read(line: str, key: str, value: obje
     assert typed(key, loaded.raw[key].text) == value
 
 
-# --- precedence
+# --- which one wins
 
 
 @pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
@@ -146,7 +134,7 @@ def source(place: str, key: str, line: int) -> str:
 @all_at_once
 @given(data=st.data())
 def test_the_source_of_each_setting_is_independent_of_the_others(keys: tuple[str, ...], data: st.DataObject) -> None:
-    """Whatever other settings the three sources have."""
+    """Whatever else is given where."""
     in_three = {
         key: st.fixed_dictionaries({}, optional=dict.fromkeys(("flag", "variable", "file"), VALID[key]))
         for key in keys
@@ -174,7 +162,7 @@ def test_the_source_of_each_setting_is_independent_of_the_others(keys: tuple[str
     ],
 )
 def test_the_config_flag_names_the_file(given_flags: Texts, environ: Texts, named: str) -> None:
-    assert read(given_flags, environ).raw["config"].text == named
+    assert load_all(given_flags, environ).raw["config"].text == named
 
 
 def test_a_source_is_named_as_users_know_it() -> None:
@@ -190,72 +178,6 @@ def test_a_source_is_named_as_users_know_it() -> None:
     assert loaded.raw["csi_address"].source == "default"
 
 
-def test_the_default_file_is_used_if_it_exists(folder: Path) -> None:
-    default, named = str(folder / "default.toml"), str(folder / "named.toml")
-
-    assert read_settings_file("", default) == FileContent(default)
-    (folder / "default.toml").write_text("v = 3\n")
-
-    assert read_settings_file("", default).content == b"v = 3\n"
-    assert read_settings_file(named, default) == FileContent(named, fault=f"{named}: No such file or directory")
-
-
-@pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
-@all_at_once
-@given(data=st.data())
-def test_every_field_has_its_declared_type(keys: tuple[str, ...], data: st.DataObject) -> None:
-    """Fields are filled by name, which the type checker cannot follow."""
-    found = read_all(data.draw(st.fixed_dictionaries({key: VALID[key] for key in keys})), {}, b"#").settings
-
-    for values in (found, found.log):
-        for name, hint in get_type_hints(type(values)).items():
-            assert isinstance(getattr(values, name), tuple if get_origin(hint) is tuple else hint), name
-
-
-def test_the_log_begins_as_the_flags_defaults_say() -> None:
-    assert read().settings.log == Options()
-
-
-def test_the_grace_is_the_probe_timeout_unless_given() -> None:
-    assert read({"probe-timeout": "27s"}).settings.unreachable_grace == 27
-    assert read({"unreachable-grace": "0s"}).settings.unreachable_grace == 0
-    assert read({"unreachable-grace": "1m"}).settings.unreachable_grace == 3  # more than the timeout counts as the timeout
-
-
-@pytest.mark.parametrize(
-    ("given_flags", "environ", "code", "record"),
-    [
-        ({}, {"PROBE_TIMEOUT": "3"}, 2, 'variable LIVENESSPROBE_PROBE_TIMEOUT = "3": parse error; write a duration'),
-        ({}, {"LOGTOSTDERR": "yes"}, 2, 'variable LIVENESSPROBE_LOGTOSTDERR = "yes": parse error; write true or false'),
-        ({"connection-reuse": "-1s"}, {}, 2, 'flag --connection-reuse = "-1s": it must be 0s or more'),
-        ({"unreachable-grace": "-1s"}, {}, 2, 'flag --unreachable-grace = "-1s": it must be 0s or more'),
-        ({"http-endpoint": ":1"}, {"HEALTH_PORT": "2"}, 1, "Only one of `--health-port` and `--http-endpoint`"),
-        (
-            {"http-endpoint": ":1", "metrics-path": "metrics"},
-            {},
-            1,
-            'flag --metrics-path = "metrics": it must begin with a slash',
-        ),
-        ({"http-endpoint": ":1", "metrics-path": "/a b"}, {}, 1, "must not contain blanks"),
-        ({"http-endpoint": ":1", "metrics-path": "/healthz"}, {}, 1, "where health is served"),
-        ({"metrics-address": "abc"}, {}, 1, "listen tcp: address abc: missing port in address"),
-        ({"health-port": "80:80"}, {}, 1, "listen tcp: address 0.0.0.0:80:80: too many colons in address"),
-        ({"csi-address": "csi.sock"}, {}, 1, '"csi.sock" is neither a path nor host:port'),
-    ],
-)
-def test_a_bad_flag_or_variable_is_refused(
-    given_flags: dict[str, str], environ: dict[str, str], code: int, record: str
-) -> None:
-    with pytest.raises(SettingsError) as refused:
-        read(given_flags, {PREFIX + name: text for name, text in environ.items()})
-    assert refused.value.code == code
-    assert record in str(refused.value)
-
-
-def test_a_variable_that_a_flag_overrides_is_not_validated() -> None:
-    assert read({"probe-timeout": "1s"}, {"LIVENESSPROBE_PROBE_TIMEOUT": "nonsense"}).settings.probe_timeout == 1
-
-
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -266,10 +188,10 @@ def test_a_variable_that_a_flag_overrides_is_not_validated() -> None:
     ],
 )
 def test_a_bad_file_is_ignored_with_an_error_sentence(content: bytes, sentence: str) -> None:
-    loaded = load_all({}, {}, content, path="settings.toml")
+    loaded = load_all(file=content, path="settings.toml")
     assert loaded.file_error.startswith("settings.toml: ")
     assert sentence in loaded.file_error
-    assert loaded.settings == read().settings
+    assert loaded.settings == load_all().settings
 
     with pytest.raises(SettingsError, match="Settings file refused"):
         load_all({"config-strict": "true"}, {}, content, path="settings.toml")
@@ -314,19 +236,19 @@ def test_live_keys_follow_the_file_and_restart_keys_stay(
     assert now == old._replace(log=now.log, **live)
 
 
-# --- any input
+# --- nothing else ever comes of it
 
 
 @given(st.dictionaries(st.sampled_from([PREFIX + key.upper() for key in KEYS]), st.text(max_size=30), max_size=4))
 def test_any_environment_is_settings_or_a_refusal(environ: dict[str, str]) -> None:
     environ.pop("LIVENESSPROBE_CONFIG", None)
     try:
-        read({}, environ)
+        load_all({}, environ)
     except SettingsError as refused:
         assert refused.code in (1, 2)
 
 
 @given(st.binary(max_size=200))
 def test_any_file_is_settings_or_an_error_sentence(content: bytes) -> None:
-    loaded = load_all({}, {}, content)
-    assert loaded.file_error == "" or loaded.file_error.startswith("x: ")
+    loaded = load_all(file=content)
+    assert loaded.file_error == "" or loaded.file_error.startswith(f"{PATH}: ")
