@@ -155,7 +155,7 @@ def test_the_text_has_upstreams_and_our_families_and_no_others() -> None:
     ],
 )
 def test_the_names_of_metrics_never_change(name: str, kind: str) -> None:
-    """Dashboards and alerts are written for them; each says what it is."""
+    """Dashboards and alerts depend on the names; each family has a help text."""
     heading, declaration = family(Metrics(START), name)[:2]
 
     assert re.fullmatch(rf"# HELP {name} [A-Z][^\n]+\.", heading)

@@ -613,7 +613,7 @@ def test_a_health_file_that_cannot_be_written_stops_nothing(driver: FakeDriver, 
     process = sidecar(f"--health-file={folder}/none/health", "--interval=100ms")
     eventually(lambda: driver.probes >= 5)
     assert process.get().status == 200
-    records = [line for line in process.log().splitlines() if "Health file is not as it should be" in line]
+    records = [line for line in process.log().splitlines() if "Health file cannot be updated" in line]
     assert len(records) == 1  # not one for each probe
     assert "none/health cannot be written: No such file or directory" in records[0]
     os.mkdir(folder / "none")
@@ -634,7 +634,7 @@ def test_what_is_no_plain_file_is_left_alone(driver: FakeDriver, folder: Path, s
     process = sidecar(f"--health-file={path}", "--interval=100ms")
     eventually(lambda: driver.probes >= 3)
     assert process.get().status == 200
-    process.await_log("is there and is no plain file; choose another path")
+    process.await_log("exists and is not a regular file; choose another path")
     process.process.send_signal(signal.SIGTERM)
     assert process.wait() == 0
     after = path.lstat()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from livenessprobe.driver.methods import HEALTH_CHECK, PROBE, parse_method
 
-# All methods of csi.proto v1.12, by service: those that read, and those that may write.
+# All methods of csi.proto v1.12, by service: methods that read, and methods that may write.
 CSI: dict[str, tuple[set[str], set[str]]] = {
     "Identity": ({"GetPluginInfo", "GetPluginCapabilities", "Probe"}, set()),
     "Controller": (

@@ -131,7 +131,7 @@ class GrpcDriver(FakeDriver):
 
     def _ready(self, request: bytes) -> bytes:
         found = super()._ready(request)
-        if self.padding:  # a field that nobody knows
+        if self.padding:  # an unknown field
             size, length = self.padding, b""
             while size > 127:
                 length += bytes([size & 127 | 128])

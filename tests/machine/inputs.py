@@ -57,7 +57,7 @@ BAD_FILES: tuple[bytes, ...] = (
 
 @dataclass
 class Settings:
-    """Those that a walk changes; seconds."""
+    """The settings that a walk changes; times are seconds."""
 
     probe_timeout: float = 0.5
     unreachable_grace: float | None = None

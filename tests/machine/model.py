@@ -1,8 +1,8 @@
 """
-What the sidecar must say, written down once more and as simply as possible.
+What the sidecar must report, written down a second time and as simply as possible.
 
-The model is a set of beliefs: all that the sidecar may have counted so far.  A probe takes each belief to one or more
-others; an answer strikes out those that it contradicts.  When none is left, sidecar and model disagree.
+The model is a set of beliefs: every state that the sidecar may have counted itself into.  A probe turns each belief into one
+or more beliefs; a response removes the beliefs that it contradicts.  When no belief is left, sidecar and model disagree.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-The machine: Hypothesis chooses the steps of walks, and shortens one that fails to those that matter.
+The machine: Hypothesis chooses the steps of walks, and removes the steps from a failing walk that do not matter.
 
 What it chooses never depends on what the sidecar does, so the same seed leads to the same steps.
 """

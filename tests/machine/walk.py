@@ -36,7 +36,7 @@ STACKS = re.compile(r'(Current thread|Thread) 0x|  File "|  <|Extension modules:
 
 
 class _Received(io.BytesIO):
-    """What has come on a connection, to be read as from a socket; what an answer leaves of it can be read on."""
+    """The bytes received on a connection, read as from a socket; bytes after the response can be read next."""
 
     def makefile(self, _mode: str) -> _Received:
         return self
@@ -90,7 +90,7 @@ class Walk(Watch):
         return socket.create_connection(("127.0.0.1", self._process.port), timeout=20)
 
     def _step_ask(self) -> None:
-        """Nothing but what follows each step."""
+        """Only the requests that follow each step."""
 
     def _step_parallel(self, count: int, path: str) -> None:
         with ThreadPoolExecutor(count) as pool:
@@ -147,7 +147,7 @@ class Walk(Watch):
             self._fail(f"the request to the old driver says {answers[0].reason}")
         if not 1 <= counted <= 3:
             self._fail(f"{counted} probes for two requests")
-        # The new driver has the last word: what is found of the old one counts before that, or not at all.
+        # The result of the new driver comes last: a result of the old one counts before it, or not at all.
         either = self._outcomes() | before | {Outcome("refused", False)}
         paths, beliefs = set(), self._beliefs
         for _ in range(counted):
@@ -247,7 +247,7 @@ class Walk(Watch):
             self._ask("/healthz", odd)
 
     def _only_answer(self, received: bytes, seconds: float) -> Answer:
-        """All that came on a connection, which must be one answer and no more."""
+        """The response in `received`, which must be one response and no more."""
         whole = _Received(received)
         try:
             response = http.client.HTTPResponse(whole)  # type: ignore[arg-type]

@@ -29,11 +29,11 @@ FDS = 12
 """
 Descriptors beyond those of the start, held connections not counted.
 
-Once gRPC is awake it keeps five, and a connection to the driver that is kept is the sixth.  Where nobody accepts, and with an
-interval, a probe and the question for the name hang in dials of some descriptors each for as long as that lasts.
+gRPC keeps five once it runs, and a kept connection to the driver is the sixth.  If the driver does not accept connections, and
+with an interval, a probe and GetPluginInfo hang in dials of some descriptors each until it does.
 """
 TASKS = 1
-"""Tasks beyond those of the start: the name is perhaps being asked for.  Held connections have none."""
+"""Tasks beyond the tasks of the start: GetPluginInfo may be under way.  Held connections have none."""
 POOL = "event_engine"
 """The name of the threads in gRPC's pool; it takes another one when all of them have work, and may keep it."""
 THREADS, POOLED = 9, 14 + (os.cpu_count() or 1)
@@ -415,7 +415,7 @@ class Watch:
         self._comes_back("other threads", THREADS, lambda: sum(name != POOL for name in self._process.threads()))
 
     def _comes_back(self, what: str, most: float, count: Callable[[], float]) -> None:
-        """Wait until there are at most so many; those of a moment ago may be on their way out."""
+        """Wait until there are at most `most`; some of a moment ago may be ending."""
         end = time.monotonic() + BACK_SECONDS
         while (found := count()) > most:
             if time.monotonic() > end + 2 * self._stalls.worst:

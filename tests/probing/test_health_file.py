@@ -103,7 +103,7 @@ def test_everybody_may_read_it_whatever_the_umask(path: str, umask: int) -> None
 
 @not_on_windows("a file has no such mode")
 def test_nobody_else_may_write_it_even_for_a_moment(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever opens it before its mode is set could write to it ever after."""
+    """Another user that opens the file before its mode is set could write to it from then on."""
     modes: list[int] = []
     chmod = os.chmod
 
@@ -212,7 +212,7 @@ def test_the_times_are_for_people_and_agree(path: str) -> None:
 
 def test_none_is_a_driver_that_is_not_healthy(path: str) -> None:
     with pytest.raises(
-        HealthFileError, match=f"^{re.escape(path)} does not exist: the driver is not healthy, or nobody has asked it yet$"
+        HealthFileError, match=f"^{re.escape(path)} does not exist: the driver is not healthy, or has not been probed yet$"
     ):
         read(path)
 
@@ -250,7 +250,7 @@ GOOD = {"driver": "d", "time": "t", "uptime": 0.0, "lasts": 1e12}
 )
 def test_what_is_no_health_file_says_so(path: str, content: bytes) -> None:
     Path(path).write_bytes(content)
-    with pytest.raises(HealthFileError, match=f"^{re.escape(path)} is no health file of livenessprobe's$"):
+    with pytest.raises(HealthFileError, match=f"^{re.escape(path)} is not a health file of livenessprobe$"):
         read(path)
 
 
@@ -292,7 +292,7 @@ def test_no_json_ends_in_anything_but_a_name_or_a_sentence(path: str, value: obj
 
 @pytest.fixture(params=["folder", "FIFO", "socket", "link", "link to nowhere"] if sys.platform != "win32" else ["folder"])
 def thing(request: pytest.FixtureRequest, path: str) -> Iterator[str]:
-    """Something at the path that is no plain file."""
+    """The path of something else than a regular file."""
     listener = socket.socket(socket.AF_UNIX if sys.platform != "win32" else socket.AF_INET)
     match request.param:
         case "folder":
@@ -314,7 +314,9 @@ def test_what_is_no_plain_file_is_left_alone(thing: str) -> None:
     """A typing error must not cost a driver its socket."""
     before, beside = os.lstat(thing), sorted(os.listdir(os.path.dirname(thing)))
     for action in (lambda: write(thing, "d", 60.0), lambda: remove(thing)):
-        with pytest.raises(HealthFileError, match=f"^{re.escape(thing)} is there and is no plain file; choose another path"):
+        with pytest.raises(
+            HealthFileError, match=f"^{re.escape(thing)} exists and is not a regular file; choose another path"
+        ):
             action()
 
     after = os.lstat(thing)
@@ -343,7 +345,7 @@ def test_a_reader_may_be_led_there_by_a_link(path: str) -> None:
 
 @not_on_windows("only administrators make links")
 def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(path: str, folder: Path) -> None:
-    """In /tmp anybody can put one there."""
+    """In /tmp every user can put a link there."""
     other = folder / "other"
     other.write_text("precious")
     os.symlink(other, f"{path}.new")
@@ -359,7 +361,7 @@ def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(path: str, fo
 def test_a_link_that_comes_at_the_last_moment_is_not_followed_either(
     path: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look and the making somebody may be quicker."""
+    """Another user may put a link there between the check and the creation."""
     other = folder / "other"
     other.write_text("precious")
     unlink = os.unlink
@@ -482,7 +484,7 @@ def test_what_cannot_be_taken_away_is_emptied(locked: str, action: Callable[[str
     os.chmod(locked, 0o644)
     with pytest.raises(HealthFileError, match=f"^health file {locked} cannot be "):
         action(locked)
-    with pytest.raises(HealthFileError, match="is no health file"):
+    with pytest.raises(HealthFileError, match="is not a health file"):
         read(locked)
 
 

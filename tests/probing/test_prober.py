@@ -72,7 +72,7 @@ class Driver:
     def seconds_given(self) -> list[float]:
         return [question.deadline - began for question, began in zip(self.questions, self.began, strict=True)]
 
-    def still_leads_there(self, found: Found) -> bool:
+    def is_same_socket(self, found: Found) -> bool:
         self.looks += 1
         return not found.connected or found.socket == self.socket
 
@@ -124,7 +124,7 @@ async def by_itself(prober: Prober) -> AsyncIterator[None]:
 
 
 def at_once(answer: Coroutine[object, None, Standing]) -> Standing:
-    """What comes without waiting for anything at all."""
+    """The result of `answer`, which must not wait for anything."""
     with pytest.raises(StopIteration) as stopped:
         answer.send(None)
     standing = stopped.value.value
@@ -315,7 +315,7 @@ def test_a_report_that_is_too_old_makes_a_request_probe_for_itself(before: Probe
             seen, driver.result, driver.seconds = len(driver.questions), result, 0.5
             loop().stall(120)
             assert await timed(prober.check()) == (0.5, result.reason)
-            # The probe that was due meanwhile is the same one, and those that were missed are left out.
+            # The probe that was due meanwhile is the same probe, and missed probes are left out.
             assert len(driver.questions) == seen + 1
             assert at_once(prober.check()).ready.report == result
             await asyncio.sleep(100)
@@ -634,7 +634,7 @@ def test_one_probe_at_a_time_goes_on_that_all_have_left() -> None:
             await asyncio.sleep(0.1)
         assert driver.in_flight == 1
         assert driver.most_in_flight == 2
-        assert prober.standing == Standing()  # nobody was told anything, so nothing counts
+        assert prober.standing == Standing()  # no caller had a response, so nothing counts
 
     live(main())
 
@@ -725,7 +725,7 @@ def test_a_fault_of_our_own_is_an_answer(error: Exception) -> None:
     live(main())
 
 
-# --- a driver that nobody can reach
+# --- a driver that cannot be reached
 
 
 @pytest.mark.parametrize(("grace", "looks"), [(0.0, 1), (1.0, 13), (3.0, 38)])
@@ -755,7 +755,7 @@ def test_a_socket_that_is_missing_is_looked_for_every_80_ms(tmp_path: Path, grac
         ("3s", [0], [(3.0, Reason.REFUSED)], 1),
         ("0s", [0], [(0.0, Reason.REFUSED)], 1),
         ("1s", [0], [(1.0, Reason.REFUSED)], 1),
-        # Who joins late has its own grace, and goes on dialling with what is left of it.
+        # A caller that joins late has its own grace, and dials for the rest of it.
         ("1s", [0, 0.5], [(1.0, Reason.REFUSED), (1.0, Reason.REFUSED)], 2),
         ("3s", [0, 2], [(3.0, Reason.REFUSED), (3.0, Reason.REFUSED)], 2),
     ],
@@ -962,7 +962,7 @@ def test_a_fault_of_our_own_is_logged_and_told(logged: list[str]) -> None:
     ("stalled", "again"), [(0.0, False), (STOOD_STILL_SECONDS, False), (STOOD_STILL_SECONDS + 0.5, True), (100.0, True)]
 )
 def test_a_probe_during_which_we_stood_still_is_made_again(stalled: float, again: bool, logged: list[str]) -> None:
-    """The driver may have answered in time, and nobody was there to read it."""
+    """The driver may have answered in time, while no code ran to read it."""
 
     async def main() -> tuple[float, Reason | None]:
         driver = Driver(FOREVER)
@@ -1005,7 +1005,7 @@ def test_a_driver_is_not_asked_when_its_time_is_up_before(
 
 
 def asked(driver: Driver, callers: Iterable[float], **values: str) -> list[tuple[float, Reason | None]]:
-    """What callers get that come so much later."""
+    """The times and reasons that callers get, each of which comes so many seconds `later`."""
 
     async def main() -> list[tuple[float, Reason | None]]:
         prober = make(driver, **values)
@@ -1080,7 +1080,7 @@ def test_at_the_end_the_longest_of_all_waits_is_waited_for() -> None:
         prober.adopt(make_settings(probe_timeout="3s"))
         assert prober.longest_wait() == 11
         await asyncio.sleep(10)
-        assert prober.longest_wait() == 3  # who comes now
+        assert prober.longest_wait() == 3  # for a request that comes now
         caller.cancel()
         prober.adopt(make_settings(probe_timeout="-1s"))
         await asyncio.sleep(0.1)
@@ -1090,7 +1090,7 @@ def test_at_the_end_the_longest_of_all_waits_is_waited_for() -> None:
 
 
 async def test_a_caller_is_told_that_nobody_speaks_grpc_here(socket_path: str) -> None:
-    """A stopped driver: the system accepts the connection, and nobody answers.  On a real socket, by the real clock."""
+    """A stopped driver: the system accepts the connection, and no answer comes.  On a real socket, by the real clock."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(socket_path)
         listener.listen()

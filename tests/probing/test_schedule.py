@@ -57,7 +57,7 @@ def rounding(*numbers: float) -> float:
 
 
 def off_grid(schedule: Schedule, moment: float) -> float:
-    """How far `moment` is from one that is whole intervals from the origin, with no rounding in between."""
+    """How far `moment` is from the nearest moment of the schedule, calculated without rounding."""
     interval = Fraction(schedule.interval)
     origin = Fraction(schedule.start) - Fraction(schedule.phase) * interval
     return float(abs(Fraction(moment) - (origin + round((Fraction(moment) - origin) / interval) * interval)))
@@ -193,7 +193,7 @@ PAIRS = [Thresholds(1, 1), Thresholds(2, 1), Thresholds(3, 1), Thresholds(3, 2),
 
 
 def flapping(seed: int, seconds: float, interval: float) -> str:
-    """The results of a driver that fails 30 % of its probes at random, made on schedule for so long."""
+    """The results of a driver that fails 30 % of its probes at random, made on schedule for `seconds`."""
     chance = random.Random(seed)
     schedule = Schedule(chance.uniform(0, 1e6), interval, chance.random())
     lasts = iter(lambda: chance.uniform(0, interval / 2), None)
@@ -235,10 +235,10 @@ def test_any_driver_crosses_the_thresholds_as_its_runs_say(signs: str, threshold
 
 def crossings_of_chance(probes: int, thresholds: Thresholds) -> tuple[float, float]:
     """
-    The mean and the variance of the crossings in so many independent probes, of each of which FAILS is the chance to fail.
+    The mean and the variance of the crossings in `probes` independent probes, each of which fails with probability FAILS.
 
-    The chain's states are what is reported, and how many results of the other kind came last.  For each state its chance
-    is carried along, and with it the first two moments of the crossings so far.
+    A Markov chain: its state is the report, and the number of results of the other kind since.  For each state the loop keeps
+    the probability, and the first two moments of the crossings so far.
     """
     state = {(True, 0): (1 - FAILS, 0.0, 0.0), (False, 0): (FAILS, 0.0, 0.0)}  # the first result is reported at once
     for _ in range(probes - 1):
@@ -325,7 +325,9 @@ def latest(interval: float, timeout: float, failure: int) -> float:
     The first probe that fails begins within an interval, and the last one takes the timeout.  In between are gaps; a probe
     that is not over when its interval is takes as many of them as it needs to end before the next one.
     """
-    gap = (math.floor((timeout + 1e-6) / interval) + 1) * interval  # one that ends at a moment has missed it
+    gap = (
+        math.floor((timeout + 1e-6) / interval) + 1
+    ) * interval  # a probe that ends at a moment of the schedule has missed it
     return interval + (failure - 1) * gap + timeout
 
 
@@ -353,7 +355,7 @@ def test_a_dead_driver_is_reported_within_threshold_times_interval_and_timeout(
                     told = told_after(schedule, timeout, failure, death, answers_in, dies_loudly)
                     assert 0 <= told <= promised + 1e-6
                     worst = max(worst, told)
-    assert worst > promised - 1e-3  # the promise is not a generous one: there are deaths that take so long
+    assert worst > promised - 1e-3  # the promise is tight: some deaths take as long as it says
 
 
 @settings(max_examples=300)

@@ -271,7 +271,7 @@ def test_a_health_is_never_changed() -> None:
     assert before == Health(good=True, run=1, report=READY, stands=True)
 
 
-# --- all that is reported of a driver
+# --- everything that is reported of a driver
 
 
 ANSWERS = {None, Reason.NOT_READY, Reason.DRIVER_ERROR, Reason.UNIMPLEMENTED}
@@ -315,7 +315,7 @@ def test_life_readiness_and_start_are_three_questions(
 
 
 def test_a_new_driver_has_yet_to_be_ready_once() -> None:
-    """The counts go on: whether it is the old or the new one that fails is all the same to who reads the report."""
+    """The counts go on: the report does not distinguish failures of the old driver from failures of the new one."""
     thresholds = Thresholds(3)
     old = Standing().after(READY, thresholds, 1.0)
 
