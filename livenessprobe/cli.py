@@ -111,7 +111,7 @@ def _serve(start: _Start) -> int:
         try:
             health_file.remove(path)
         except health_file.HealthFileError as error:
-            log.error("Health file is not as it should be", err=str(error))
+            log.error("Health file cannot be updated", err=str(error))
     try:
         listeners = _open(loaded.settings, listen)
     except SettingsError as error:
