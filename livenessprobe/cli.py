@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     0 stopped or help, 1 refused or failed, 2 a bad flag or variable, as the Go program's; 3 by --exit-on-failure.
     """
     _fill_standard_descriptors()
-    klog.capture_foreign()
+    klog.capture_library_records()
     try:
         match list(arguments):
             case ["demo", *rest]:
