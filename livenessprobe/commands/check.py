@@ -20,7 +20,7 @@ from livenessprobe.klog import log as klog
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
 from livenessprobe.process import memory
-from livenessprobe.process.imports import absent
+from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import command_line, flags
 from livenessprobe.settings.layers import SettingsError, overlay
 from livenessprobe.settings.load import load
@@ -110,7 +110,7 @@ def _insist(ask: Ask, timeout: float, wait: object) -> Outcome:
     end = time.monotonic() + wait / 1e9
     outcome = ask(timeout)
     if wait:
-        memory.collect()  # many probes leave garbage behind, one does not
+        memory.enable_collection()  # many probes leave garbage behind, one does not
     while outcome.code != HEALTHY and (left := end - time.monotonic()) > 0:
         time.sleep(min(PAUSE, left))
         left = max(end - time.monotonic(), 0.1)
@@ -122,7 +122,7 @@ def _insist(ask: Ask, timeout: float, wait: object) -> Outcome:
 
 
 def _ask_driver(found: Settings, timeout: float, grace: float) -> Outcome:
-    with absent("ssl"):
+    with hide_modules("ssl"):
         import asyncio
 
     from livenessprobe.driver.connection import Dialer

@@ -79,8 +79,8 @@ def main(arguments: Sequence[str]) -> int:
     if sys.platform == "win32":
         print("livenessprobe demo needs unix signals; run it on Linux or in WSL", file=sys.stderr)
         return 1
-    memory.collect()
-    signals.early(signals.unwind)  # there are processes to end
+    memory.enable_collection()
+    signals.install_early(signals.exit_with_cleanup)  # there are processes to end
     try:
         given = command_line.parse(arguments).values()
         endpoint = given.get("http-endpoint") or _free_endpoint()

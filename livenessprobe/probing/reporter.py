@@ -107,5 +107,5 @@ class Outlets:
         message = (
             f"CSI driver at {settings.csi_address.text} failed {failures} probes in a row: {reason}: {standing.result.body}"
         )
-        if trouble := termination.leave(settings.termination_log, message):
+        if trouble := termination.write_message(settings.termination_log, message):
             log.error("Termination log cannot be written", err=trouble)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from livenessprobe import gotext
 from livenessprobe.klog.format import Options
-from livenessprobe.process.imports import absent
+from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import flags
 
 PREFIX = "LIVENESSPROBE_"
@@ -76,7 +76,7 @@ def merge(*layers: Layer) -> dict[str, Raw]:
     for name in [name for name in os.environ if "DYNACONF" in name or name in _DYNACONFS_OLD_NAMES]:
         del os.environ[name]
     # Where imports are lazy it loads its parts as they are used; after the first time Quart may be loading beside, with Jinja.
-    with contextlib.nullcontext() if "dynaconf" in sys.modules else absent("flask", "jinja2"):
+    with contextlib.nullcontext() if "dynaconf" in sys.modules else hide_modules("flask", "jinja2"):
         from dynaconf import Dynaconf
 
         dynaconf = Dynaconf(
