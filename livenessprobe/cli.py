@@ -16,7 +16,7 @@ from livenessprobe.klog.log import get_logger
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
 from livenessprobe.process import cpus
-from livenessprobe.process.imports import absent
+from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import command_line, describe, flags
 from livenessprobe.settings.file import FileContent, read_settings_file
 from livenessprobe.settings.layers import DEFAULT_FILE, Layer, SettingsError, remove_dynaconf_switches
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     0 stopped or help, 1 refused or failed, 2 a bad flag or variable, as the Go program's; 3 by --exit-on-failure.
     """
     _fill_standard_descriptors()
-    klog.capture_foreign()
+    klog.capture_library_records()
     remove_dynaconf_switches(os.environ)
     try:
         match list(arguments):
@@ -118,7 +118,7 @@ def _serve(start: _Start) -> int:
         log.error(error.message, err=error.err, **error.pairs)
         return error.code
     _warn(loaded, start.line)
-    with absent("ssl"):
+    with hide_modules("ssl"):
         import asyncio
 
     from livenessprobe import daemon
@@ -178,7 +178,7 @@ def _warn(loaded: Loaded, line: command_line.CommandLine) -> None:
 
 
 def _maxprocs(environ: Mapping[str, str]) -> tuple[int, str]:
-    return cpus.maxprocs(environ, cpus.quota(), cpus.present())
+    return cpus.maxprocs(environ, cpus.quota(), cpus.available())
 
 
 def _maxprocs_records(given: Sequence[tuple[str, str]], environ: Mapping[str, str]) -> None:

@@ -102,5 +102,5 @@ class Reporter:
         reason, address = result.reason.value, self._prober.settings.csi_address.text
         log.error("CSI driver failed; exiting as --exit-on-failure says", failures=failures, reason=reason)
         message = f"CSI driver at {address} failed {failures} probes in a row: {reason}: {result.body}"
-        if fault := termination.leave(self._termination_log, message):
+        if fault := termination.write_message(self._termination_log, message):
             log.error("Termination log cannot be written", err=fault)

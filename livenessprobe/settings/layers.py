@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from livenessprobe import gotext
 from livenessprobe.klog.format import Options
-from livenessprobe.process.imports import absent
+from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import flags
 
 PREFIX = "LIVENESSPROBE_"
@@ -87,7 +87,7 @@ def remove_dynaconf_switches(environ: MutableMapping[str, str]) -> None:
 def merge(*layers: Layer) -> dict[str, Raw]:
     """The topmost value of each key; later layers are above earlier ones."""
     # With lazy imports Dynaconf loads its parts when they are first used.  Later, Quart may be loading Jinja in its own thread.
-    with contextlib.nullcontext() if "dynaconf" in sys.modules else absent("flask", "jinja2"):
+    with contextlib.nullcontext() if "dynaconf" in sys.modules else hide_modules("flask", "jinja2"):
         from dynaconf import Dynaconf
 
         dynaconf = Dynaconf(
