@@ -215,7 +215,7 @@ def test_a_hundred_swaps_under_load_fail_no_request_and_bad_ones_change_nothing(
     in_force_together = {(timeout, *seen) for timeout, seen in hashes.items()}
     assert {(_value(answer, TIMEOUT), _value(answer, HASH)) for answer in scrapes.answers} <= in_force_together
     eventually(lambda: process.log().count('"Setting changed" key="probe_timeout"') == 100)
-    eventually(lambda: process.log().count('"Settings file passed over') == len(FAULTS))
+    eventually(lambda: process.log().count('"Settings file ignored') == len(FAULTS))
 
 
 def _value(answer: Answer, series: str) -> float:
@@ -275,7 +275,7 @@ def test_sighup_says_again_what_is_wrong(mounted: Callable[..., ConfigMap], foll
 
     process.sighup()
 
-    eventually(lambda: len(records(process, "Settings file passed over; the settings in force stay")) == 2, SOON)
+    eventually(lambda: len(records(process, "Settings file ignored; the previous settings stay")) == 2, SOON)
 
 
 @pytest.mark.skipif(os.path.exists("/etc/livenessprobe"), reason="the default file may be there")
@@ -708,7 +708,7 @@ def test_a_bad_file_at_the_start_is_taken_over_when_it_is_mended(
 ) -> None:
     config = mounted('probe_timeout = "9s"\nprobe_timeot = "9s"\n')
     process = follow(config)
-    process.await_log('"Settings file passed over; running on flags, environment and defaults"')
+    process.await_log('"Settings file ignored; running on flags, environment and defaults"')
     figures = process.figures()
     assert (figures[GOOD], figures[HASH], figures[TIMEOUT]) == (0, 0, 3)
 
@@ -716,7 +716,7 @@ def test_a_bad_file_at_the_start_is_taken_over_when_it_is_mended(
     await_figure(process, TIMEOUT, 9)
 
     assert process.metric(GOOD) == 1
-    eventually(lambda: process.log().count("passed over") == 1)
+    eventually(lambda: process.log().count("Settings file ignored") == 1)
 
 
 @pytest.mark.parametrize("folder_is_there", [True, False])
@@ -737,7 +737,7 @@ def test_a_named_file_may_come_go_and_come_back(folder: Path, sidecar: Start, fo
     config.remove()
     await_figure(process, GOOD, 0)
     assert process.metric(TIMEOUT) == 9
-    process.await_log(f'the settings in force stay" err="{path}: No such file or directory"')
+    process.await_log(f'the previous settings stay" err="{path}: No such file or directory"')
 
     config.swap('probe_timeout = "9s"\n')
     await_figure(process, GOOD, 1)
@@ -781,7 +781,7 @@ def test_a_file_that_is_written_in_parts_is_taken_over_whole(folder: Path, sidec
                 f'key="probe_timeout" old="{was}s" new="{n}s"',
                 f'key="v" old={was} new={n}',
             ]
-            assert "passed over" not in told
+            assert "Settings file ignored" not in told
         if swift == 3:
             return
     pytest.skip("this machine is too busy to write a file without pauses")

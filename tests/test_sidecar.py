@@ -829,7 +829,7 @@ def test_no_line_of_a_file_stops_the_process(folder: Path, sidecar: Start, line:
     (folder / "settings.toml").write_text(f"{line}\n")
     process = sidecar(f"--health-port={_free()}", f"--config={folder}/settings.toml", await_http=False)
     process.await_log("ServeMux listening")
-    process.await_log("Settings file passed over")
+    process.await_log("Settings file ignored")
     assert "Traceback" not in process.log()
 
 
