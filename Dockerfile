@@ -1,5 +1,5 @@
-# The sidecar on CPython 3.15: no shell, no pip, no package manager.  Root unless the manifest says otherwise, since a
-# driver's socket belongs to root; right under any uid, with a read-only root and without capabilities.
+# The sidecar on CPython 3.15, without shell, pip and package manager.  It runs as root by default, since drivers' sockets
+# belong to root, and works under any uid, with a read-only root and without capabilities.
 ARG PYTHON=docker.io/library/python:3.15-slim-trixie
 ARG BASE=gcr.io/distroless/cc-debian13:latest
 
@@ -12,7 +12,7 @@ RUN python3 -m pip install --require-hashes --no-deps --only-binary=:all: --targ
 COPY pyproject.toml README.md LICENSE ./
 COPY livenessprobe livenessprobe
 COPY image/assemble.py image/
-# pip leaves out what a folder has already, so the package has one of its own.
+# pip does not install into a folder what that folder already has, so the package gets a folder of its own.
 RUN PYTHONPATH=/builder python3 -m pip install --no-deps --no-build-isolation --target=/package . \
  && python3 image/assemble.py /tree /packages /package
 
@@ -30,8 +30,8 @@ LABEL org.opencontainers.image.title="livenessprobe" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.base.name="${BASE}"
-# On a node with 64 CPUs gRPC has 19 threads, and glibc would give each an arena of its own: 1.6 GB of address space instead of
-# 0.3.  Two arenas are as fast.  glibc reads it at the start only.
+# On a node with 64 CPUs gRPC has 19 threads, and glibc would make an arena for each: 1.6 GB of address space instead of 0.3.
+# Two arenas are as fast.  glibc reads the variable only at the start.
 ENV MALLOC_ARENA_MAX=2
 WORKDIR /
 ENTRYPOINT ["/livenessprobe"]

@@ -1,4 +1,4 @@
-# Everything runs in a virtual environment of the project's own; PYTHON chooses the interpreter to make it with.
+# Everything runs in a virtual environment in this folder, made with the interpreter PYTHON.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -10,32 +10,32 @@ STEPS ?= 10000
 .PHONY: help run test check unit conformance machine newest test-windows windows-tree bench attack fuzz soak mutate manifests workflows lock audit proto image e2e demo-picture clean
 
 help:
-	@echo "make run          the sidecar with an example driver; CSI_ADDRESS=/path/to/csi.sock for yours; ARGS='--flags'"
+	@echo "make run          the sidecar with an example driver, or with yours: CSI_ADDRESS=/path/to/csi.sock; ARGS='--flags'"
 	@echo "make test         set up and run all checks and tests"
 	@echo "make check        format, lint, types for Linux and Windows, import contracts, generated code"
 	@echo "make unit         unit tests and tests of the whole process"
-	@echo "make conformance  the recorded behaviour of the Go program"
-	@echo "make machine      a random walk of STEPS=10000 steps against a model; MACHINE_SEED=1 repeats one"
+	@echo "make conformance  tests against the recorded behaviour of the Go program"
+	@echo "make machine      random walks of STEPS=10000 steps, compared with a model; MACHINE_SEED=1 repeats a walk"
 	@echo "make newest       the tests on the newest Python found"
-	@echo "make test-windows tests on Windows CPython under wine; PYTHON_MINOR=3.14 for one; SHORT=1 for what touches the system"
-	@echo "make windows-tree what the Windows image holds, built here, and its livenessprobe.exe run under wine"
-	@echo "make bench        what all of it costs, beside floors; QUICK=1 tries it out, PEER='cmd with {sock} and {port}' too"
-	@echo "make attack       that a caller fares well, at what cost, while others hold connections and throw garbage"
-	@echo "make fuzz         properties of all that parses foreign input, EXAMPLES=5000 each"
-	@echo "make soak         200 000 probes with faults mixed in; PROBES='20000 4' for a short form"
-	@echo "make mutate       small faults in the rooms that decide, and whether a test notices; MODULE=health for one room"
-	@echo "make manifests    k8s/ built and judged by Kubernetes' schemas, promtool and yamllint"
-	@echo "make workflows    .github/workflows checked offline"
-	@echo "make image        the image, built twice, and what the usual tools say about it"
-	@echo "make e2e          the image under podman, beside drivers of others, under a kubelet; STAGES='image smoke' for some"
-	@echo "make demo-picture docs/demo.svg: the demo runs in a pseudo-terminal, and its output is drawn"
-	@echo "make lock         requirements.lock anew, with hashes"
-	@echo "make audit        known vulnerabilities of what is locked"
-	@echo "make proto        regenerate livenessprobe/csi from proto/"
+	@echo "make test-windows tests on Windows CPython under wine; PYTHON_MINOR=3.14 for one version; SHORT=1 for a part"
+	@echo "make windows-tree the files of the Windows image, built here, and its livenessprobe.exe under wine"
+	@echo "make bench        costs of the sidecar; QUICK=1 for a trial run, PEER='cmd with {sock} and {port}' for another program"
+	@echo "make attack       latencies and memory while other clients hold connections open and send garbage"
+	@echo "make fuzz         tests of all parsers of foreign input with random examples, EXAMPLES=5000 each"
+	@echo "make soak         200 000 probes with faults mixed in; PROBES='20000 4' for a short run"
+	@echo "make mutate       small faults planted in pure modules, which tests must notice; MODULE=standing for one module"
+	@echo "make manifests    builds k8s/ and checks it with Kubernetes' schemas, promtool and yamllint"
+	@echo "make workflows    checks .github/workflows, offline"
+	@echo "make image        builds the image twice, and checks it with hadolint, container-structure-test, dive and syft"
+	@echo "make e2e          the image under podman, with foreign drivers, under a kubelet; STAGES='image smoke' for some stages"
+	@echo "make demo-picture draws docs/demo.svg from a run of the demo in a pseudo-terminal"
+	@echo "make lock         makes requirements.lock again, with hashes"
+	@echo "make audit        known vulnerabilities of the locked packages"
+	@echo "make proto        generates livenessprobe/csi from proto/"
 
-# The stamp knows what was installed: a changed pyproject.toml installs again.
+# The stamp is older than a changed pyproject.toml, which is then installed again.
 $(VENV)/.run: pyproject.toml
-	@# Debian's Python comes without ensurepip; as root that can be mended here.
+	@# Debian's Python lacks ensurepip; root can install it here.
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 	  echo "$(PYTHON) cannot make virtual environments; installing python3-venv"; \
 	  apt-get -qq update && apt-get -qq install -y python3-venv >/dev/null; }
@@ -71,27 +71,27 @@ unit: $(VENV)/.test
 conformance: $(VENV)/.test
 	$(BIN)/python -m pytest tests/conformance -n 4 --dist loadgroup
 
-# Every fault of driver, client and settings, in random order; prints the seed of each run.
+# All faults of drivers, clients and settings, in random order; prints the seed of each run.
 machine: $(VENV)/.test
 	MACHINE_STEPS=$(STEPS) $(BIN)/python -m pytest -o faulthandler_timeout=0 -s tests/test_machine.py -k random
 
-# The tests again, on the newest interpreter at hand if that is another one.
+# The tests on the newest Python of this machine, if it is newer than PYTHON.
 newest:
 	@PYTHON=$(PYTHON) sh tests/newest.sh
 
-# Beside floors that do the same work; PYTHON, PYTHON_ARGS, PEER and QUICK are read from the environment.
+# Compared with minimal programs (floors); reads PYTHON, PYTHON_ARGS, PEER and QUICK from the environment.
 bench: $(VENV)/.test
 	@$(BIN)/python -m bench
 
-# A caller that behaves, while others do not.
+# A good client among hostile ones.
 attack: $(VENV)/.test
 	$(BIN)/python -m bench.attack
 
-# Minutes; the short form is part of .ci/run.
+# Takes minutes; .ci/run has a short run.
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.soak $(PROBES)
 
-# The properties of all that parses foreign input, with so many examples each.
+# The property tests of all parsers of foreign input, with EXAMPLES examples each.
 EXAMPLES ?= 5000
 
 fuzz: $(VENV)/.test
@@ -102,7 +102,7 @@ $(VENV)/.mutate: $(VENV)/.test
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[mutate]'
 	touch $@
 
-# Long; every fault that no test notices is explained in tests/survivors.txt, or it fails.
+# Takes long.  Fails if there is a fault that no test notices and tests/survivors.txt does not explain.
 MODULE ?=
 
 mutate: $(VENV)/.mutate
@@ -111,7 +111,7 @@ mutate: $(VENV)/.mutate
 demo-picture: $(VENV)/.run
 	$(BIN)/python docs/demo_picture.py
 
-# Apart from what is tested: these would bring other versions of the same libraries.
+# In an environment of their own, since these tools need other versions of the same libraries.
 TOOLS = $(VENV)/tools
 
 $(TOOLS)/.installed: $(VENV)/.run
@@ -120,14 +120,14 @@ $(TOOLS)/.installed: $(VENV)/.run
 	  'kubernetes-validate>=1.37' 'yamllint>=1.38' 'check-jsonschema>=0.39' 'zizmor>=1.32'
 	touch $@
 
-# What make unit finds in k8s/ is about this program; this is what others say about it.
+# `make unit` checks that k8s/ fits this program; this checks it with foreign tools.
 manifests: $(VENV)/.test $(TOOLS)/.installed
 	@PATH=$(TOOLS)/bin:$(BIN):$$PATH sh tests/manifests.sh $(VENV)/manifests
 
 workflows: $(TOOLS)/.installed
 	@PATH=$(TOOLS)/bin:$$PATH sh tests/workflows.sh $(TOOLS)
 
-# Says so where wine cannot be installed.
+# Skipped with a message if wine cannot be installed.
 test-windows: $(VENV)/.run $(TOOLS)/.installed
 	UV=$(CURDIR)/$(TOOLS)/bin/uv PIP=$(CURDIR)/$(BIN)/pip SHORT=$(SHORT) tests/windows/run $(PYTHON_MINOR)
 
@@ -136,17 +136,17 @@ windows-tree: $(VENV)/.test $(TOOLS)/.installed
 
 LOCK = --universal --generate-hashes --quiet --no-header
 
-# What is installed in an image: every file by its hash.  Made anew after a change of pyproject.toml.
+# The packages of an image, each file with its hash.  Run it after a change of pyproject.toml.
 lock: $(TOOLS)/.installed
 	$(TOOLS)/bin/uv pip compile pyproject.toml $(LOCK) -o requirements.lock
-	@# What builds the package in the images.
+	@# The packages that build this package in the images.
 	printf 'hatchling\nuv\n' | $(TOOLS)/bin/uv pip compile - $(LOCK) -o requirements-build.lock
 
-# Known vulnerabilities of what is locked; says so where no database can be reached.
+# Skipped with a message if no database of vulnerabilities can be reached.
 audit: $(TOOLS)/.installed
 	@PATH=$(TOOLS)/bin:$$PATH sh tests/audit.sh
 
-# Needs Debian and root; each stage that cannot run says why.
+# Needs Debian and root; a stage that cannot run says why.
 STAGES ?=
 
 e2e: $(VENV)/.test

@@ -1,14 +1,15 @@
 """
-What the sidecar costs, beside floors that do the same work on the same stack, and beside any other program.
+The costs of the sidecar, compared with floors, and with any other program.
 
     python -m bench          (make bench)
 
-Programs take turns, in short bursts and in another order each round, so that whatever else the machine does falls on all
-alike; a figure is the median of its rounds, a ratio the median of theirs.  Progress goes to standard error, the
-table to standard output, everything to a file of JSON in bench/results.
+A floor is a minimal program on the same libraries that does the same work.  Programs take turns in short bursts, in
+another order each round, so that other load on the machine affects all alike.  A figure is the median of its rounds, a
+ratio the median of the rounds' ratios.  Progress goes to standard error, the table to standard output, and everything
+to a JSON file in bench/results.
 
-QUICK=1 tries it out.  PEER='program --socket={sock} --listen=127.0.0.1:{port}' is measured too.  PYTHON and PYTHON_ARGS choose
-another interpreter for all that is measured, which must have the same packages.
+QUICK=1 makes a short trial run.  PEER='program --socket={sock} --listen=127.0.0.1:{port}' is measured too.  PYTHON and
+PYTHON_ARGS choose another interpreter for all measured programs; it must have the same packages.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ print(json.dumps({{"version": sys.version.split()[0], "implementation": sys.vers
 
 
 def interpreter(python: list[str]) -> dict[str, object]:
-    """The version of the one that is measured, and of its packages; ProgramError if it cannot run what is measured."""
+    """The versions of the measured interpreter and its packages; ProgramError if it cannot run the programs."""
     try:
         answer = once(shlex.join(python), [*python, "-c", _DESCRIBE]).output
     except (OSError, ProgramError) as error:
@@ -53,7 +54,7 @@ def interpreter(python: list[str]) -> dict[str, object]:
 
 
 def surroundings() -> dict[str, object]:
-    """Where and of what it is measured."""
+    """The time, commit and machine of the run."""
     try:
         commit = once("git", ["git", "describe", "--always", "--dirty"]).output.strip()
     except (OSError, ProgramError):
@@ -68,7 +69,7 @@ def surroundings() -> dict[str, object]:
 
 
 def run(python: list[str], peer: list[str], quick: str) -> dict[str, object]:
-    """Measure, print, and give all that was seen; ProgramError if something cannot be measured."""
+    """Measure and print; returns the report.  ProgramError if a program cannot be measured."""
     if peer and "{port}" not in " ".join(peer):
         raise ProgramError(f"PEER={shlex.join(peer)}: {{port}} must stand where the program is told its port")
     started, measured, around = time.monotonic(), interpreter(python), surroundings()
@@ -104,7 +105,7 @@ def run(python: list[str], peer: list[str], quick: str) -> dict[str, object]:
 
 
 def save(report: Mapping[str, object]) -> Path:
-    """Into a file of its own."""
+    """Write the report to a new file; returns its path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -112,11 +113,13 @@ def save(report: Mapping[str, object]) -> Path:
 
 
 def main() -> int:
-    """Exit code: 0, or 1 with a sentence if something could not be measured."""
+    """The exit code: 0, or 1 with a sentence if something could not be measured."""
     if sys.platform != "linux":
-        print("bench: what the kernel tells is read as Linux tells it; run it there", file=sys.stderr)
+        print("bench: it reads Linux's /proc; run it on Linux", file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of all that ends what was started
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # by an exception, so that context managers end all started processes
     environ = os.environ
     python = [environ.get("PYTHON") or sys.executable, *shlex.split(environ.get("PYTHON_ARGS", ""))]
     try:

@@ -1,12 +1,12 @@
 """
-How a well-behaved caller fares while others hold connections open and throw garbage, and what that costs in memory.
+Whether a good client is served well while others hold connections open and send garbage, and the cost in memory.
 
     python -m bench.attack [SECONDS]
 
-Attacks for so many seconds twice: first by its defaults the sidecar holds some hundreds of the slow connections at most,
-and closes the others again and again; then it is to hold them all.  Prints latencies of the well-behaved caller
-without and with the attack, and ends with 1 and a sentence for each if he or the sidecar has suffered.  Below some 20
-seconds the first moment, in which all come at once, makes up his p99.
+Two attacks of SECONDS each: with the default settings, where the sidecar keeps only some hundreds of the slow
+connections and closes the others again and again; and with a bound above all slow connections.  Prints latencies of the
+good client without and with the attack.  Exits with 1, and a sentence for each fault, if the client or the sidecar has
+suffered.  Below about 20 seconds the first moment, when all connections arrive at once, decides the p99.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from tests.support import Sidecar, driver_process
 
 SLOW_CONNECTIONS = 1000
 HOLDS_ALL = "--http-max-connections=1200"
-"""More than the slow ones, since garbage and the well-behaved caller come on connections too."""
+"""More than the slow connections, since the garbage and the good client have connections too."""
 GARBAGE_PER_SECOND = 2000
 EVERY = 0.05
 P99_MS = 100
 GROWTH_MIB = 8
 BACK_SECONDS = 10.0
-"""For which what is left of an attack may stay open."""
+"""Seconds that connections and tasks of the attack may stay open after it."""
 GARBAGE = (
     b"\0\xff" * 50 + b"\r\n\r\n",
     b"GET / HTTP/9.9\r\n\r\n",
@@ -45,7 +45,7 @@ GARBAGE = (
 
 
 def hold(port: int, held: Synchronized[int]) -> None:
-    """Keep many requests incomplete, a header line each second; `held` is how many are open."""
+    """Hold incomplete requests open, with a header line each second; `held` is the number of open ones."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     clients: list[socket.socket] = []
@@ -66,7 +66,7 @@ def hold(port: int, held: Synchronized[int]) -> None:
 
 
 def still_open(client: socket.socket) -> bool:
-    """Whether one more line can be sent, and nothing has come."""
+    """Whether one more line can be sent, and no response has come."""
     try:
         client.sendall(b"X: y\r\n")
         client.recv(1)
@@ -78,17 +78,17 @@ def still_open(client: socket.socket) -> bool:
 
 
 def throw(port: int, thrown: Synchronized[int]) -> None:
-    """Send garbage on connections of its own, so many a second."""
+    """Send garbage, each piece on a new connection, GARBAGE_PER_SECOND pieces a second."""
     started = time.monotonic()
     for number in range(1 << 62):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 2) as client:
-            client.sendall(random.choice(GARBAGE))  # noqa: S311  any will do
+            client.sendall(random.choice(GARBAGE))  # noqa: S311  no cryptography
         thrown.value = number + 1
         time.sleep(max(0.0, number / GARBAGE_PER_SECOND - (time.monotonic() - started)))
 
 
 def ask(sidecar: Sidecar, seconds: float) -> tuple[list[float], int]:
-    """Latencies, sorted, and how many answers were not 200."""
+    """Sorted latencies in seconds, and the number of responses other than 200."""
     end, latencies, bad = time.monotonic() + seconds, [], 0
     while (started := time.monotonic()) < end:
         try:
@@ -101,19 +101,19 @@ def ask(sidecar: Sidecar, seconds: float) -> tuple[list[float], int]:
 
 
 def rss(sidecar: Sidecar) -> float:
-    """MiB."""
+    """Resident memory in MiB."""
     status = Path(f"/proc/{sidecar.process.pid}/status").read_text(encoding="utf-8")
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 def left_open(sidecar: Sidecar) -> dict[str, int]:
-    """What must be given back."""
+    """The counts that must return to their values from before the attack."""
     descriptors = len(os.listdir(f"/proc/{sidecar.process.pid}/fd"))
     return {"descriptors": descriptors, "livenessprobe_tasks": int(sidecar.metric("livenessprobe_tasks"))}
 
 
 def left_in_the_end(sidecar: Sidecar, before: dict[str, int]) -> dict[str, int]:
-    """The same, once it is no more than `before`, or has had its time."""
+    """The counts, once they are at most `before` or BACK_SECONDS have passed."""
     end = time.monotonic() + BACK_SECONDS
     while True:
         after = left_open(sidecar)
@@ -123,13 +123,13 @@ def left_in_the_end(sidecar: Sidecar, before: dict[str, int]) -> dict[str, int]:
 
 
 def percentiles(latencies: list[float]) -> tuple[float, float]:
-    """p50 and p99, in ms."""
+    """p50 and p99 in milliseconds."""
     p50, p99 = (latencies[int(len(latencies) * part)] * 1000 for part in (0.5, 0.99))
     return p50, p99
 
 
 def attack(seconds: float, *more: str) -> list[str]:
-    """One run of a sidecar with `more` flags; prints a table and one line of JSON.  A sentence for each fault."""
+    """One run of a sidecar with `more` flags; prints a table and a line of JSON.  Returns a sentence for each fault."""
     with tempfile.TemporaryDirectory() as folder, driver_process(f"{folder}/csi.sock"):
         sidecar = Sidecar((f"--csi-address={folder}/csi.sock", *more))
         thrown, held = multiprocessing.Value("q", 0), multiprocessing.Value("q", 0)
@@ -162,7 +162,7 @@ def attack(seconds: float, *more: str) -> list[str]:
     print(json.dumps(figures))
     faults = [f"{what} were {before[what]} before and are {after[what]}." for what in before if after[what] > before[what]]
     if bad + bad_quiet:
-        faults.append(f"{bad + bad_quiet} well-behaved requests failed.")
+        faults.append(f"{bad + bad_quiet} requests of the good client failed.")
     if p99 >= P99_MS:
         faults.append(f"p99 was {p99:.1f} ms, not below {P99_MS}.")
     if grown >= GROWTH_MIB:
@@ -173,7 +173,7 @@ def attack(seconds: float, *more: str) -> list[str]:
 
 
 def main(seconds: float) -> int:
-    """0, or 1 if anything suffered."""
+    """The exit code: 0, or 1 if there was a fault."""
     faults = [*attack(seconds), *attack(seconds, HOLDS_ALL)]
     for fault in faults:
         print(f"FAILED: {fault}")

@@ -1,4 +1,4 @@
-"""What is made of what was measured: medians, ratios, verdicts, a table.  Pure."""
+"""Computes figures from samples: medians, ratios, verdicts, a table.  No input or output."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 Samples = dict[str, dict[str, list[float]]]
 """By figure and program: a value for each round, in the order of the rounds."""
 
-# Which floor stands beside which program, by what a figure is about.
+# The floor to compare each program with, by kind of figure.
 BESIDE_KEPT = {
-    "sidecar": "floor-kept",  # back to back it keeps its connection as well: the harder floor of the two
+    "sidecar": "floor-kept",  # with requests back to back it keeps its connection too, so this is the harder floor
     "sidecar-dials": "floor-fresh",
     "sidecar-interval": "floor-ok",
     "peer": "floor-kept",
@@ -27,7 +27,7 @@ BESIDE_START = BESIDE_IMPORT | {"check": "sidecar", "check-file": "sidecar", "se
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One thing that is measured, and the floor that stands beside each program there."""
+    """One measured quantity, and the floor that each program is compared with."""
 
     meaning: str
     unit: str
@@ -70,7 +70,7 @@ FIGURES = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a figure is to be at most, or at least: as a multiple of that of `floor`, or in the figure's unit."""
+    """The largest or smallest value of a figure: a multiple of the `floor`'s value, or a value in the figure's unit."""
 
     figure: str
     program: str
@@ -79,10 +79,10 @@ class Target:
     at_most: float = 0.0
     at_least: float = 0.0
     pythons: tuple[tuple[int, int], tuple[int, int]] = ((3, 11), (3, 99))
-    """First and last version for which it counts."""
+    """First and last version of Python for which it counts."""
 
     def met(self, value: float) -> bool:
-        """Whether `value` is one that was aimed at."""
+        """Whether `value` meets the target."""
         return value >= self.at_least if self.at_least else value <= self.at_most
 
     def __str__(self) -> str:
@@ -118,14 +118,17 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def ratio(samples: Samples, figure: str, program: str, floor: str) -> float | None:
-    """The median of the ratios of each round, whose two values are near in time; None without both, or of zero."""
+    """
+    The median of the ratios of each round, whose two values are near in time; None if there is no pair, or the floor is
+    zero.
+    """
     values, floors = samples.get(figure, {}).get(program, []), samples.get(figure, {}).get(floor, [])
     pairs = [value / below for value, below in zip(values, floors, strict=False) if below]
     return statistics.median(pairs) if pairs else None
 
 
 def summary(samples: Samples) -> dict[str, dict[str, dict[str, float | str | None]]]:
-    """By figure and program: the median, the least, the most, and the ratio to the floor beside it."""
+    """By figure and program: the median, the least, the most, and the ratio to the floor."""
     return {
         figure: {
             program: {
@@ -142,7 +145,7 @@ def summary(samples: Samples) -> dict[str, dict[str, dict[str, float | str | Non
 
 
 def verdicts(samples: Samples, python: tuple[int, int]) -> Iterator[tuple[Target, float | None]]:
-    """Each target that counts for this version of Python, and the value that was reached; None if it was not measured."""
+    """Each target for this version of Python, and the value that was reached; None if it was not measured."""
     for target in TARGETS:
         if target.pythons[0] <= python <= target.pythons[1]:
             values = samples.get(target.figure, {}).get(target.program)
@@ -153,7 +156,7 @@ def verdicts(samples: Samples, python: tuple[int, int]) -> Iterator[tuple[Target
 
 
 def table(samples: Samples, python: tuple[int, int]) -> str:
-    """All figures, then the targets."""
+    """All figures, then the targets, as text."""
     lines = [f"{'':18}{'median':>10} {'least':>10} {'most':>10}   × floor"]
     for figure, programs in summary(samples).items():
         lines.append(f"\n{FIGURES[figure].meaning}, {FIGURES[figure].unit}  ({figure})")
@@ -174,7 +177,7 @@ def memory(smaps_rollup: str) -> dict[str, float]:
 
 
 def imports(importtime: str) -> dict[str, float]:
-    """Milliseconds that each module took by itself, from what `python -X importtime` writes; the slowest first."""
+    """Milliseconds of each module alone, from the output of `python -X importtime`; the slowest first."""
     seen: dict[str, float] = {}
     for line in importtime.splitlines():
         before, found, rest = line.partition("import time:")
@@ -185,7 +188,7 @@ def imports(importtime: str) -> dict[str, float]:
 
 
 def by_package(modules: Mapping[str, float]) -> dict[str, float]:
-    """The same, for each package with all that is below it."""
+    """The sums by top-level package; the slowest first."""
     packages: dict[str, float] = defaultdict(float)
     for module, milliseconds in modules.items():
         packages[module.partition(".")[0]] += milliseconds

@@ -1,5 +1,5 @@
 """
-A floor: a bare ASGI app that asks the driver's Probe for each request, each time on a connection of its own.
+A floor: a bare ASGI app that calls the driver's Probe for each request, each time on a new connection.
 
     python -m bench.floor_fresh SOCKET PORT
 """
@@ -14,12 +14,12 @@ from hypercorn.config import Config
 from livenessprobe.csi import csi_pb2
 
 SOCKET, PORT = sys.argv[1:]
-OPTIONS = [("grpc.use_local_subchannel_pool", 1)]  # or channels to one socket share a connection
+OPTIONS = [("grpc.use_local_subchannel_pool", 1)]  # otherwise channels to one socket share a connection
 
 
 async def app(scope, receive, send):
-    """Answer any request with what the driver says."""
-    assert scope["type"] == "http"  # a refused "lifespan" is how an app says that it has none
+    """Answer any request with the result of Probe."""
+    assert scope["type"] == "http"  # an app without a lifespan refuses it
     async with grpc.aio.insecure_channel(f"unix:{SOCKET}", options=OPTIONS) as channel:
         call = channel.unary_unary("/csi.v1.Identity/Probe", None, csi_pb2.ProbeResponse.FromString)
         try:

@@ -1,5 +1,5 @@
 """
-A floor: the libraries the sidecar stands on, imported and nothing more; prints what memory that takes.
+A floor: imports the sidecar's libraries and does nothing else; prints its memory.
 
     python -m bench.floor_import
 """
@@ -11,7 +11,7 @@ import hypercorn.asyncio
 import prometheus_client
 import quart
 
-# Named here, they are loaded even where imports are lazy.
+# The names below load the libraries even with lazy imports.
 STACK = (
     dynaconf.Dynaconf,
     google.protobuf.message.Message,

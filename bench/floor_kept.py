@@ -1,5 +1,5 @@
 """
-A floor: a bare ASGI app that asks the driver's Probe for each request, all on one channel that stays open.
+A floor: a bare ASGI app that calls the driver's Probe for each request, on one channel that stays open.
 
     python -m bench.floor_kept SOCKET PORT
 """
@@ -17,12 +17,12 @@ SOCKET, PORT = sys.argv[1:]
 
 
 async def main():
-    """Serve for ever."""
+    """Serve until the process is killed."""
     channel = grpc.aio.insecure_channel(f"unix:{SOCKET}")
     call = channel.unary_unary("/csi.v1.Identity/Probe", None, csi_pb2.ProbeResponse.FromString)
 
     async def app(scope, receive, send):
-        assert scope["type"] == "http"  # a refused "lifespan" is how an app says that it has none
+        assert scope["type"] == "http"  # an app without a lifespan refuses it
         try:
             answer = await call(b"", timeout=3)
             status, body = (500, b"not ready") if answer.HasField("ready") and not answer.ready.value else (200, b"ok")

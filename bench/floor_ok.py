@@ -1,5 +1,5 @@
 """
-A floor: a bare ASGI app that says ok, and asks nobody.
+A floor: a bare ASGI app that responds ok without calling the driver.
 
     python -m bench.floor_ok SOCKET PORT
 """
@@ -15,7 +15,7 @@ _SOCKET, PORT = sys.argv[1:]
 
 async def app(scope, receive, send):
     """Answer any request."""
-    assert scope["type"] == "http"  # a refused "lifespan" is how an app says that it has none
+    assert scope["type"] == "http"  # an app without a lifespan refuses it
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"2")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"ok"})

@@ -1,9 +1,9 @@
 """
-The caller: asks /healthz as fast as it is answered, and says how long that took.
+The load generator: requests /healthz as fast as responses come, and measures the latencies.
 
-A process of its own, with prepared bytes on plain sockets, so that it is the other end that is measured.  Each line of
-standard input is an `Order` as JSON; a line of JSON answers it: latencies in seconds, the whole time, and the share of it
-for which this process was busy, or an error.
+It is a separate process with prepared bytes on plain sockets, so that its own cost stays small.  Each line of standard
+input is an `Order` as JSON.  Each is answered with a line of JSON: latencies in seconds, the total time, and the share
+of it for which this process was busy; or an error.
 """
 
 from __future__ import annotations
@@ -15,27 +15,30 @@ import sys
 import time
 from dataclasses import dataclass
 
-PATIENCE_SECONDS = 10.0
-"""For one answer."""
+TIMEOUT_SECONDS = 10.0
+"""For one response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Ask for so long or so often, whichever is reached first."""
+    """Send requests for `seconds`, or until there were `requests`."""
 
     port: int
     connections: int = 0
-    """Kept open and asked side by side.  0: one request at a time, each on a connection of its own, as a kubelet does."""
+    """
+    Connections that are kept open and used in parallel.  0: one request at a time, each on a new connection, as a
+    kubelet does.
+    """
     seconds: float = 3600.0
     requests: int = 1 << 40
 
 
 class UnexpectedError(Exception):
-    """An answer that is no 200, or none."""
+    """A response other than 200, or none."""
 
 
 def whole(data: bytes) -> bool:
-    """Whether `data` is a whole answer.  Raises UnexpectedError if it is not one of 200."""
+    """Whether `data` is a complete response.  Raises UnexpectedError if its status is not 200."""
     head, ended, body = data.partition(b"\r\n\r\n")
     if not ended:
         return False
@@ -49,9 +52,9 @@ def whole(data: bytes) -> bool:
 
 
 def connect(port: int) -> socket.socket:
-    """A connection to the program."""
+    """A connection to the measured program."""
     try:
-        connection = socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS)
+        connection = socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS)
     except OSError as error:
         raise UnexpectedError(f"no connection to 127.0.0.1:{port}: {error}") from error
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -59,7 +62,7 @@ def connect(port: int) -> socket.socket:
 
 
 def one_at_a_time(order: Order) -> list[float]:
-    """Latencies, connecting included."""
+    """Latencies in seconds, connecting included."""
     request = (
         b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUser-Agent: kube-probe/1.34\r\nAccept: */*\r\n"
         b"Connection: close\r\n\r\n" % order.port
@@ -78,7 +81,7 @@ def one_at_a_time(order: Order) -> list[float]:
                 if not more and b"\r\n\r\n" not in data:
                     raise UnexpectedError("closed the connection without an answer")
                 if not more:
-                    break  # an answer without a length ends with its connection
+                    break  # a response without a length ends with its connection
                 data += more
         latencies.append(time.perf_counter() - started)
     return latencies
@@ -86,7 +89,7 @@ def one_at_a_time(order: Order) -> list[float]:
 
 @dataclass(slots=True)
 class Kept:
-    """A connection that is asked again and again."""
+    """A connection for many requests."""
 
     socket: socket.socket
     asked: float = 0.0
@@ -94,7 +97,7 @@ class Kept:
 
 
 def side_by_side(order: Order) -> list[float]:
-    """Latencies, of requests alone."""
+    """Latencies in seconds of requests on kept connections."""
     request = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUser-Agent: bench\r\n\r\n" % order.port
     latencies: list[float] = []
     kept: dict[int, Kept] = {}
@@ -116,9 +119,9 @@ def side_by_side(order: Order) -> list[float]:
         for one in opened:
             ask(one)
         while kept:
-            ready = poll.poll(PATIENCE_SECONDS)
+            ready = poll.poll(TIMEOUT_SECONDS)
             if not ready:
-                raise UnexpectedError(f"no answer within {PATIENCE_SECONDS:g} s")
+                raise UnexpectedError(f"no answer within {TIMEOUT_SECONDS:g} s")
             for number, _ in ready:
                 one = kept[number]
                 more = one.socket.recv(65536)
@@ -139,7 +142,7 @@ def side_by_side(order: Order) -> list[float]:
 
 
 def obey(order: Order) -> dict[str, object]:
-    """What came of `order`."""
+    """The report on `order`."""
     started, busy = time.perf_counter(), time.process_time()
     try:
         latencies = side_by_side(order) if order.connections else one_at_a_time(order)

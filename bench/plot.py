@@ -1,9 +1,9 @@
 """
-Draws what `make bench` saw: an SVG for each figure, a bar for each program with its least and most.
+Draws the results of `make bench`: an SVG for each figure, with a bar for each program and its least and most.
 
     python -m bench.plot FOLDER RESULT.json [RESULT.json ...]
 
-With several results, of other versions of Python say, the bars of one program stand together.
+With several results, for example of several versions of Python, the bars of one program are next to each other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Result = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One line of a chart."""
+    """One bar of a chart, with its label."""
 
     label: str
     value: float
@@ -39,7 +39,7 @@ class Bar:
 
 
 def chart(title: str, bars: Sequence[Bar]) -> str:
-    """The SVG."""
+    """The chart as SVG."""
     scale = BARS / (max(bar.most for bar in bars) or 1)
     height = TOP + ROW * len(bars) + 8
     size = f'width="{LEFT + BARS + RIGHT}" height="{height}"'
@@ -61,12 +61,12 @@ def chart(title: str, bars: Sequence[Bar]) -> str:
 
 
 def name_of(result: Result) -> str:
-    """Which Python it was, and how it was told to import."""
+    """The version of Python, and its arguments."""
     return " ".join([result["python"]["version"], *(word for word in result["python"]["arguments"] if word != "-X")])
 
 
 def bars_of(figure: str, results: Sequence[Result]) -> Iterator[Bar]:
-    """One for each program and result."""
+    """A bar for each program and result."""
     programs = dict.fromkeys(program for result in results for program in result["figures"].get(figure, {}))
     for program in programs:
         for result in results:
@@ -79,7 +79,7 @@ def bars_of(figure: str, results: Sequence[Result]) -> Iterator[Bar]:
 
 
 def imports_of(result: Result) -> list[Bar]:
-    """One for each package that takes long."""
+    """A bar for each of the packages that take longest to import."""
     packages = list(result["imports_ms"]["packages"].items())[:PACKAGES]
     return [Bar(package, milliseconds, milliseconds, milliseconds) for package, milliseconds in packages]
 

@@ -1,4 +1,4 @@
-"""What is measured: how each program is started, and what the kernel tells of one that runs.  Linux only."""
+"""The measured programs: how each is started, and its CPU, memory and wake-ups as the kernel counts them.  Linux only."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from tests.support import free_port
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 60.0
-"""Within which a program must answer 200 for the first time."""
+"""A program must respond 200 within this time after its start."""
 INTERVAL = "10s"
-LAST_WORDS = 3000
+OUTPUT_SHOWN = 3000
 """Characters of a failed program's output that are shown."""
 SETTINGS = ("LIVENESSPROBE_", "LIVENESS_PROBE_", "CSI_", "PYTHONDONTWRITEBYTECODE")
-"""How variables begin that programs are not to see; without the last one all would compile at each start."""
+"""Prefixes of variables that programs must not see; with the last one all would compile their modules at each start."""
 ENVIRONMENT = {name: text for name, text in os.environ.items() if not name.startswith(SETTINGS)}
 
 
 class ProgramError(Exception):
-    """A program that cannot be measured; a sentence with the last of its output."""
+    """A program that cannot be measured; the text is a sentence with the end of its output."""
 
 
 def servers(python: Sequence[str], peer: Sequence[str]) -> dict[str, list[str]]:
     """
-    The command of each program that answers /healthz; `{sock}` and `{port}` stand for the driver's and its own.
+    The command of each program that answers /healthz; `{sock}` is the driver's socket, `{port}` the program's port.
 
-    It is the process that is started whose costs are seen, not those that it starts: a peer must not be a shell.
+    Only the costs of the started process count, not of its children: a peer must not be a shell.
     """
     sidecar = [*python, "-m", "livenessprobe", "--csi-address={sock}", "--http-endpoint=127.0.0.1:{port}"]
     commands = {
@@ -88,7 +88,7 @@ class Running:
     def __init__(self, name: str, command: Sequence[str], sock: str) -> None:
         self.name = name
         self.port = free_port()
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed at the end of the program
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed in __exit__
         self._started = time.monotonic()
         words = [word.replace("{sock}", sock).replace("{port}", str(self.port)) for word in command]
         try:
@@ -111,7 +111,7 @@ class Running:
         self._log.close()
 
     def first_200(self) -> tuple[float, float]:
-        """Ask until it answers 200: CPU and wall seconds from its start until then."""
+        """Send requests until one gets a 200: CPU and wall-clock seconds from the start until then."""
         request = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
         answer = b""
         while not answer.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")):
@@ -126,17 +126,17 @@ class Running:
         return self.cpu(), time.monotonic() - self._started
 
     def cpu(self) -> float:
-        """CPU seconds of all its threads, those that have ended too, in nanoseconds' resolution."""
+        """CPU seconds of all its threads, ended ones included, with a resolution of nanoseconds."""
         try:
-            return time.clock_gettime((~self.pid << 3) | 2)  # what clock_getcpuclockid(3) makes of a process id
+            return time.clock_gettime((~self.pid << 3) | 2)  # the clock id that clock_getcpuclockid(3) makes of a process id
         except OSError as error:
             raise self.failed("has ended") from error
 
     def wakeups(self) -> int:
-        """How often its threads have waited for something and were woken."""
+        """How often its threads have waited and were woken."""
         total = 0
         for path in Path(f"/proc/{self.pid}/task").glob("*/status"):
-            with contextlib.suppress(OSError):  # a thread that has just ended
+            with contextlib.suppress(OSError):  # the thread has just ended
                 total += int(path.read_text(encoding="utf-8").partition("\nvoluntary_ctxt_switches:")[2].split()[0])
         return total
 
@@ -148,13 +148,17 @@ class Running:
             raise self.failed("has ended") from error
 
     def output(self) -> str:
-        """All it has written."""
+        """Everything that the program has written."""
         number = self._log.fileno()
-        return os.pread(number, os.fstat(number).st_size, 0).decode(errors="replace")  # its place in the file is not moved
+        return os.pread(number, os.fstat(number).st_size, 0).decode(
+            errors="replace"
+        )  # pread does not move the position in the file
 
     def failed(self, what: str) -> ProgramError:
-        """An error that says so."""
-        return ProgramError(f"{self.name} {what}; its output ends in:\n{self.output()[-LAST_WORDS:].strip() or '(nothing)'}")
+        """An error with the end of the program's output."""
+        return ProgramError(
+            f"{self.name} {what}; its output ends in:\n{self.output()[-OUTPUT_SHOWN:].strip() or '(nothing)'}"
+        )
 
 
 class Caller:
@@ -173,9 +177,12 @@ class Caller:
         self._process.communicate()
 
     def obey(self, program: Running, order: Order) -> dict[str, Any]:
-        """What came of `order`, which goes to `program`; ProgramError if it was not answered with 200 throughout."""
-        assert self._process.stdin is not None  # it was asked for
-        assert self._process.stdout is not None  # the same
+        """
+        Send `order` to the load generator; returns its report.  ProgramError unless all responses of `program` were
+        200.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(asdict(order)) + "\n")
         self._process.stdin.flush()
         report: dict[str, Any] = json.loads(self._process.stdout.readline() or '{"error": "the load generator ended"}')
@@ -186,7 +193,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """What a process cost that has ended by itself."""
+    """The costs and the output of a process that has ended by itself."""
 
     cpu: float
     wall: float
@@ -194,10 +201,12 @@ class Once:
 
 
 def once(name: str, command: Sequence[str]) -> Once:
-    """Run `command` to its end; ProgramError unless that is a success."""
+    """Run `command` to its end; ProgramError unless it succeeds."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     ended = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     wall, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     if ended.returncode:
-        raise ProgramError(f"{name} ended with exit code {ended.returncode}: {(ended.stderr or ended.stdout)[-LAST_WORDS:]}")
+        raise ProgramError(
+            f"{name} ended with exit code {ended.returncode}: {(ended.stderr or ended.stdout)[-OUTPUT_SHOWN:]}"
+        )
     return Once(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall, ended.stdout)

@@ -19,21 +19,21 @@ from tests.support import driver_process
 T = TypeVar("T")
 
 LOADS = {"kubelet": 0, "keepalive_1": 1, "keepalive_16": 16, "keepalive_64": 64}
-"""Connections that are kept open, by the name of the load."""
+"""Connections that are kept open, by name of the load."""
 PACE = 2.0
-"""Seconds from request to request: above --connection-reuse, so that each of them dials."""
+"""Seconds between requests: more than --connection-reuse, so that each request dials."""
 SETTLE = 0.5
-"""Seconds from the first 200 to a look at memory."""
+"""Seconds from the first 200 until memory is read."""
 QUIET = 3.0
-"""Seconds from the last request until a program counts as idle: no connection to the driver is left then."""
+"""Seconds from the last request until a program counts as idle; by then no connection to the driver is left."""
 
 ACCOUNTED = 0.01
-"""Seconds after which the kernel has added up what a thread has run: it does so at its ticks, and when the thread waits."""
+"""Seconds after which the kernel has accounted a thread's CPU time; it does so at its ticks, and when the thread waits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and how often."""
+    """Durations and repetitions."""
 
     starts: int
     start_requests: int
@@ -41,7 +41,7 @@ class Plan:
     burst_seconds: float
     paced: int
     idle: tuple[float, ...]
-    """Seconds of each look at idle programs: whole intervals of the one that probes by itself."""
+    """Seconds of each measurement of idle programs; multiples of the interval of the program that probes on a schedule."""
     growth: int
 
 
@@ -50,19 +50,19 @@ BRIEF = Plan(1, start_requests=300, bursts=2, burst_seconds=0.25, paced=3, idle=
 
 
 def say(what: str) -> None:
-    """Progress."""
+    """Print progress to standard error."""
     print(f"{time.strftime('%T')} {what}", file=sys.stderr, flush=True)
 
 
 def rotated(programs: Mapping[str, T], number: int) -> list[tuple[str, T]]:
-    """All of `programs`, a different one first in each round."""
+    """The programs in their order, with another one first in each round."""
     items = list(programs.items())
     start = number % len(items)
     return items[start:] + items[:start]
 
 
 class Bench:
-    """One run: what it measures with, and what was seen."""
+    """One run: its plan and programs, and the samples."""
 
     def __init__(self, plan: Plan, python: list[str], peer: list[str], folder: str) -> None:
         self.plan = plan
@@ -76,17 +76,20 @@ class Bench:
         self._health = Path(folder) / "health"
 
     def note(self, figure: str, program: str, value: float) -> None:
-        """One more sample."""
+        """Add a sample."""
         self.samples.setdefault(figure, {}).setdefault(program, []).append(value)
 
     def load(self, caller: Caller, program: Running, order: Order) -> dict[str, Any]:
-        """What came of `order`."""
+        """Run `order`, and return its report."""
         report = caller.obey(program, order)
         self.busiest = max(self.busiest, report["busy"])
         return report
 
     def starts(self, caller: Caller) -> None:
-        """Each program from its start on, alone but for the driver: PSS is memory divided by those who share it."""
+        """
+        Costs of each program from its start on, with only the driver beside it: PSS divides memory among the processes
+        that share it.
+        """
         self._health.write_text(json.dumps({"driver": "bench", "time": "now", "uptime": time.monotonic(), "lasts": 86_400}))
         enders = one_shots(self.python, self.sock, self._health)
         for name, command in enders.items():
@@ -100,9 +103,9 @@ class Bench:
                     self._serve(name, command, caller)
 
     def _run(self, name: str, command: list[str]) -> None:
-        """A program that ends by itself: what that cost, and what it printed."""
+        """Measure a program that ends by itself."""
         ended = once(name, command)
-        if name == "settings-again":  # it has timed itself
+        if name == "settings-again":  # this program measures its own time
             self.note("reload_cpu", name, 1000 * float(ended.output))
             return
         self.note("start_cpu", name, ended.cpu)
@@ -111,7 +114,7 @@ class Bench:
             self._note_memory("idle", name, memory(ended.output))
 
     def _serve(self, name: str, command: list[str], caller: Caller) -> None:
-        """A server: what it costs until it answers, and its memory before and after some load."""
+        """Measure a server's start, and its memory before and after some load."""
         with Running(name, command, self.sock) as program:
             cpu, wall = program.first_200()
             time.sleep(SETTLE)
@@ -126,14 +129,17 @@ class Bench:
             self.note(f"{when}_{kind}", program, value)
 
     def warm_up(self) -> None:
-        """Start each program once: shows that all of them work, and leaves the modules compiled."""
+        """Start each program once: shows that all of them work, and leaves their modules compiled."""
         for name, command in self.servers.items():
             say(f"trying {name}")
             with Running(name, command, self.sock) as program:
                 program.first_200()
 
     def import_times(self) -> None:
-        """What the sidecar imports until its first 200: the quickest of some starts, as noise only adds."""
+        """
+        The modules that the sidecar imports until its first 200; the quickest of some starts, since noise only adds
+        time.
+        """
         say("imports")
         command = [*self.python, "-X", "importtime", *self.servers["sidecar"][len(self.python) :]]
         seen = []
@@ -144,7 +150,10 @@ class Bench:
         self.imports = min(seen, key=lambda modules: sum(modules.values()))
 
     def beside_each_other(self, caller: Caller) -> None:
-        """All programs at the same time: idle, asked now and then, and in bursts one after the other."""
+        """
+        Measure all programs while all of them run: idle, with a request now and then, and in bursts one after the
+        other.
+        """
         with contextlib.ExitStack() as stack:
             programs = {
                 name: stack.enter_context(Running(name, command, self.sock)) for name, command in self.servers.items()
@@ -156,7 +165,7 @@ class Bench:
             self.bursts(caller, programs)
 
     def idle(self, programs: Mapping[str, Running]) -> None:
-        """CPU and wake-ups of programs that nobody asks anything."""
+        """CPU and wake-ups of programs that get no requests."""
         time.sleep(QUIET)
         for seconds in self.plan.idle:
             say(f"idle for {seconds:g} s")
@@ -165,11 +174,11 @@ class Bench:
             for name, program in programs.items():
                 cpu, wakeups = before[name]
                 self.note("idle_cpu", name, 1000 * (program.cpu() - cpu) / seconds)
-                # Threads that have ended take their counts along.
+                # The counts of ended threads are lost.
                 self.note("idle_wakeups", name, max(0, program.wakeups() - wakeups) / seconds)
 
     def paced(self, caller: Caller, programs: Mapping[str, Running]) -> None:
-        """One request every PACE seconds for each program, at moments of its own."""
+        """A request every PACE seconds for each program, at different times."""
         say(f"{self.plan.paced} requests, one every {PACE:g} s")
         started = time.monotonic()
         spent = {name: program.cpu() for name, program in programs.items()}
@@ -180,7 +189,7 @@ class Bench:
                 report = self.load(caller, program, Order(program.port, requests=1))
                 time.sleep(ACCOUNTED)
                 before, spent[name] = spent[name], program.cpu()
-                if number:  # what lies before the first one is not PACE long
+                if number:  # before the first request the time is not PACE long
                     self.note("paced_latency", name, 1000 * report["latencies"][0])
                     self.note("paced_cpu", name, 1000 * (spent[name] - before))
 
@@ -200,7 +209,7 @@ class Bench:
                     self.note(f"{load}_cpu", name, 1000 * cpu / len(latencies))
 
     def growth(self, caller: Caller) -> None:
-        """What the sidecar's memory gains by many requests, beginning when it is idle."""
+        """The growth of the sidecar's memory by many requests, from its idle state."""
         say(f"{self.plan.growth} requests to the sidecar")
         with Running("sidecar", self.servers["sidecar"], self.sock) as program:
             program.first_200()
@@ -212,7 +221,7 @@ class Bench:
             self.note(f"growth_{kind}", "sidecar", after[kind] - before[kind])
 
     def run(self) -> None:
-        """All of it."""
+        """All stages."""
         with driver_process(self.sock), Caller() as caller:
             self.warm_up()
             self.import_times()

@@ -1,8 +1,8 @@
 """
-Makes what the image adds to its base, run by the interpreter that goes into it.
+Makes the files that the image adds to its base; run by the interpreter that the image will have.
 
-`python3 assemble.py TREE PACKAGES …` makes TREE/python and, of the installed packages, TREE/app: a layer each, as the
-first changes seldom.
+`python3 assemble.py TREE PACKAGES …` makes TREE/python, and TREE/app from the installed packages.  Each becomes a layer
+of the image; the first rarely changes.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ NAME = f"python{sys.version_info.major}.{sys.version_info.minor}"
 LOCAL = Path(sys.base_prefix)
 
 LEFT_OUT = (
-    # for people at a desk
+    # for interactive use
     *("idlelib", "tkinter", "turtle.py", "turtledemo", "pydoc_data", "profiling", "_tkinter.*", "readline.*"),
     # for installing and building
     *("ensurepip", "venv", "site-packages", "dist-packages", "config-*", "_sysconfig*", "build-details*"),
     # for testing Python itself
     *("test", "tests", "_test*.so", "_ctypes_test*.so", "_xxtestfuzz*.so", "xx*.so"),
-    # their libraries are not in the base, and nothing here asks for them
+    # their libraries are not in the base, and nothing here uses them
     *("sqlite3", "_sqlite3.*", "curses", "_curses*", "dbm", "_dbm.*", "_gdbm.*", "_bz2.*", "_lzma.*", "_uuid.*"),
     *("_ctypes.*",),
     "__pycache__",
 )
-"""Of the standard library."""
+"""Not copied from the standard library."""
 
 UNUSED = (
     *("bin", "__pycache__"),
-    # rich loads these for source code and Markdown; the log has neither
+    # rich loads these for source code and Markdown, which the log does not have
     *("pygments", "pygments-*", "markdown_it", "markdown_it_py-*", "mdurl", "mdurl-*"),
 )
-"""Of the packages."""
+"""Not copied from the packages."""
 
 LAUNCHER = """\
 #!{interpreter} {options}
@@ -52,7 +52,7 @@ sys.exit(main())
 
 
 def python(tree: Path) -> None:
-    """The interpreter, its libraries and its standard library; beside it `cat`."""
+    """Copy the interpreter, its shared libraries, its standard library, and `cat`."""
     local = tree / LOCAL.relative_to("/")
     (local / "bin").mkdir(parents=True)
     shutil.copy(LOCAL / "bin" / NAME, local / "bin")
@@ -65,7 +65,7 @@ def python(tree: Path) -> None:
 
 
 def cat(tree: Path) -> None:
-    """Debian's, for exec probes that are documented as `cat` of a health file; scanners are told whose it is."""
+    """Copy Debian's cat, for exec probes that `cat` a health file, and its package's status, for scanners."""
     for each in ("usr/bin/cat", "usr/share/doc/coreutils/copyright"):
         (tree / each).parent.mkdir(parents=True)
         shutil.copy(Path("/", each), tree / each)
@@ -76,7 +76,7 @@ def cat(tree: Path) -> None:
 
 
 def app(tree: Path, installed: Sequence[str]) -> None:
-    """The packages without what is never loaded, and the program."""
+    """Copy the packages without modules that are never loaded, and write the program."""
     packages = tree / "app"
     for folder in installed:
         shutil.copytree(folder, packages, ignore=shutil.ignore_patterns(*UNUSED), dirs_exist_ok=True)
@@ -88,16 +88,19 @@ def app(tree: Path, installed: Sequence[str]) -> None:
 
 def options() -> str:
     """
-    One word, as Linux hands over no more.
+    The options of the program's first line, as one word, since Linux passes no more.
 
-    -I: no variable and no folder of the pod's adds code.  -S: nothing is looked for outside the standard library and /app.
+    -I: no variable and no folder of the pod adds code.  -S: modules come only from the standard library and /app.
     """
     lazy = sys.version_info >= (3, 15)
     return "-ISXlazy_imports=all" if lazy else "-IS"
 
 
 def compile_all(folder: Path, place: Path) -> None:
-    """By hash and unchecked: a time would differ from build to build, and a look at each source costs at each start."""
+    """
+    By hash and unchecked: times would differ between builds, and a comparison with each source costs time at each
+    start.
+    """
     compiled = compileall.compile_dir(folder, ddir=str(place), quiet=1, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
     if not compiled:
         sys.exit(f"{folder} does not compile")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import sys
 from typing import NoReturn
 
-from livenessprobe.process import signals
+from livenessprobe.process import memory, signals
 
 
 def main() -> NoReturn:
@@ -17,7 +16,7 @@ def main() -> NoReturn:
 
     At once: the interpreter would take itself apart, which costs CPU, and wait for threads that a hung disk may hold for ever.
     """
-    gc.disable()  # what is loaded stays; `daemon` turns it on again
+    memory.load()
     # Before the other imports: they take a second where CPU is scarce, and PID 1 hears no signal without a handler.
     if sys.argv[1:2] == ["check"]:
         signals.early(signals.cut_short)

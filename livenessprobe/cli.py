@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
@@ -108,9 +107,11 @@ def _with_file(start: _Start, file: FileContent) -> Loaded:
 def _serve(start: _Start) -> int:
     loaded = start.loaded
     if path := loaded.settings.health_file:
-        # Before anything can fail: the file of an earlier process must not stay.
-        with contextlib.suppress(health_file.HealthFileError):  # the reporter tries again, and logs the error
+        # Before anything that may fail: the file of an earlier process must not outlast it.
+        try:
             health_file.remove(path)
+        except health_file.HealthFileError as error:
+            log.error("Health file is not as it should be", err=str(error))
     try:
         listeners = _open(loaded.settings, listen)
     except SettingsError as error:

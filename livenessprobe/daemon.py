@@ -1,13 +1,12 @@
-"""The life of the sidecar: serve from the start, learn the driver's name beside, stop when told."""
+"""The life of the process: build everything, announce it, serve until told to stop, stop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -18,29 +17,26 @@ from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.probing.callers import Callers
 from livenessprobe.probing.prober import Prober
-from livenessprobe.probing.reporter import Outlets
-from livenessprobe.process import signals
+from livenessprobe.probing.reporter import Reporter
+from livenessprobe.process import memory, signals
 from livenessprobe.process.watchdog import Watchdog
 from livenessprobe.reload import Reloader
 from livenessprobe.settings.file import FileContent
 from livenessprobe.settings.model import Loaded, Settings
-from livenessprobe.web.app import App
+from livenessprobe.web.app import Applications
+from livenessprobe.web.health import ASGI, Health
 from livenessprobe.web.limits import Limits
-from livenessprobe.web.routes import Mux
+from livenessprobe.web.routes import Routes
 from livenessprobe.web.server import serve
 
 log = get_logger(__file__)
 
-FAILED = 3
+EXIT_ON_FAILURE = 3
 """The exit code of --exit-on-failure."""
-CROWD = 4
-"""How many times --http-max-connections may be open for a moment."""
 OWN_DESCRIPTORS = 24
-"""What the process needs besides: files, gRPC, a few connections to the driver."""
-EVERYONE = 10
-"""How many times as many there may be together with those that are being answered."""
-THREADS = 3
-"""For disks, which may hang: one to read the settings file, one to write what is told by files, one for the first page."""
+"""Descriptors that the process needs for itself: files, gRPC, a few connections to the driver."""
+THREADS = 2
+"""Threads for files, which a disk may hang: one reads the settings file, one writes the health file."""
 
 
 class Listeners(NamedTuple):
@@ -69,64 +65,61 @@ def event_loop() -> asyncio.AbstractEventLoop:
 
 async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads: int) -> int:
     """Serve until SIGTERM or SIGINT: 0, or until --exit-on-failure ends it: 3.  `threads` bounds the default executor."""
-    spare = max(_raise_descriptor_limit() - OWN_DESCRIPTORS, 8)
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="executor"))
+    limits = _limits(loaded.settings, listeners)
     with signals.control() as control:
         metrics = Metrics()
         metrics.log_records_dropped.set_function(klog.dropped)
         metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         dialer = Dialer(loaded.settings.csi_address, metrics.connections.inc)
-        outlets = Outlets()
-        prober = Prober(Identity(dialer, metrics), loaded.settings, metrics, outlets.noted.set)
-        outlets.begin(loaded.settings.health_file)
+        prober = Prober(Identity(dialer), loaded.settings, metrics)
+        reporter = Reporter(prober, loaded.settings)
         reloader = Reloader(loaded, file.path, file.load, lambda settings: _adopt(prober, settings), metrics)
+        served = _healths(Callers(prober, metrics), metrics, loaded.settings, listeners)
+        applications = Applications([health for health, _ in served], metrics)
         _announce(loaded)
-        # Connections leave cycles behind.  What is loaded by now stays for good, and left out of account it no longer puts
-        # off collecting them: after 12 s of `make attack` memory has grown by 3.6 MiB then, by 5.5 without.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(1000, 5, 2)
-        gc.enable()
-        watchdog = Watchdog(lambda: prober.settings.termination_log)
-        watchdog.start()
-        try:
-            async with asyncio.TaskGroup() as group:
-                beside = [
-                    group.create_task(prober.names.run(), name="learn names"),
-                    group.create_task(prober.run(), name="probe by itself"),
-                    group.create_task(outlets.run(prober, metrics, control.stop), name="health file"),
-                    group.create_task(reloader.watch(control.reload, polled=file.polled), name="settings file"),
-                ]
+        memory.serve()
+        with Watchdog(loaded.settings.termination_log):
+            try:
+                async with asyncio.TaskGroup() as group:
+                    beside = [
+                        group.create_task(prober.driver_name.run(), name="learn the driver's name"),
+                        group.create_task(prober.run(), name="probe on schedule"),
+                        group.create_task(reporter.run(control.stop), name="report health"),
+                        group.create_task(reloader.watch(control.reload, polled=file.polled), name="settings file"),
+                    ]
+                    apps: list[ASGI] = [health for health, _ in served]
+                    if any(health.routes.metrics_path is not None for health, _ in served):
+                        apps = [*applications.listeners]
+                        beside.append(group.create_task(applications.run(), name="load Quart"))
+                    servers = [
+                        group.create_task(serve(app, listener, limits, metrics, control.stop, prober.longest_wait))
+                        for app, (_, listener) in zip(apps, served, strict=True)
+                    ]
+                    await asyncio.wait(servers)
+                    for task in beside:
+                        task.cancel()
+            finally:
+                await reporter.close()
+                await dialer.close()
+        return EXIT_ON_FAILURE if reporter.failed else 0
 
-                def limits() -> Limits:
-                    settings, most = prober.settings, prober.settings.http_max_connections
-                    return Limits(
-                        connections=min(most, spare // 4),
-                        crowd=min(most * CROWD, spare // 3),
-                        everyone=min(most * EVERYONE, spare // 2),
-                        header_bytes=settings.http_max_header_bytes,
-                        idle_seconds=settings.http_idle_timeout,
-                    )
 
-                closed = metrics.connections_closed.inc
-                servers = [
-                    group.create_task(serve(app, listener, control.stop.wait, prober.longest_wait, limits, closed))
-                    for app, listener in _apps(prober, metrics, loaded.settings, listeners)
-                ]
-                await asyncio.wait(servers)
-                for task in beside:
-                    task.cancel()
-        finally:
-            watchdog.stop()
-            outlets.end()
-            await dialer.close()
-        return FAILED if outlets.failed else 0
+def _limits(settings: Settings, listeners: Listeners) -> Limits:
+    """The limits of each listener: half of the spare descriptors is for clients, the rest for the driver and files."""
+    spare = max(_raise_descriptor_limit() - OWN_DESCRIPTORS, 8)
+    share = spare // 2 // (1 if listeners.metrics is None else 2)
+    return Limits(
+        connections=min(settings.http_max_connections, share),
+        header_bytes=settings.http_max_header_bytes,
+        idle_seconds=settings.http_idle_timeout,
+    )
 
 
 def _raise_descriptor_limit() -> int:
     """
-    Raise the limit of open descriptors as far as it may be, as Go does at every start; returns it.
+    Raise the limit of open descriptors to the hard limit, as Go does at every start; returns it.
 
     A probe needs descriptors however many clients there are.
     """
@@ -141,25 +134,22 @@ def _raise_descriptor_limit() -> int:
     return soft if soft != resource.RLIM_INFINITY else 1 << 20
 
 
+def _healths(
+    callers: Callers, metrics: Metrics, settings: Settings, listeners: Listeners
+) -> list[tuple[Health, socket.socket]]:
+    """What answers on each listener."""
+    path = settings.metrics_path
+    on_http = Routes(healthz=True, metrics_path=path if settings.metrics_on_http else None)
+    healths = [(Health(callers, metrics, on_http), listeners.http)]
+    if listeners.metrics is not None:
+        healths.append((Health(callers, metrics, Routes(healthz=False, metrics_path=path)), listeners.metrics))
+    return healths
+
+
 def _adopt(prober: Prober, settings: Settings) -> None:
     if settings.log != prober.settings.log:
         klog.configure(settings.log)
     prober.adopt(settings)
-
-
-def _apps(prober: Prober, metrics: Metrics, settings: Settings, listeners: Listeners) -> Iterator[tuple[App, socket.socket]]:
-    """What is served on each listener.  The metrics path may change while we run."""
-
-    def mux() -> Mux:
-        return Mux(healthz=True, metrics_path=prober.settings.metrics_path if settings.metrics_on_http else None)
-
-    def metrics_mux() -> Mux:
-        return Mux(healthz=False, metrics_path=prober.settings.metrics_path)
-
-    callers = Callers(prober, metrics)
-    yield App(callers, metrics, mux), listeners.http
-    if listeners.metrics is not None:
-        yield App(callers, metrics, metrics_mux), listeners.metrics
 
 
 def _announce(loaded: Loaded) -> None:

@@ -1,8 +1,8 @@
 """
-The metrics, and their text as Go's client library writes it.
+The metrics, and the response of /metrics as Go's client library writes it.
 
-prometheus_client keeps the numbers; the text is written here, because its own differs from Go's in the spelling of
-`le`, the place of that label, `_created` series and the order of series.
+prometheus_client keeps the numbers.  Its text differs from Go's in the spelling of `le`, the place of that label, `_created`
+series and the order of series, so the text is written here; and so are the headers, which name the form of that text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import platform
 import re
-import sys
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -22,30 +21,29 @@ from prometheus_client.samples import Sample
 from livenessprobe import UPSTREAM_VERSION, __version__
 from livenessprobe.driver.result import Reason
 from livenessprobe.gotext import format_float
+from livenessprobe.process.start_time import process_start_time
 
 UNKNOWN_DRIVER = "unknown-driver"
 OTHER_DRIVER = "other-driver"
-"""The label of names beyond NAMES_MAX: each one is a set of series for good."""
+"""The label of names beyond NAMES_MAX: each name adds series that are never removed."""
 NAMES_MAX = 8
-NAME_MAX = 128
-"""Characters; CSI allows 63."""
 # csi-lib-utils metrics.go, operationsLatencyBuckets.
 _BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600)
 
 
 class Exposition(NamedTuple):
-    """An answer of /metrics."""
+    """A response of /metrics."""
 
     body: bytes
     headers: dict[str, str]
 
 
 class Metrics:
-    """One registry, given to whoever measures."""
+    """One registry, with a method or an attribute for each event that is measured."""
 
     def __init__(self, process_start: float | None = None) -> None:
         self._registry = CollectorRegistry()
-        self.driver_name = UNKNOWN_DRIVER
+        self._driver_name = UNKNOWN_DRIVER
         self._names: set[str] = set()
         self._process_start = process_start_time() if process_start is None else process_start
         self._operations = Histogram(
@@ -87,38 +85,40 @@ class Metrics:
         )
         self._last_request = gauge(
             "livenessprobe_last_request_timestamp_seconds",
-            "When somebody last asked for health; until then, when the process started.",
+            "When health was last requested; until then, when the process started.",
         )
         self._last_request.set(self._process_start)
-        self._responses = counter("livenessprobe_http_responses", "HTTP answers, by status code.", "code")
-        self.shared = counter("livenessprobe_shared_probes", "Health requests that joined a probe in flight.")
-        self.callers_gone = counter("livenessprobe_callers_gone", "Health requests whose caller hung up before the answer.")
+        self._responses = counter("livenessprobe_http_responses", "HTTP responses, by status code.", "code")
+        self.shared = counter("livenessprobe_shared_probes", "Health requests that joined a Probe in flight.")
+        self.callers_gone = counter(
+            "livenessprobe_callers_gone", "Health requests whose client hung up before the response."
+        )
         self.connections_closed = counter(
-            "livenessprobe_http_connections_closed", "HTTP connections closed to make room for others."
+            "livenessprobe_http_connections_closed", "HTTP connections closed because there were too many."
         )
         self.kubelet_patience = gauge(
             "livenessprobe_kubelet_patience_seconds",
-            "How long a kubelet waits that hangs up before the probe timeout, as far as it was seen to; 0 without one.",
+            "Shortest observed timeout of a kubelet that hangs up before the probe timeout; 0 if none did.",
         )
         self.connections = counter("livenessprobe_driver_connections", "Connections dialled to the driver.")
         self.log_records_dropped = gauge(
-            "livenessprobe_log_records_dropped", "Log records lost since the start because stderr was full."
+            "livenessprobe_log_records_dropped", "Log records dropped since the start because stderr was full."
         )
-        self.tasks = gauge("livenessprobe_tasks", "Tasks in the event loop; a number that only grows is a fault.")
+        self.tasks = gauge("livenessprobe_tasks", "Tasks in the event loop; a number that keeps growing is a fault.")
         self._config_good = gauge(
             "livenessprobe_config_last_reload_successful",
-            "Whether the settings file was good when last read (1) or passed over (0); 1 without a file.",
+            "Whether the settings file was valid when last read (1) or ignored (0); 1 without a file.",
         )
         self._config_good.set(1)
         self._config_time = gauge(
-            "livenessprobe_config_last_reload_success_timestamp_seconds", "When settings were last read without fault."
+            "livenessprobe_config_last_reload_success_timestamp_seconds", "When valid settings were last read."
         )
         self._config_hash = gauge(
             "livenessprobe_config_hash", "A number for the content of the settings file in force; 0 without a file."
         )
         self._restart_needed = gauge(
             "livenessprobe_config_restart_needed",
-            "Whether the settings file wants a value that a restart would bring.",
+            "Whether the settings file has a value that needs a restart to apply.",
             "key",
         )
         gauge("livenessprobe_build_info", "Versions, as labels of a constant 1.", "version", "upstream", "python").labels(
@@ -131,19 +131,15 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self._registry)
 
-    def name_driver(self, name: str) -> str:
-        """Label what follows with the driver's `name`, made fit for a label; returns that."""
-        label = "".join(each if each.isprintable() else "?" for each in name[:NAME_MAX])
-        if label not in self._names and len(self._names) >= NAMES_MAX:
-            label = OTHER_DRIVER
-        else:
-            self._names.add(label)
-        self.driver_name = label
-        return label
+    def name_driver(self, name: str) -> None:
+        """Label the calls that follow with the driver's `name`."""
+        if len(self._names) < NAMES_MAX:
+            self._names.add(name)
+        self._driver_name = name if name in self._names else OTHER_DRIVER
 
     def operation(self, method: str, code: str, seconds: float) -> None:
         """Record one call to the driver, as csi-lib-utils' interceptor does."""
-        self._operations.labels(self.driver_name, code, method).observe(seconds)
+        self._operations.labels(self._driver_name, code, method).observe(seconds)
 
     def probed(self, reason: Reason | None, seconds: float) -> None:
         """Record what a probe found and how long it took."""
@@ -153,38 +149,38 @@ class Metrics:
             self._last_success.set(time.time())
 
     def failed(self, reason: Reason) -> None:
-        """Count a failed probe, whether it is news or not."""
+        """Count a failed probe, also one whose result changes nothing because a later probe has ended before it."""
         self._failures.labels(reason.value).inc()
 
     def reported(self, healthy: bool) -> None:
-        """Record what is reported of the driver, thresholds applied."""
+        """Record whether the driver is reported as healthy, thresholds applied."""
         if self._was_healthy is not None and self._was_healthy != healthy:
             self._changes.labels("healthy" if healthy else "unhealthy").inc()
         self._was_healthy = healthy
         self._healthy.set(healthy)
 
     def configured(self, fingerprint: str, restart_keys: dict[str, bool]) -> None:
-        """Record settings without fault, by the hexadecimal fingerprint of their file, and what they want a restart for."""
+        """Record valid settings: the hexadecimal fingerprint of their file, and which keys need a restart to apply."""
         self._config_good.set(1)
         self._config_time.set(time.time())
-        self._config_hash.set(int(fingerprint[:12] or "0", 16))  # what a float holds exactly
+        self._config_hash.set(int(fingerprint[:12] or "0", 16))  # a float holds 48 bits exactly
         for key, needed in restart_keys.items():
             self._restart_needed.labels(key).set(needed)
 
     def misconfigured(self) -> None:
-        """Record a settings file that was passed over."""
+        """Record a settings file that was ignored."""
         self._config_good.set(0)
 
     def asked(self) -> None:
-        """Record that somebody asks for health."""
+        """Record a request for health."""
         self._last_request.set(time.time())
 
     def responded(self, status: int) -> None:
-        """Record one HTTP answer."""
+        """Record one HTTP response."""
         self._responses.labels(str(status)).inc()
 
     def expose(self, accept: str = "", accept_encoding: str = "") -> Exposition:
-        """All metrics, in the form that a scraper with these request headers gets from upstream."""
+        """All metrics, in the form that upstream's handler (promhttp) chooses by these request headers."""
         escaping = "underscores"
         for item in accept.split(","):
             if match := re.fullmatch(r"\s*text/plain\s*;.*\bescaping=(allow-utf-8|dots|values)\b.*", item):
@@ -231,7 +227,7 @@ def _family_name(family: Metric) -> str:
 
 
 def _series(sample: Sample) -> tuple[list[str], bool]:
-    """Sorts series by label values, and within a histogram the count last; the order of buckets stays."""
+    """A sort key: by label values, and within a histogram the count last; the order of buckets stays."""
     values = [value for label, value in sorted(sample.labels.items()) if label != "le"]
     return values, sample.name.endswith("_count")
 
@@ -239,30 +235,11 @@ def _series(sample: Sample) -> tuple[list[str], bool]:
 def _sample_line(sample: Sample) -> str:
     labels = sorted(sample.labels.items(), key=lambda pair: (pair[0] == "le", pair[0]))
     inside = ",".join(f'{label}="{_label_value(label, value)}"' for label, value in labels)
-    return (
-        f"{sample.name}{{{inside}}} {format_float(sample.value)}"
-        if inside
-        else f"{sample.name} {format_float(sample.value)}"
-    )
+    series = f"{sample.name}{{{inside}}}" if inside else sample.name
+    return f"{series} {format_float(sample.value)}"
 
 
 def _label_value(label: str, value: str) -> str:
     if label == "le":
         return format_float(float(value))
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-
-
-def process_start_time() -> float:
-    """When this process started, seconds since the epoch; now, where the system does not tell."""
-    if sys.platform == "win32":
-        from livenessprobe.process import windows
-
-        return windows.process_start_time()
-    try:
-        with open("/proc/self/stat", "rb") as file:
-            ticks = int(file.read().rpartition(b")")[2].split()[19])
-        with open("/proc/stat", "rb") as file:
-            boot = next(int(line.split()[1]) for line in file if line.startswith(b"btime"))
-        return boot + ticks / 100  # USER_HZ is 100 on every Linux that Go supports
-    except (OSError, ValueError, StopIteration, IndexError):
-        return time.time()

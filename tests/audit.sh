@@ -1,5 +1,6 @@
 #!/bin/sh
-# Asks for known vulnerabilities of what requirements.lock names.  Fails for one that is found; says so if none can be looked up.
+# Looks up known vulnerabilities of the packages in requirements.lock.  Fails if there is one; skipped with a message if no
+# database can be reached.
 set -eu
 cd "$(dirname "$0")/.."
 report=$(mktemp)
@@ -18,7 +19,7 @@ except ValueError:
 asked = [each for each in found if "skip_reason" not in each]
 bad = [f"{each['name']} {each['version']}: {', '.join(one['id'] for one in each['vulns'])}" for each in asked if each["vulns"]]
 if not asked:
-    print(f"== SKIPPED: the database of vulnerabilities at hand knows none of {len(found)} packages")
+    print(f"== SKIPPED: the available database of vulnerabilities has none of the {len(found)} packages")
 print("\n".join(bad) or f"{len(asked)} of {len(found)} packages looked up, none with a known vulnerability")
 sys.exit(bool(bad))
 END

@@ -1,4 +1,4 @@
-"""Fixtures: a scripted driver on a real socket, the sidecar as a process of its own, a clean environment."""
+"""Fixtures: a scripted driver on a real socket, the sidecar as a process, a clean environment."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from livenessprobe.settings.load import load
 from livenessprobe.settings.model import Settings
 from tests.support import FakeDriver, Sidecar
 
-# Machines are shared and noisy: a slow example is no failure.
-# `make fuzz` asks for more examples.
+# Machines are shared and noisy: a slow example is not a failure.  `make fuzz` asks for more examples.
 hypothesis_settings.register_profile("project", deadline=None, max_examples=int(os.environ.get("FUZZ_EXAMPLES", "60")))
-# `make mutate` runs the tests once for each mutant: with the same examples each time, and no care for the smallest one.
+# `make mutate` runs the tests once for each mutant: always with the same examples, and without shrinking failures.
 hypothesis_settings.register_profile(
     "mutants",
     deadline=None,
@@ -32,23 +31,23 @@ hypothesis_settings.load_profile("project")
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Under `make mutate` a room is held by its own tests alone: the fault is one of that room, and many tests reach it."""
+    """Under `make mutate` only the tests of the mutated module run: these must notice its faults, though others reach it."""
     room = os.environ.get("MUTATED_ROOM")
     return (
         room is not None and collection_path.name != f"test_{room}.py"
-    ) or None  # False would keep what pytest leaves out
+    ) or None  # False would collect files that pytest ignores by default
 
 
 @pytest.fixture(autouse=True, scope="session")
 def lazy_imports() -> None:
-    """With LAZY=1 all processes import lazily, as those of the image do; pytest itself cannot."""
+    """With LAZY=1 every process that a test starts imports lazily, as in the image; pytest itself cannot import lazily."""
     if os.environ.get("LAZY"):
         os.environ["PYTHON_LAZY_IMPORTS"] = "all"
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the developer's environment reaches a test."""
+    """Removes variables that the sidecar or its libraries read."""
     for name in list(os.environ):
         if (
             name.startswith(("LIVENESSPROBE_", "CSI_", "LIVENESS_PROBE_"))
@@ -80,7 +79,7 @@ def driver(socket_path: str) -> Iterator[FakeDriver]:
 
 @pytest.fixture
 def sidecar(socket_path: str) -> Iterator[Callable[..., Sidecar]]:
-    """Starts sidecars on the test's socket; they are stopped at the end of the test."""
+    """Starts sidecars on the test's socket, and stops them at the end of the test."""
     started: list[Sidecar] = []
 
     def start(*arguments: str, **options: object) -> Sidecar:

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Builds every manifest in k8s/ and has it judged by others: Kubernetes' schemas, promtool, yamllint.
-# Usage: manifests.sh FOLDER, where the result is left; the tools are on PATH.
+# Builds every manifest in k8s/, and checks it with Kubernetes' schemas, promtool and yamllint.
+# Usage: manifests.sh FOLDER, for the results; the tools are on PATH.
 set -eu
 cd "$(dirname "$0")/.."
 out=$1
 rm -rf "$out" && mkdir -p "$out"
 
-# `on` is a key of workflows and no truth value; no document here needs a `---` in front.
+# `on` is a key of workflows, not a boolean; documents here do not begin with `---`.
 yamllint --strict -d '{extends: default, rules: {
   line-length: {max: 125}, document-start: disable, truthy: {check-keys: false}}}' k8s tests/data/alerts.yaml .github
 echo "yamllint: clean"
@@ -14,14 +14,14 @@ echo "yamllint: clean"
 for folder in k8s/base k8s/overlays/*/; do
     kubectl kustomize "$folder" >"$out/$(basename "$folder").yaml"
 done
-# The oldest and the newest that the schemas are there for, and one between.
+# The oldest and the newest release that has schemas, and one between.
 for release in 1.25 1.31 1.37; do
-    # Resources of the Prometheus Operator have no schema; promtool and test_manifests.py look at them.
+    # Resources of the Prometheus Operator have no schema; promtool and test_manifests.py check them.
     kubernetes-validate --strict --no-warn --quiet --kubernetes-version "$release" "$out"/*.yaml
-    echo "kubernetes-validate: everything fits Kubernetes $release, strictly"
+    echo "kubernetes-validate: all manifests are strictly valid for Kubernetes $release"
 done
 
-# Debian has promtool in a package that would also start a server, so it is only taken out.
+# Debian's package with promtool would also start a server, so promtool is only extracted from it.
 take_promtool() {
     cd "$1"
     apt-get -qq download prometheus || { apt-get -qq update && apt-get -qq download prometheus; } || return
@@ -34,7 +34,7 @@ if [ ! -x "$promtool" ] && command -v apt-get >/dev/null; then
     (take_promtool "$(dirname "$out")/prometheus") 2>&1 | tail -n 3
 fi
 if [ ! -x "$promtool" ]; then
-    echo "== SKIPPED: alerts are not tested, promtool is not here and could not be had from Debian's package prometheus"
+    echo "== SKIPPED: alerts are not tested: promtool is missing, and Debian's package prometheus could not be fetched"
     exit 0
 fi
 mkdir "$out/alerts" && cp tests/data/alerts.yaml "$out/alerts/"

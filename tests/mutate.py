@@ -1,11 +1,11 @@
 """
-Which small faults in the rooms that decide would no test notice?
+Finds small faults in pure modules that no test notices.
 
-    python -m tests.mutate [ROOM...]
+    python -m tests.mutate [MODULE...]
 
-mutmut plants one fault after another, a mutant each, and runs the tests of its room.  Those that no test notices are compared
-with tests/survivors.txt, which says of each why it makes no difference.  One that is missing there fails the run, and so does
-an entry for one that is noticed, or is no more.  The rooms are named in pyproject.toml, the tests of each in tests/conftest.py.
+mutmut plants one fault after another (a mutant each), and runs the tests of the mutant's module.  tests/survivors.txt explains
+for each mutant that no test notices why it makes no difference.  A mutant without an explanation fails the run, and so does an
+explanation whose mutant is noticed or does not exist.  pyproject.toml has the modules, tests/conftest.py selects their tests.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pathlib import Path
 MUTMUT = Path(sys.executable).with_name("mutmut")
 SURVIVORS = Path("tests/survivors.txt")
 NOTICED = ("killed", "timeout")
-"""What hangs, or takes many times as long, fails as well."""
+"""A mutant that makes a test hang, or take many times as long, counts as noticed too."""
 
 
 def main(rooms: list[str]) -> int:
-    shutil.rmtree("mutants", ignore_errors=True)  # or results of before a test was changed would stay
+    shutil.rmtree("mutants", ignore_errors=True)  # otherwise results from before a change of a test would stay
     for room in rooms:
-        # Given a pattern, it first asks for all tests by their names: one that pytest cannot find would look like one that fails.
+        # With a pattern mutmut first runs all tests by name, and a name that pytest cannot find looks like a failed test.
         environment = {**os.environ, "MUTATED_ROOM": room}
         subprocess.run([MUTMUT, "run", f"livenessprobe.{room}.*"], check=True, env=environment)
 
@@ -37,9 +37,9 @@ def main(rooms: list[str]) -> int:
     survived = {diff(name) for name, status in found.items() if status not in NOTICED}
     explained = {fault for fault in explanations() if fault.partition(".")[0] in rooms}
     for fault in sorted(survived - explained):
-        print(f"\nNo test of its room notices this, and {SURVIVORS} does not say why:\n\n{fault}")
+        print(f"\nNo test of its module notices this fault, and {SURVIVORS} does not explain it:\n\n{fault}")
     for fault in sorted(explained - survived):
-        print(f"\nThis is noticed now, or is no more; remove it from {SURVIVORS}:\n\n{fault}")
+        print(f"\nA test notices this fault now, or it does not exist any more; remove it from {SURVIVORS}:\n\n{fault}")
     return int(survived != explained)
 
 
@@ -49,16 +49,16 @@ def all_rooms() -> list[str]:
 
 
 def results(rooms: list[str]) -> dict[str, str]:
-    """What became of each mutant in `rooms`, by mutmut's name for it."""
+    """The result of each mutant in `rooms`, by mutmut's name for the mutant."""
     lines = mutmut("results", "--all=true").splitlines()
     found = dict(line.strip().split(": ") for line in lines)
     return {name: status for name, status in found.items() if place(name).partition(".")[0] in rooms}
 
 
 def show(found: dict[str, str]) -> None:
-    """A line for each room: how many of its mutants are noticed by a test that fails, by one that hangs, and by none."""
+    """Print for each module how many mutants make a test fail, make one hang, and survive."""
     counts = Counter((room, status) for name, status in found.items() for room in (place(name).partition(".")[0], "in all"))
-    print(f"\n{'room':12}{'mutants':>9}{'failed':>9}{'hung':>9}{'survived':>9}")
+    print(f"\n{'module':12}{'mutants':>9}{'failed':>9}{'hung':>9}{'survived':>9}")
     for room in sorted({room for room, _ in counts}, key=lambda room: (room == "in all", room)):
         total = sum(count for (each, _), count in counts.items() if each == room)
         failed, hung = (counts[room, status] for status in NOTICED)
@@ -66,21 +66,21 @@ def show(found: dict[str, str]) -> None:
 
 
 def diff(name: str) -> str:
-    """Where it is and which lines change: unlike mutmut's numbers these stay when other lines change."""
+    """The mutant's place and changed lines; unlike mutmut's numbers these stay when other lines change."""
     lines = mutmut("show", name).splitlines()
     changed = [f"{line[0]} {line[1:].strip()}" for line in lines if re.match(r"[-+](?![-+]{2} )", line)]
     return "\n".join([place(name), *changed])
 
 
 def place(name: str) -> str:
-    """`health.rpc_error` or `health.Health.after`, from mutmut's name for a mutant there."""
+    """The place of a mutant, such as `health.rpc_error` or `health.Health.after`, from mutmut's name for it."""
     match = re.fullmatch(r"livenessprobe\.(.+)\.x(?:_|ǁ(.+)ǁ)(.+)__mutmut_\d+", name)
     assert match is not None, name
     return ".".join(filter(None, match.groups()))
 
 
 def explanations() -> dict[str, str]:
-    """Why each survivor makes no difference: paragraphs as `diff` writes them, and the reason in one more line."""
+    """The reason for each survivor: paragraphs as `diff` writes them, each with the reason in one more line."""
     paragraphs = SURVIVORS.read_text(encoding="utf-8").strip().split("\n\n")
     parted = [paragraph.rpartition("\n") for paragraph in paragraphs]
     assert all(reason[:2] not in ("- ", "+ ") for _, _, reason in parted), f"a reason is missing in {SURVIVORS}"

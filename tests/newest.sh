@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the tests on the newest Python found, if it is newer than $PYTHON; says so if there is none.
+# Runs the tests on the newest Python of this machine, if it is newer than $PYTHON; skipped with a message if there is none.
 set -eu
 cd "$(dirname "$0")/.."
 current=$("${PYTHON:-python3}" -c 'import sys; print("%d.%d" % sys.version_info[:2])')

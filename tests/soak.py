@@ -1,11 +1,11 @@
 """
-Hundreds of thousands of probes with faults mixed in, and what they leave behind: nothing.
+A long run: hundreds of thousands of probes with faults mixed in, after which the process must hold no more than before.
 
     python -m tests.soak [PROBES [PARTS]]
 
-A quarter of the probes have a connection of their own, as at a kubelet's pace.  After the first of ten parts (200 000
-probes: after 20 000) the resident memory, the descriptors, threads, tasks and series of the sidecar are noted; at the end they
-must be the same, memory within 2 MiB and gRPC's pool within three threads.
+A quarter of the probes have a connection each, as at a kubelet's pace.  The figures after the first of ten parts (20
+000 of 200 000 probes) are compared with those at the end: descriptors, threads, tasks and series must be equal,
+resident memory may grow by 2 MiB, and gRPC's pool by three threads.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ from tests.support import Sidecar, driver_process, eventually, raw
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: soak\r\n\r\n"
 MEMORY_MAY_GROW = 2048
-"""KiB."""
+"""KiB of resident memory."""
 SETTLE_SECONDS = 3.0
 POOL = "event_engine"
-"""The name of the threads in gRPC's pool, of which there are at least four."""
+"""The name of the threads in gRPC's pool, which has at least four."""
 POOL_MAY_GROW = 3
-"""It takes another one when all of them have work, and was seen to keep it; one lost by each fault would be 2 in a part."""
+"""
+The pool starts another thread when all are busy, and may keep it.  A thread lost by each fault would be two in each
+part.
+"""
 DEFAULTS = ("200000", "10")
 GARBAGE = (
     b"\0\xff" * 40 + b"\r\n\r\n",
@@ -41,13 +44,13 @@ GARBAGE = (
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a sidecar holds."""
+    """The resources that a sidecar holds, after `probes` probes."""
 
     probes: int
     rss: int
     descriptors: int
     threads: int
-    """Apart from gRPC's pool."""
+    """Without gRPC's pool."""
     tasks: int
     series: int
     pool: int
@@ -69,10 +72,10 @@ class Soak:
                 "--probe-timeout=2s",
                 "--automaxprocs",
             ),
-            {"GOMAXPROCS": "1"},  # one thread for files, so that it is there from the first time on
+            {"GOMAXPROCS": "1"},  # one executor thread for files, which then exists from the start
         )
-        assert self.sidecar.get().status == 500  # it hears signals from now on; the driver is not there yet
-        assert self.sidecar.get("/metrics").status == 200  # what is loaded for the first such request stays
+        assert self.sidecar.get().status == 500  # the signal handlers are installed now; there is no driver yet
+        assert self.sidecar.get("/metrics").status == 200  # modules that the first such request imports stay loaded
         self.probes = 0
         self.unexpected: list[str] = []
 
@@ -88,7 +91,7 @@ class Soak:
         time.sleep(0.5)
 
     def ask(self, count: int, expected: bytes = b" 200 ") -> None:
-        """So many requests on one kept connection."""
+        """Send `count` requests on one connection, and note each status that is not `expected`."""
         with socket.create_connection(("127.0.0.1", self.sidecar.port), 30) as client, client.makefile("rb") as answers:
             for _ in range(count):
                 client.sendall(REQUEST)
@@ -130,11 +133,11 @@ class Soak:
         self.ask(5, b" 500 ")
 
     def _descriptors(self) -> int:
-        time.sleep(0.1)  # one may be on its way out
+        time.sleep(0.1)  # a descriptor may be closing
         return len(os.listdir(f"/proc/{self.sidecar.process.pid}/fd"))
 
     def figures(self) -> Figures:
-        time.sleep(SETTLE_SECONDS)  # connections to the driver last a second
+        time.sleep(SETTLE_SECONDS)  # connections to the driver are closed after a second
         process = f"/proc/{self.sidecar.process.pid}"
         status = dict(line.split(":", 1) for line in Path(f"{process}/status").read_text().splitlines())
         metrics = self.sidecar.get("/metrics").body
@@ -151,7 +154,7 @@ class Soak:
 
 
 def main(probes: int, parts: int) -> int:
-    """0 if nothing was left behind, else 1."""
+    """The exit code: 0 if nothing has grown, else 1."""
     with tempfile.TemporaryDirectory() as folder:
         soak = Soak(folder)
         seen: list[Figures] = []
@@ -192,7 +195,7 @@ def main(probes: int, parts: int) -> int:
     if last.pool - first.pool > POOL_MAY_GROW:
         faults.append(f"gRPC's pool {first.pool} -> {last.pool} threads")
     faults += soak.unexpected[:5]
-    print(f"rss {last.rss - first.rss:+} KiB since the first part; unexpected answers: {len(soak.unexpected)}")
+    print(f"rss {last.rss - first.rss:+} KiB since the first part; unexpected responses: {len(soak.unexpected)}")
     print(f"in 100 000 probes: {slopes}")
     print(json.dumps({"figures": [asdict(figures) for figures in seen], "faults": faults}))
     return 1 if faults else 0

@@ -1,4 +1,4 @@
-"""What the bench makes of what it sees, and that its floors do the work they stand for.  No time decides anything here."""
+"""The bench: its figures, table and load generator, and that its floors do real work.  No test depends on timing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BENCH = Path(__file__).parent.parent / "bench"
         ([7.0], 0.99, 7.0),
     ],
 )
-def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed(
+def test_a_percentile_is_the_smallest_value_that_this_share_does_not_exceed(
     values: list[float], share: float, expected: float
 ) -> None:
     assert figures.percentile(values, share) == expected
@@ -37,8 +37,11 @@ def samples(**programs: list[float]) -> Samples:
     return {"kubelet_p50": {name.replace("_", "-"): values for name, values in programs.items()}}
 
 
-def test_a_ratio_compares_round_with_round() -> None:
-    """The machine was twice as slow in the second round, and five times in the third; the medians alone would say 2.2."""
+def test_a_ratio_is_the_median_of_the_ratios_of_rounds() -> None:
+    """
+    The machine was twice as slow in the second round and five times in the third; the ratio of the medians would be
+    2.2.
+    """
     seen = samples(sidecar=[1.1, 2.2, 5.5], floor_kept=[1.0, 2.0, 1.0])
 
     assert figures.ratio(seen, "kubelet_p50", "sidecar", "floor-kept") == pytest.approx(1.1)
@@ -49,7 +52,7 @@ def test_without_a_floor_there_is_no_ratio(floor: list[float]) -> None:
     assert figures.ratio(samples(sidecar=[1.0, 2.0], floor_kept=floor), "kubelet_p50", "sidecar", "floor-kept") is None
 
 
-def test_a_summary_has_the_median_the_spread_and_the_floor_beside_it() -> None:
+def test_a_summary_has_the_median_the_spread_and_the_ratio_to_the_floor() -> None:
     assert figures.summary(samples(sidecar=[3.0, 1.0, 2.0], floor_kept=[2.0, 2.0, 1.0]))["kubelet_p50"] == {
         "sidecar": {"median": 2.0, "min": 1.0, "max": 3.0, "floor": "floor-kept", "ratio": 1.5},
         "floor-kept": {"median": 2.0, "min": 1.0, "max": 2.0, "floor": None, "ratio": None},
@@ -69,7 +72,7 @@ def test_a_target_is_a_limit_on_one_side(target: Target, value: float, met: bool
     assert target.met(value) is met
 
 
-def test_targets_count_for_their_versions_of_python() -> None:
+def test_targets_apply_to_their_versions_of_python() -> None:
     def limits(python: tuple[int, int]) -> list[float]:
         verdicts = figures.verdicts({}, python)
         return [t.at_most for t, _ in verdicts if (t.figure, t.program) == ("start_cpu", "sidecar")]
@@ -77,7 +80,7 @@ def test_targets_count_for_their_versions_of_python() -> None:
     assert [limits((3, minor)) for minor in (11, 13, 14, 15)] == [[0.35], [0.35], [], [0.2]]
 
 
-def test_the_table_says_what_was_met_what_was_not_and_what_was_not_measured() -> None:
+def test_the_table_shows_targets_that_are_met_missed_and_not_measured() -> None:
     text = figures.table(samples(sidecar=[1.0], sidecar_dials=[9.0], floor_kept=[1.0], floor_fresh=[1.0]), (3, 11))
 
     assert "≤ 1.15 × floor-kept         1.000 met" in text
@@ -85,7 +88,7 @@ def test_the_table_says_what_was_met_what_was_not_and_what_was_not_measured() ->
     assert "not measured" in text
 
 
-def test_targets_and_floors_name_what_is_measured() -> None:
+def test_targets_and_floors_are_names_of_figures_and_programs() -> None:
     programs = {*servers(["python"], ["peer"]), "floor-import", "check", "check-file", "settings-file", "tomllib"}
 
     assert {target.figure for target in TARGETS} <= set(FIGURES)
@@ -126,11 +129,11 @@ def test_import_times_are_summed_by_module_and_by_package() -> None:
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", True),
     ],
 )
-def test_an_answer_is_whole_when_its_body_is(data: bytes, whole: bool) -> None:
+def test_a_response_is_complete_when_its_body_is(data: bytes, whole: bool) -> None:
     assert load.whole(data) is whole
 
 
-def test_another_answer_than_200_is_not_measured() -> None:
+def test_a_response_other_than_200_is_an_error() -> None:
     with pytest.raises(load.UnexpectedError, match="500 Internal Server Error.*why"):
         load.whole(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 3\r\n\r\nwhy")
 
@@ -141,8 +144,8 @@ def test_a_floor_is_short(floor: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sidecar", "floor-fresh", "floor-kept"])
-def test_a_program_is_measured_as_long_as_the_driver_is_ready(name: str, socket_path: str) -> None:
-    """Programs that would say 200 whatever the driver says would be no floors for one that asks."""
+def test_a_program_is_measured_while_the_driver_is_ready(name: str, socket_path: str) -> None:
+    """Programs that respond 200 whatever the driver's state would be wrong floors for a program that calls the driver."""
     command = servers([sys.executable], [])[name]
     with driver_process(socket_path) as driver, Caller() as caller, Running(name, command, socket_path) as program:
         program.first_200()
@@ -158,8 +161,8 @@ def test_a_program_is_measured_as_long_as_the_driver_is_ready(name: str, socket_
     assert (len(one_by_one["latencies"]), len(side_by_side["latencies"])) == (5, 20)
 
 
-def test_a_server_that_ends_a_connection_after_many_requests_is_asked_on() -> None:
-    """Hypercorn does so after 1000, unless told otherwise."""
+def test_the_load_generator_reconnects_when_a_server_ends_a_connection() -> None:
+    """Hypercorn does so after 1000, unless it is configured otherwise."""
     command = servers([sys.executable], [])["floor-ok"]
 
     with Caller() as caller, Running("floor-ok", command, "/none") as program:
@@ -169,8 +172,8 @@ def test_a_server_that_ends_a_connection_after_many_requests_is_asked_on() -> No
     assert len(report["latencies"]) == 1100
 
 
-def test_what_the_kernel_tells_of_a_program_is_about_that_program() -> None:
-    """One that has done something, in threads that have ended too, and sleeps now."""
+def test_cpu_memory_and_wakeups_are_those_of_the_program() -> None:
+    """The program has used CPU in a thread that has ended, and now sleeps."""
     code = (
         "import threading, time\n"
         "def work():\n"
@@ -188,7 +191,7 @@ def test_what_the_kernel_tells_of_a_program_is_about_that_program() -> None:
         assert program.memory()["rss"] > program.memory()["anonymous"] > 50
 
 
-def test_a_program_that_does_not_start_is_named_with_its_output() -> None:
+def test_an_error_of_a_program_has_its_name_and_output() -> None:
     command = [sys.executable, "-c", "import sys; sys.exit('cannot because of this')"]
 
     with Running("peer", command, "/none") as program, pytest.raises(ProgramError, match="(?s)peer ended.*because of this"):

@@ -1,4 +1,4 @@
-"""What the documents say is what the code does."""
+"""Documents and code agree: settings, flags, metrics, reasons, numbers, links."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from livenessprobe.commands import check
 from livenessprobe.driver.identity import REDIAL_SECONDS
 from livenessprobe.driver.result import CALL_TIMED_OUT, MESSAGE_MAX, Reason
 from livenessprobe.klog.writer import QUEUE_LIMIT
-from livenessprobe.metrics import NAME_MAX, Metrics
+from livenessprobe.metrics import Metrics
+from livenessprobe.probing.driver_name import NAME_MAX
 from livenessprobe.process.watchdog import PATIENCE
 from livenessprobe.settings import flags, layers
 from livenessprobe.settings.layers import KEYS, PREFIX
@@ -53,7 +54,7 @@ def read(name: str) -> str:
 
 
 def section(text: str, heading: str) -> str:
-    """What stands below `heading`, up to the next one of its rank or a higher one."""
+    """The text below `heading`, up to the next heading of the same or a higher rank."""
     rank = len(heading) - len(heading.lstrip("#"))
     _, found, rest = text.partition(f"\n{heading}\n")
     assert found, f"no heading {heading!r}"
@@ -61,7 +62,7 @@ def section(text: str, heading: str) -> str:
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of all Markdown tables in `text`, heads and rules left out."""
+    """The cells of all Markdown tables in `text`, without header rows and rules."""
     table = [line for line in text.splitlines() if line.startswith("|")]
     rules = {number for number, line in enumerate(table) if re.fullmatch(r"[|\-: ]+", line)}
     kept = [line for number, line in enumerate(table) if number not in rules and number + 1 not in rules]
@@ -75,7 +76,7 @@ def test_settings_file_has_every_key_once_and_no_other() -> None:
     assert sorted(tomllib.loads(read("settings.toml"))) == sorted(layers.FILE_KEYS)
 
 
-def test_settings_file_gives_the_settings_that_are_there_without_it() -> None:
+def test_settings_file_changes_no_setting() -> None:
     without = load_all()
 
     loaded = load_all(file=(ROOT / "settings.toml").read_bytes())
@@ -86,7 +87,7 @@ def test_settings_file_gives_the_settings_that_are_there_without_it() -> None:
 
 @pytest.mark.parametrize("key", layers.FILE_KEYS)
 def test_settings_file_writes_the_default_as_the_flag_table_does(key: str) -> None:
-    """Not only its type: `0s` for an empty `unreachable_grace` would be another setting."""
+    """The spelling counts, not only the value: `0s` for an empty `unreachable_grace` would be another setting."""
     loaded = load_all(file=(ROOT / "settings.toml").read_bytes())
 
     assert loaded.raw[key].source.startswith("file "), "the file was not read"
@@ -203,10 +204,10 @@ def is_read(node: ast.Attribute) -> bool:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_documents_name_no_flag_that_is_not_there(document: str) -> None:
+def test_documents_name_only_flags_that_exist(document: str) -> None:
     # The driver in the manifest has a flag of its own.
     text = re.sub(r'args: \["--endpoint=.*?"\]', "", read(document))
-    text = re.sub(r"^ *docker buildx (?:.*\\\n)*.*$", "", text, flags=re.MULTILINE)  # nor are docker's ours
+    text = re.sub(r"^ *docker buildx (?:.*\\\n)*.*$", "", text, flags=re.MULTILINE)  # nor are docker's flags ours
 
     named = set(re.findall(r"(?<![\w-])--([a-z][a-z0-9_-]*)", text))
 
@@ -219,10 +220,10 @@ def test_removed_flags_are_removed() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_documents_name_no_variable_that_is_not_there(document: str) -> None:
+def test_documents_name_only_variables_that_exist(document: str) -> None:
     named = set(re.findall(rf"{PREFIX}([A-Z_]+)\b", read(document)))
 
-    # The others are examples of what Kubernetes sets.
+    # The others are examples of variables that Kubernetes sets.
     assert named <= {key.upper() for key in layers.KEYS} | {"SERVICE_HOST", "SERVICE_", "PORT"}
 
 
@@ -230,7 +231,7 @@ def test_documents_name_no_variable_that_is_not_there(document: str) -> None:
 
 
 def exposed() -> tuple[dict[str, tuple[str, frozenset[str]]], set[str]]:
-    """Of everything /metrics can show: families with type and labels, and the names of all samples."""
+    """Everything that /metrics can show: families with type and labels, and the names of all samples."""
     metrics = Metrics()
     metrics.operation("/csi.v1.Identity/Probe", "OK", 0.1)
     metrics.responded(200)
@@ -258,8 +259,8 @@ def test_metrics_page_lists_exactly_what_is_exposed() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_documents_name_no_metric_that_is_not_there(document: str) -> None:
-    """Queries included, which name samples rather than families."""
+def test_documents_name_only_metrics_that_exist(document: str) -> None:
+    """Queries count too: they name samples rather than families."""
     named = set(re.findall(r"\b(?:livenessprobe|csi_sidecar|process)_[a-z_]+", read(document)))
 
     assert named <= exposed()[1]
@@ -275,7 +276,7 @@ def test_reasons_page_has_a_section_for_each_reason_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_each_reason_says_what_is_shown_what_to_do_and_what_go_said(reason: Reason) -> None:
+def test_each_reason_has_the_text_the_fix_and_the_go_programs_text(reason: Reason) -> None:
     text = section(read("docs/reasons.md"), f"## `{reason.value}`")
 
     assert re.search(r"^    \S", text, re.MULTILINE), "no text as it is shown"
@@ -284,7 +285,7 @@ def test_each_reason_says_what_is_shown_what_to_do_and_what_go_said(reason: Reas
 
 
 def strings_of_the_code(without: str = "") -> list[str]:
-    """All literal texts of the package, except those of the file `without`; an f-string gives the parts between its fields."""
+    """All string literals of the package, except those of the file `without`; an f-string gives the parts between its fields."""
     paths = [path for path in (ROOT / "livenessprobe").rglob("*.py") if path.name != without]
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
     nodes = [node for tree in trees for node in ast.walk(tree)]
@@ -353,7 +354,7 @@ def anchors(document: str) -> set[str]:
 
 
 @pytest.mark.parametrize("document", PAGES)
-def test_links_inside_the_project_lead_somewhere(document: str) -> None:
+def test_links_inside_the_project_have_a_target(document: str) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", read(document)):
         if link.startswith("https://"):
             continue
@@ -408,7 +409,7 @@ def test_the_picture_of_the_demo_names_no_machine_and_fetches_nothing() -> None:
         assert shown in picture
 
 
-def test_reliability_names_tests_that_are_there() -> None:
+def test_reliability_names_only_tests_that_exist() -> None:
     tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
 
     named = re.findall(r"`(test_\w+)`", read("docs/reliability.md"))

@@ -1,8 +1,8 @@
 """
-Anything at all on the port, and anything at all from the driver: never a hang, a crash or a wrong answer.
+Random bytes on the port and from the driver never cause a hang, a crash or a wrong response.
 
-`make fuzz` tries thousands of times as many.  Arguments, durations, addresses, TOML and log lines have properties of their
-own, in the tests of their rooms, which it runs as well.
+`make fuzz` runs thousands of examples.  It also runs the properties of arguments, durations, addresses, TOML and log
+lines, which are in the tests of their modules.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ANSWERS = st.binary(max_size=60) | st.binary(max_size=5).map(lambda head: b"\x0a
 
 
 class Parrot(FakeDriver):
-    """A driver that says the bytes it is told to."""
+    """A driver that responds with the bytes it is given."""
 
     answer = b""
     info = csi_pb2.GetPluginInfoResponse(name="parrot").SerializeToString()
@@ -82,8 +82,10 @@ def health_checker(parrot: Parrot) -> Iterator[Sidecar]:
 
 @settings(max_examples=settings.default.max_examples // 2)
 @given(REQUESTS, st.booleans())
-def test_nothing_on_the_port_keeps_it_from_answering(parrot: Parrot, process: Sidecar, request: bytes, cut: bool) -> None:
-    """Nor waiting for anything, once its client has gone."""
+def test_any_bytes_on_the_port_leave_the_sidecar_working(
+    parrot: Parrot, process: Sidecar, request: bytes, cut: bool
+) -> None:
+    """And no task is left behind once the client has gone."""
     parrot.answer = b""
     before = process.metric("livenessprobe_tasks")
     with socket.create_connection(("127.0.0.1", process.port), 10) as client:
@@ -102,14 +104,14 @@ def test_nothing_on_the_port_keeps_it_from_answering(parrot: Parrot, process: Si
 
 
 @given(ANSWERS)
-def test_whatever_the_driver_says_has_an_answer(parrot: Parrot, process: Sidecar, said: bytes) -> None:
-    """Not ready only if it says so in valid protobuf; no valid protobuf, no 200."""
+def test_any_response_to_probe_is_reported(parrot: Parrot, process: Sidecar, said: bytes) -> None:
+    """500 not_ready only if valid protobuf says so; never 200 for invalid protobuf."""
     parrot.answer = said
     try:
         response = csi_pb2.ProbeResponse.FromString(said)
         expected = 200 if not response.HasField("ready") or response.ready.value else 500
         reason = None if expected == 200 else "not_ready"
-    except Exception:  # noqa: BLE001  the decoder's
+    except Exception:  # noqa: BLE001  whatever the decoder raises
         expected, reason = 500, "protocol_error"
 
     answer = process.get()
@@ -118,12 +120,12 @@ def test_whatever_the_driver_says_has_an_answer(parrot: Parrot, process: Sidecar
 
 
 @given(ANSWERS | st.integers(0, 9).map(lambda status: HealthCheckResponse(status=status).SerializeToString()))
-def test_whatever_grpcs_health_check_says_has_an_answer(parrot: Parrot, health_checker: Sidecar, said: bytes) -> None:
+def test_any_response_to_grpcs_health_check_is_reported(parrot: Parrot, health_checker: Sidecar, said: bytes) -> None:
     parrot.answer = said
     try:
         serving = HealthCheckResponse.FromString(said).status == HealthCheckResponse.SERVING
         expected = (200, None) if serving else (500, "not_ready")
-    except Exception:  # noqa: BLE001  the decoder's
+    except Exception:  # noqa: BLE001  whatever the decoder raises
         expected = (500, "protocol_error")
 
     answer = health_checker.get()
@@ -133,12 +135,12 @@ def test_whatever_grpcs_health_check_says_has_an_answer(parrot: Parrot, health_c
 
 @settings(max_examples=settings.default.max_examples // 2)
 @given(ANSWERS | st.text(max_size=200).map(lambda name: csi_pb2.GetPluginInfoResponse(name=name).SerializeToString()))
-def test_whatever_the_driver_says_of_itself_changes_no_answer(parrot: Parrot, process: Sidecar, said: bytes) -> None:
+def test_any_plugin_info_does_not_change_the_report(parrot: Parrot, process: Sidecar, said: bytes) -> None:
     parrot.answer, parrot.info = b"", said
     before = parrot.names_asked
 
     def is_asked_again() -> bool:
-        os.utime(parrot.path)  # for all that can be told it is another driver's socket then
+        os.utime(parrot.path)  # a changed socket file may be another driver's, so the name is asked again
         answer = process.get()
         assert (answer.status, answer.body) == (200, "ok")
         return parrot.names_asked > before

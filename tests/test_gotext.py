@@ -1,4 +1,4 @@
-"""Values read and printed as Go's standard library does it."""
+"""Values parsed and printed as Go's standard library does it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from livenessprobe.gotext import (
 )
 
 DURATIONS = json.loads((Path(__file__).parent / "data" / "durations.json").read_text(encoding="utf-8"))
-"""What the Go program's --probe-timeout took, refused and printed."""
+"""The durations that the Go program's --probe-timeout accepted, refused and printed."""
 ACCEPTED = [row for row in DURATIONS if row["accepted"]]
 REFUSED = [row for row in DURATIONS if not row["accepted"]]
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
@@ -46,13 +46,13 @@ def test_a_duration_is_printed_as_go_prints_it(nanoseconds: int, text: str) -> N
 
 @pytest.mark.parametrize("text", [row["value"] for row in REFUSED])
 def test_a_duration_that_go_refuses_is_refused(text: str) -> None:
-    """The command line shows the reason as it is, so it is Go's."""
+    """The command line shows the reason unchanged, so it must be Go's."""
     with pytest.raises(ValueError, match="^parse error$"):
         parse_duration(text)
 
 
 def test_the_table_of_durations_has_both_sides() -> None:
-    """A reduced table must not make the three tests above empty."""
+    """With a shortened table the three tests above would check nothing."""
     assert (len(ACCEPTED), len(REFUSED)) == (45, 49)
 
 
@@ -70,14 +70,15 @@ def test_the_table_of_durations_has_both_sides() -> None:
         ("0.9999999999ns", 0),
         ("-0.9999999999ns", 0),
         ("1µs1μs1us", 3_000),
-        # Go takes a 19th digit where it fits into 63 bits (time.leadingFraction); without it a nanosecond would be lost.
+        # Go uses a 19th digit if it fits into 63 bits (time.leadingFraction); without it the result would be a
+        # nanosecond short.
         ("2.90939700000000000000m", 174_563_820_000),
-        ("0.99000000000000000000s", 990_000_000),  # nor any that does not fit
+        ("0.99000000000000000000s", 990_000_000),  # a 19th digit that does not fit is ignored
         ("0" * 4000 + "1s", 1_000_000_000),
         ("0" * 5000 + "1s", 1_000_000_000),
     ],
 )
-def test_durations_at_the_edges(text: str, nanoseconds: int) -> None:
+def test_the_largest_and_smallest_durations(text: str, nanoseconds: int) -> None:
     assert parse_duration(text) == nanoseconds
 
 
@@ -95,7 +96,7 @@ def test_durations_at_the_edges(text: str, nanoseconds: int) -> None:
         "1 s",
     ],
 )
-def test_durations_beyond_the_edges_are_refused(text: str) -> None:
+def test_durations_out_of_range_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="^parse error$"):
         parse_duration(text)
 
@@ -160,7 +161,7 @@ def test_seconds_are_printed_to_the_nanosecond(nanoseconds: int) -> None:
         ("<a>&'`", '"<a>&\'`"'),
         ("100% %s", '"100% %s"'),
         (b"bad\xff\xfe\xc3".decode(errors="surrogateescape"), r'"bad\xff\xfe\xc3"'),
-        ("\udcff\udd00", r'"\xff\udd00"'),  # what follows those that stand for bytes
+        ("\udcff\udd00", r'"\xff\udd00"'),  # the first surrogate beyond the escapes of bytes
         (b"\xed\xa0\x80".decode(errors="surrogateescape"), r'"\xed\xa0\x80"'),  # an encoded surrogate is no UTF-8
     ],
 )
@@ -179,7 +180,7 @@ def test_quote_escapes_what_go_escapes(text: str, quoted: str) -> None:
     ],
 )
 def test_bytes_are_quoted_in_ascii(text: str, quoted: str) -> None:
-    """fmt's %+q."""
+    """As fmt's %+q does."""
     assert quote_ascii(text) == quoted
 
 
@@ -194,7 +195,7 @@ def test_quoted_text_is_one_printable_line_that_reads_back(text: str) -> None:
 
 @given(st.binary())
 def test_no_byte_is_lost_in_quotes(data: bytes) -> None:
-    """Bytes that are no UTF-8 come out as `\\xff`, each for itself."""
+    """Bytes that are not UTF-8 are written as `\\xff`, one by one."""
     quoted = quote(data.decode(errors="surrogateescape"))
 
     assert quoted.isprintable()
@@ -202,7 +203,7 @@ def test_no_byte_is_lost_in_quotes(data: bytes) -> None:
 
 
 def _unquote(quoted: str) -> bytes:
-    """strconv.Unquote, for what strconv.Quote makes."""
+    """strconv.Unquote, for the output of strconv.Quote."""
 
     def meant(token: re.Match[str]) -> str:
         if token[1]:
@@ -261,7 +262,7 @@ def test_a_float_is_printed_as_prometheus_text_has_it(value: float, text: str) -
         (1e-5, "1e-05"),
     ],
 )
-def test_the_exponent_can_begin_later(value: float, text: str) -> None:
+def test_the_first_value_with_an_exponent_can_be_chosen(value: float, text: str) -> None:
     """fmt's %v switches at 1e21."""
     assert format_float(value, 21) == text
 
@@ -332,7 +333,7 @@ def test_other_booleans_are_refused_in_gos_words(text: str) -> None:
 
 @settings(max_examples=200)
 @given(st.text(max_size=5))
-def test_no_thirteenth_spelling(text: str) -> None:
+def test_any_other_text_is_no_boolean(text: str) -> None:
     try:
         value = parse_bool(text)
     except ValueError:

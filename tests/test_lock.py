@@ -1,4 +1,4 @@
-"""requirements.lock holds what pyproject.toml asks for, each file by its hash."""
+"""requirements.lock has one allowed version of each dependency in pyproject.toml, with hashes."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_each_dependency_is_locked_at_one_version_that_is_allowed(wanted: Requir
     assert wanted.specifier.contains(versions[0])
 
 
-def test_dynaconf_is_locked_at_a_version_that_takes_python_3_15() -> None:
-    """From 3.3 on it excludes 3.15, which a lock for all Pythons passes over."""
+def test_on_python_3_15_dynaconf_is_locked_below_3_3() -> None:
+    """Dynaconf from 3.3 on excludes Python 3.15, and a lock for all versions of Python does not notice that."""
     (locked,) = [
         locked for locked, _ in LOCKED if canonicalize_name(locked.name) == "dynaconf" and counts_on("3.15", locked)
     ]

@@ -1,10 +1,11 @@
 """
-A machine that attacks the whole process over real sockets, and a model that knows what must come of it.
+Random walks: steps against the whole process over real sockets, compared with a model.
 
-    MACHINE_STEPS=10000    walk so many steps, and shorten a walk that fails; without it some dozens, and leave it as it is
-    MACHINE_SEED=1234      these steps, not others
+    MACHINE_STEPS=10000    walk this many steps, and shorten a walk that fails; default: a few dozen steps, not
+    shortened
+    MACHINE_SEED=1234      repeat the steps of that seed
 
-Each run has a seed of its own and prints it.
+Each run prints its seed.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from tests.machine.inputs import Step
 from tests.machine.rules import Machine
 from tests.machine.walk import Walk
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks at /proc, and at unix sockets")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc, and uses unix sockets")
 
 STEPS = int(os.environ.get("MACHINE_STEPS", "0"))
 WALKS, WALK = (3, 40) if STEPS == 0 else (2, 150)
-"""How many walks at least, and of how many steps at most; the first is Hypothesis' simplest, which repeats one step."""
+"""How many walks at least, and of how many steps at most.  The first is Hypothesis' simplest, which repeats one step."""
 
 
 def test_a_random_walk_agrees_with_the_model() -> None:
@@ -35,7 +36,7 @@ def test_a_random_walk_agrees_with_the_model() -> None:
     print(f"\nMACHINE_SEED={chosen}")
 
     steps = 0
-    for turn in itertools.count():  # Hypothesis ends some walks early, so more may be wanted
+    for turn in itertools.count():  # Hypothesis ends some walks early, so more may be needed
         run_state_machine_as_test(
             seed(chosen + turn)(Machine),
             settings=settings(
@@ -58,7 +59,7 @@ def test_a_random_walk_agrees_with_the_model() -> None:
 
 
 def start(**settings: float) -> Step:
-    """How a kept walk begins."""
+    """The first step of a walk in REGRESSIONS."""
     everything = {"probe_timeout": 0.5, "unreachable_grace": 0.0, "connection_reuse": 1.0, "interval": 0.0}
     return "start", everything | {"failure_threshold": 1, "success_threshold": 1} | settings, 0, "text"
 
@@ -72,7 +73,7 @@ REGRESSIONS: dict[str, list[Step]] = {
     "dials that hang took more descriptors than the model had": [
         start(),
         ("reload", HANGING | {"failure_threshold": 3, "success_threshold": 1}, True),
-        *[("nobody_accepts", True)] * 4,
+        *[("never_accepts", True)] * 4,
         ("library", True, None, 0.0, 0, False),
     ],
     "a driver that closes the connection of each probe was never asked its name": [
@@ -86,7 +87,7 @@ REGRESSIONS: dict[str, list[Step]] = {
         start(),
         ("library", False, True, 0.0, 5 << 20, False),
     ],
-    "a connection that the driver sends away was an error of the driver's own": [
+    "a connection that the driver ends with GOAWAY was an error of the driver's own": [
         start(),
         ("wire", False, "goaway", ["protocol_error", "connection_lost"], "any"),
     ],
@@ -96,16 +97,16 @@ REGRESSIONS: dict[str, list[Step]] = {
         ("raw_breaks", False, NO_MESSAGE, ["protocol_error"]),
         ("raw_answers", False, True, {}),
     ],
-    "a connection that was closed as soon as it was there was waited for until the time was up": [
+    "a connection that was closed at once cost the whole timeout": [
         start(),
         *[GOES_AWAY] * 10,
     ],
-    "who came late to a probe that did not connect was told of a deadline": [
+    "a caller that joined a probe late, which did not connect, got a deadline as reason": [
         start(probe_timeout=0.3, unreachable_grace=None),
         ("wire", True, "closes", ["protocol_error"], "unreached"),
         *[("parallel", 5, "/startupz"), ("parallel", 20, "/healthz")] * 5,
     ],
-    "what was found late of a driver that was gone counted against its successor": [
+    "a late result of a driver that was gone counted for its successor": [
         start(),
         *[("overtake", "raw_answers", (True, {})), ("overtake", "process", ())] * 3,
     ],
@@ -114,16 +115,16 @@ REGRESSIONS: dict[str, list[Step]] = {
         ("garbage", 14),
         ("odd_request", 7),
     ],
-    "a method in lower case had an empty answer": [
+    "a method in lower case had an empty response": [
         start(),
         ("odd_request", 3),
     ],
-    "a request was refused for what came behind it": [
+    "a request was refused because of the bytes after it": [
         start(),
         ("odd_request", 1),
         ("odd_request", 2),
     ],
-    "a request that came together with the signal to end was cut off just before its time": [
+    "a request that arrived together with SIGTERM was cut off just before its timeout": [
         start(),
         ("raw_answers", False, None, {"delay_s": 1.4}),
         *[("end", "SIGTERM", 3, 0.0)] * 3,
@@ -134,11 +135,11 @@ REGRESSIONS: dict[str, list[Step]] = {
         ("raw_error", False, 3, "control"),
     ],
 }
-"""Walks that have failed once; a random one goes here as it was printed."""
+"""Walks that failed once.  To add one, copy it as a failed run prints it."""
 
 
 @pytest.mark.parametrize("steps", REGRESSIONS.values(), ids=REGRESSIONS)
-def test_walks_that_have_failed_agree_now(steps: list[Step]) -> None:
+def test_walks_that_failed_once_agree_now(steps: list[Step]) -> None:
     with contextlib.closing(Walk()) as walk:
         for step in steps:
             walk.do(step)

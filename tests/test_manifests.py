@@ -1,4 +1,4 @@
-"""The manifests in k8s/ are built as they would be applied, and fit the sidecar: its flags, port, paths, metrics, limits."""
+"""The manifests in k8s/, built as they would be applied, match the sidecar: flags, port, paths, metrics, limits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LINUX_SECURITY = {
 
 @cache
 def built(name: str) -> dict[str, dict]:
-    """What `kubectl apply -k` would send, by kind."""
+    """The documents that `kubectl apply -k` would send, by kind."""
     done = subprocess.run([KUBECTL, "kustomize", ROOT / "k8s" / name], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "deprecated" not in done.stderr
@@ -81,7 +81,7 @@ def probes(name: str) -> list[dict]:
 
 @cache
 def loaded(name: str) -> Loaded:
-    """The settings the sidecar starts with, from its arguments, its variables and the ConfigMap that is mounted."""
+    """The settings that the sidecar starts with, from its arguments, its variables and the mounted ConfigMap."""
     folder, file = DEFAULT_FILE.rsplit("/", 1)
     content = None
     if folder in mounts(name, "liveness-probe"):
@@ -97,7 +97,7 @@ def loaded(name: str) -> Loaded:
 
 
 @pytest.mark.parametrize("name", BUILDS)
-def test_the_sidecar_understands_all_its_settings(name: str) -> None:
+def test_the_sidecar_accepts_all_its_settings(name: str) -> None:
     assert (loaded(name).warnings, loaded(name).file_error) == ((), "")
 
 
@@ -113,7 +113,7 @@ def test_every_key_of_the_config_map_is_in_force_and_so_is_every_variable() -> N
 
 
 def test_the_config_map_reaches_a_running_sidecar() -> None:
-    """Neither a new name with each content nor subPath, which the kubelet never updates; and none is no reason not to start."""
+    """Its name is fixed and it is not mounted by subPath, which the kubelet never updates.  It is optional for the start."""
     name = "overlays/complete"
     mount = next(each for each in sidecar(name)["volumeMounts"] if each["name"] == "settings")
 
@@ -142,7 +142,7 @@ def test_the_kubelet_waits_longer_than_a_probe_may_take(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BUILDS)
-def test_a_start_of_three_minutes_is_no_failure(name: str) -> None:
+def test_a_driver_may_take_three_minutes_to_start(name: str) -> None:
     startup, _ = probes(name)
 
     assert startup["periodSeconds"] * startup["failureThreshold"] >= 180
@@ -171,8 +171,8 @@ def test_volumes_and_mounts_are_the_same_set(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BUILDS)
-def test_the_security_context_is_the_one_that_works(name: str) -> None:
-    """A Windows pod is refused with any of Linux's settings."""
+def test_the_security_context_is_strict_on_linux_and_absent_on_windows(name: str) -> None:
+    """Windows pods with any of Linux's settings are refused."""
     assert sidecar(name).get("securityContext") == (None if windows(name) else LINUX_SECURITY)
     assert set(pod(name).get("securityContext", {})) == ({"windowsOptions"} if windows(name) else set())
 
@@ -227,7 +227,7 @@ def rules() -> list[dict]:
     return group["rules"]
 
 
-def test_alerts_ask_for_metrics_that_are_there() -> None:
+def test_alerts_use_only_metrics_that_exist() -> None:
     known = exposed()[1]
 
     named = {rule["alert"]: set(re.findall(r"\blivenessprobe_\w+", rule["expr"])) for rule in rules()}
@@ -236,7 +236,7 @@ def test_alerts_ask_for_metrics_that_are_there() -> None:
     assert all(named.values())
 
 
-def test_each_alert_is_seen_to_fire_and_to_be_silent() -> None:
+def test_each_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() -> None:
     cases = [
         case
         for test in yaml.safe_load((ROOT / "tests" / "data" / "alerts.yaml").read_text(encoding="utf-8"))["tests"]

@@ -1,14 +1,10 @@
-"""The text of /metrics as Go's client library writes it, what it says of probes, and who gets which form."""
+"""/metrics: the text as Go's client library writes it, the metrics of probes, and the negotiated form."""
 
 from __future__ import annotations
 
 import gzip
-import math
-import os
 import platform
 import re
-import subprocess
-import sys
 import time
 
 import pytest
@@ -19,8 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from livenessprobe import UPSTREAM_VERSION, __version__
 from livenessprobe.driver.result import Reason
-from livenessprobe.metrics import UNKNOWN_DRIVER, Metrics, process_start_time, render
-from tests.support import ROOT
+from livenessprobe.metrics import UNKNOWN_DRIVER, Metrics, render
 
 START = 1795224575.01
 PLAIN = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores"
@@ -37,7 +32,7 @@ def text_of(metrics: Metrics) -> str:
 
 
 def family(metrics: Metrics, name: str) -> list[str]:
-    """The lines of one metric family, heading included."""
+    """The lines of one metric family, with its HELP and TYPE."""
     lines = text_of(metrics).splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith(f"# HELP {name} "))
     end = next((number for number in range(start + 1, len(lines)) if lines[number].startswith("# HELP ")), len(lines))
@@ -59,9 +54,9 @@ def histogram(labels: str, counts: list[int], total: str) -> list[str]:
 
 
 def test_the_histogram_is_gos_text() -> None:
-    """Labels by name and `le` last, whole bounds without `.0`, the sum before the count, no `_created`."""
+    """Labels sorted by name with `le` last, whole bounds without `.0`, the sum before the count, no `_created`."""
     metrics = Metrics(START)
-    metrics.driver_name = "D"
+    metrics.name_driver("D")
     metrics.operation("/csi.v1.Identity/Probe", "OK", 0.0625)
 
     assert "\n".join(family(metrics, "csi_sidecar_operations_seconds")) == (
@@ -97,7 +92,7 @@ process_start_time_seconds 1.79522457501e+09"""
 
 def test_observations_fall_into_their_buckets() -> None:
     metrics = Metrics(START)
-    metrics.driver_name = "D"
+    metrics.name_driver("D")
     for seconds in (0.3125, 2.5, 700.0, 0.0):
         metrics.operation("M", "Internal", seconds)
 
@@ -107,11 +102,11 @@ def test_observations_fall_into_their_buckets() -> None:
 
 
 def test_series_are_sorted_by_their_label_values() -> None:
-    """By driver, then code, then method, whatever came first; the parts of one series stay together."""
+    """By driver, then code, then method, whatever the order of calls; the lines of one series stay together."""
     metrics = Metrics(START)
     order = [("b", "OK", "P"), ("a", "Unavailable", "P"), ("a", "OK", "P"), ("B", "OK", "P"), ("a", "OK", "G")]
     for driver, code, method in order:
-        metrics.driver_name = driver
+        metrics.name_driver(driver)
         metrics.operation(method, code, 0.0625)
 
     expected = list(HISTOGRAM_HEAD)
@@ -120,10 +115,10 @@ def test_series_are_sorted_by_their_label_values() -> None:
     assert family(metrics, "csi_sidecar_operations_seconds") == expected
 
 
-def test_calls_before_the_name_is_known_are_of_an_unknown_driver() -> None:
+def test_calls_before_the_name_is_known_are_labelled_unknown_driver() -> None:
     metrics = Metrics(START)
     metrics.operation("/csi.v1.Identity/GetPluginInfo", "OK", 0.0625)
-    metrics.driver_name = "D"
+    metrics.name_driver("D")
 
     assert UNKNOWN_DRIVER == "unknown-driver"
     labels = 'driver_name="unknown-driver",grpc_status_code="OK",method_name="/csi.v1.Identity/GetPluginInfo"'
@@ -131,7 +126,7 @@ def test_calls_before_the_name_is_known_are_of_an_unknown_driver() -> None:
 
 
 def test_the_text_has_upstreams_and_our_families_and_no_others() -> None:
-    """Sorted by name; nothing about Go or Python and no process_* besides the start time."""
+    """Sorted by name; nothing about Go or Python, and no process_* besides the start time."""
     families = re.findall(r"^# TYPE (\S+) (\S+)$", text_of(Metrics(START)), re.MULTILINE)
 
     assert families == sorted(families)
@@ -160,14 +155,14 @@ def test_the_text_has_upstreams_and_our_families_and_no_others() -> None:
     ],
 )
 def test_the_names_of_metrics_never_change(name: str, kind: str) -> None:
-    """Dashboards and alerts are written for them; each says what it is."""
+    """Dashboards and alerts are written for them.  Each family has a HELP sentence."""
     heading, declaration = family(Metrics(START), name)[:2]
 
     assert re.fullmatch(rf"# HELP {name} [A-Z][^\n]+\.", heading)
     assert declaration == f"# TYPE {name} {kind}"
 
 
-def test_every_line_ends_and_none_is_empty() -> None:
+def test_every_line_ends_in_a_newline_and_none_is_empty() -> None:
     metrics = Metrics(START)
     metrics.operation("M", "OK", 1.0)
 
@@ -200,16 +195,16 @@ def test_there_are_no_created_series() -> None:
 )
 def test_label_values_are_escaped_as_by_go(name: str, shown: str) -> None:
     metrics = Metrics(START)
-    metrics.driver_name = name
+    metrics.name_driver(name)
     metrics.operation("M", "OK", 1.0)
 
     line = f'csi_sidecar_operations_seconds_count{{driver_name="{shown}",grpc_status_code="OK",method_name="M"}} 1'
     assert line in text_of(metrics).split("\n")
 
 
-def test_a_name_that_is_no_utf8_goes_out_as_it_came() -> None:
+def test_a_name_that_is_not_utf8_is_exposed_unchanged() -> None:
     metrics = Metrics(START)
-    metrics.driver_name = b"bad\xff".decode(errors="surrogateescape")
+    metrics.name_driver(b"bad\xff".decode(errors="surrogateescape"))
     metrics.operation("M", "OK", 1.0)
 
     assert b'driver_name="bad\xff"' in metrics.expose().body
@@ -222,8 +217,8 @@ def test_help_texts_are_escaped_as_by_go() -> None:
     assert render(registry.collect()) == '# HELP g a\\\\b\\n"c"\n# TYPE g gauge\ng 0\n'
 
 
-def test_a_counter_is_called_by_its_whole_name() -> None:
-    """Go knows no name without `_total`, and sorts by it."""
+def test_a_counter_has_its_full_name_in_help_and_type() -> None:
+    """Go has no name without `_total`, and sorts by the full name."""
     registry = CollectorRegistry()
     Counter("b", "B.", ["x", "a"], registry=registry).labels("1", "2").inc(1e6)
     Gauge("b_first", "F.", registry=registry)
@@ -235,9 +230,9 @@ def test_a_counter_is_called_by_its_whole_name() -> None:
 
 
 @given(st.text(), st.floats(0, 1e9))
-def test_a_scraper_reads_back_what_was_recorded(name: str, seconds: float) -> None:
+def test_a_scraper_reads_the_recorded_values(name: str, seconds: float) -> None:
     metrics = Metrics(START)
-    metrics.driver_name = name
+    metrics.name_driver(name)
     metrics.operation("M", "OK", seconds)
 
     (found,) = (f for f in text_string_to_metric_families(text_of(metrics)) if f.name == "csi_sidecar_operations_seconds")
@@ -246,10 +241,10 @@ def test_a_scraper_reads_back_what_was_recorded(name: str, seconds: float) -> No
     assert (total.labels, total.value) == (labels, seconds)
 
 
-# --- what it says of probes
+# --- metrics of probes
 
 
-def test_before_the_first_probe_nothing_is_claimed() -> None:
+def test_before_the_first_probe_driver_up_is_nan() -> None:
     metrics = Metrics(START)
 
     assert value(metrics, "livenessprobe_driver_up") == "NaN"
@@ -257,8 +252,8 @@ def test_before_the_first_probe_nothing_is_claimed() -> None:
     assert value(metrics, "livenessprobe_config_last_reload_successful") == "1"
 
 
-def test_every_reason_is_there_from_the_start() -> None:
-    """So that a rate sees the first failure of each kind."""
+def test_every_reason_has_a_series_from_the_start() -> None:
+    """So that rate() sees the first failure of each reason."""
     assert family(Metrics(START), "livenessprobe_probe_failures_total")[2:] == [
         f'livenessprobe_probe_failures_total{{reason="{reason}"}} 0' for reason in sorted(reason.value for reason in Reason)
     ]
@@ -295,7 +290,7 @@ def test_a_failed_probe_is_counted_by_its_reason(reason: Reason) -> None:
     }
 
 
-def test_answers_are_counted_by_status() -> None:
+def test_responses_are_counted_by_status() -> None:
     metrics = Metrics(START)
     for status in (500, 200, 404, 200):
         metrics.responded(status)
@@ -352,13 +347,13 @@ PROTOBUF = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFam
         ("text/plain;escaping=values", "values"),
         ("text/plain;escaping=underscores", "underscores"),
         ("text/plain;escaping=nonsense", "underscores"),
-        # Not offered here: a scraper that asks for it gets text, as its Accept allows.
+        # Not offered; the scraper gets text, which its Accept header allows too.
         (PROTOBUF, "underscores"),
         (f"{PROTOBUF},{PROMETHEUS_2}", "underscores"),
         ("\x00,;;==/", "underscores"),
     ],
 )
-def test_the_content_type_is_text_in_the_escaping_asked_for(accept: str, escaping: str) -> None:
+def test_the_content_type_is_text_with_the_accepted_escaping(accept: str, escaping: str) -> None:
     metrics = Metrics(START)
     exposition = metrics.expose(accept)
 
@@ -412,27 +407,3 @@ def test_any_request_headers_are_answered(accept: str, accept_encoding: str) -> 
     exposition = Metrics(START).expose(accept, accept_encoding)
 
     assert exposition.headers["Content-Type"].startswith("text/plain; version=0.0.4; charset=utf-8; escaping=")
-
-
-# --- the start of the process
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the system does not tell")
-def test_the_start_time_is_that_of_this_process() -> None:
-    """It is not the time of the call: it stays."""
-    first = process_start_time()
-    second = process_start_time()
-
-    assert first == second
-    assert value(Metrics(), "process_start_time_seconds") != "NaN"
-    assert math.isclose(float(value(Metrics(), "process_start_time_seconds")), first, rel_tol=1e-12)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="tests/windows has its own; no other system tells")
-def test_a_new_process_has_just_started() -> None:
-    """The kernel counts from the boot, in hundredths of a second, and tells the boot in whole seconds."""
-    before = time.time()
-    code = "from livenessprobe.metrics import process_start_time; print(process_start_time())"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-
-    assert before - 1.5 <= float(output) <= time.time() + 1.5

@@ -1,4 +1,4 @@
-"""Probes by themselves and by thresholds, whatever they ask, and each way to tell what they found: the whole process."""
+"""The whole process: probing on a schedule, thresholds, probed methods, paths, the health file, and exit on failure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Start = Callable[..., Sidecar]
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 NEVER = "--interval=1000h"
-"""Probes by themselves, but after the first none that a test could see."""
+"""Probes on a schedule, but within a test only the first probe."""
 AT_ONCE = "--unreachable-grace=0s"
 DEFAULT_TERMINATION_LOG = Path("/dev/termination-log")
 
@@ -41,7 +41,7 @@ def keep_alive(process: Sidecar) -> contextlib.closing[http.client.HTTPConnectio
 
 @cache
 def config(*arguments: str, **environ: str) -> dict[str, object]:
-    """The settings that a sidecar started so would run on."""
+    """The settings in force of a sidecar that is started with these arguments and variables."""
     done = subprocess.run(
         [sys.executable, "-m", "livenessprobe", "config", *arguments],
         cwd=ROOT,
@@ -53,10 +53,10 @@ def config(*arguments: str, **environ: str) -> dict[str, object]:
     return {key: row["value"] for key, row in json.loads(done.stdout)["settings"].items()}
 
 
-# --- by themselves
+# --- on a schedule
 
 
-def test_requests_do_not_touch_the_driver_and_do_not_wait_for_it(driver: FakeDriver, sidecar: Start) -> None:
+def test_with_an_interval_requests_do_not_probe_and_do_not_wait(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar(NEVER)
     eventually(lambda: process.metric("livenessprobe_driver_up") == 1)
     driver.hang = True
@@ -72,25 +72,25 @@ def test_requests_do_not_touch_the_driver_and_do_not_wait_for_it(driver: FakeDri
     assert statistics.median(seconds) < 0.1
 
 
-def test_probes_keep_to_the_beat_however_long_each_takes(driver: FakeDriver, sidecar: Start) -> None:
+def test_scheduled_probes_do_not_drift_however_long_each_takes(driver: FakeDriver, sidecar: Start) -> None:
     driver.delay = 0.07
     sidecar("--interval=200ms")
     eventually(lambda: driver.probes >= 1)
 
-    def wanders() -> float:
-        """By how much the probes of 3 s are late or early, more or less."""
+    def drift() -> float:
+        """The median distance in seconds of the probes of 3 s from a fixed schedule."""
         began = time.monotonic()
         time.sleep(3)
         times = [moment for moment in driver.times if began <= moment <= began + 3]
-        assert 7 <= len(times) <= 16  # a machine that is busy may miss some; there are never more
+        assert 7 <= len(times) <= 16  # a busy machine may miss some; there are never more
         late = lambda origin: statistics.median(abs((moment - origin + 0.1) % 0.2 - 0.1) for moment in times)
         return min(map(late, times))
 
-    # A pause of 200 ms after each probe would wander by 70 ms.  The best of some counts, as machines are busy.
-    assert any(wanders() < 0.03 for _ in range(3))
+    # A pause of 200 ms after each probe would drift by 70 ms.  The best of three counts, since machines are busy.
+    assert any(drift() < 0.03 for _ in range(3))
 
 
-def test_a_dead_driver_is_reported_in_the_time_that_is_promised(socket_path: str, sidecar: Start) -> None:
+def test_a_dead_driver_is_reported_within_the_documented_time(socket_path: str, sidecar: Start) -> None:
     process = sidecar("--interval=400ms", "--probe-timeout=300ms", "--failure-threshold=3")
     with driver_process(socket_path) as driver:
         eventually(lambda: process.get().status == 200)
@@ -101,7 +101,7 @@ def test_a_dead_driver_is_reported_in_the_time_that_is_promised(socket_path: str
         eventually(lambda: process.get().status == 500)
 
         took = time.monotonic() - died
-    assert 0.8 < took < 3 * 0.4 + 0.3 + 2  # two gaps between three probes; the noise of a shared machine
+    assert 0.8 < took < 3 * 0.4 + 0.3 + 2  # two gaps between three probes; 2 s for the noise of a shared machine
     assert process.get().reason == "refused"
 
 
@@ -115,8 +115,8 @@ def test_a_hung_driver_has_one_probe_at_a_time(driver: FakeDriver, sidecar: Star
 
 
 @pytest.mark.parametrize("dies", [False, True])
-def test_the_first_answer_after_a_stop_is_that_of_a_fresh_probe(socket_path: str, sidecar: Start, dies: bool) -> None:
-    """As when a node sleeps, or a container is paused: what was found before says nothing any more."""
+def test_the_first_response_after_a_stop_is_that_of_a_fresh_probe(socket_path: str, sidecar: Start, dies: bool) -> None:
+    """As when a node sleeps, or a container is paused: the result from before the stop is too old."""
     with driver_process(socket_path) as driver:
         process = sidecar("--interval=300ms", "--probe-timeout=1s")  # so a report lasts 2.3 s
         with keep_alive(process) as connection:
@@ -135,14 +135,16 @@ def test_the_first_answer_after_a_stop_is_that_of_a_fresh_probe(socket_path: str
                 (500, "refused") if dies else (200, None)
             )
             if dies:
-                process.await_log("CSI driver is unhealthy")  # a thread of its own writes it
+                process.await_log("CSI driver is unhealthy")  # another thread writes it
             else:
                 assert "CSI driver is unhealthy" not in process.log()
 
 
 @pytest.mark.parametrize("interval", ["0s", "400ms"])
-def test_a_stop_in_the_middle_of_a_probe_is_not_the_drivers_fault(driver: FakeDriver, sidecar: Start, interval: str) -> None:
-    """That a probe ran out of time half a second ago says nothing, if nobody was there to read its answer."""
+def test_a_stop_in_the_middle_of_a_probe_is_not_counted_as_a_failure(
+    driver: FakeDriver, sidecar: Start, interval: str
+) -> None:
+    """A probe that timed out half a second ago says nothing if the process could not read the response."""
     process = sidecar(f"--interval={interval}", "--probe-timeout=2s")
     driver.delay = 0.3
     with keep_alive(process) as connection:
@@ -162,7 +164,7 @@ def test_a_stop_in_the_middle_of_a_probe_is_not_the_drivers_fault(driver: FakeDr
     assert "CSI driver is unhealthy" not in process.log()
 
 
-def test_probes_of_its_own_do_not_hide_that_nobody_asks(driver: FakeDriver, sidecar: Start) -> None:
+def test_scheduled_probes_do_not_change_the_time_of_the_last_request(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar("--interval=100ms")
     eventually(lambda: process.metric("livenessprobe_driver_up") == 1)
     name = "livenessprobe_last_request_timestamp_seconds"
@@ -205,10 +207,10 @@ SCRIPTS = pytest.mark.parametrize(
         (("--failure-threshold=3",), "+--+---+-", "++++++-++"),
         (("--retries=3", "--interval=0s"), "+--+---+-", "++++++-++"),
         (("--failure-threshold=3", "--success-threshold=2"), "+--+---+-+-++--", "++++++------+++"),
-        (("--failure-threshold=3", "--success-threshold=2"), "-+-++", "----+"),  # nothing earlier to stand on
+        (("--failure-threshold=3", "--success-threshold=2"), "-+-++", "----+"),  # the first result is reported at once
     ],
 )
-"""`+` is a driver that is ready, or a 200; `-` is one that is not, or a 500."""
+"""`states`: `+` is a ready driver, `-` a driver that is not ready.  `reported`: `+` is a 200, `-` a 500."""
 
 
 def _sign(process: Sidecar) -> str:
@@ -243,14 +245,14 @@ def test_thresholds_count_probes_on_schedule(
     for number, state in enumerate(states, 1):
         eventually(lambda number=number: driver.probes == number)
         orders.put(state)
-        eventually(lambda number=number: driver.probes == number + 1)  # so what came before it has been noted
+        eventually(lambda number=number: driver.probes == number + 1)  # by now the previous result has been noted
         answers += _sign(process)
     driver.on_probe = lambda: None
     orders.put("+")
     assert answers == reported
 
 
-def test_the_last_result_and_what_is_reported_are_two_metrics(driver: FakeDriver, sidecar: Start) -> None:
+def test_the_last_result_and_the_report_are_two_metrics(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar("--failure-threshold=2")
     assert process.get().status == 200
     driver.ready = False
@@ -266,8 +268,8 @@ def test_the_last_result_and_what_is_reported_are_two_metrics(driver: FakeDriver
 
 
 @pytest.mark.parametrize("state", ["hung", "gone"])
-def test_callers_at_the_same_time_are_one_failure(driver: FakeDriver, sidecar: Start, state: str) -> None:
-    """Each has a moment left when the probe that they share runs out of time; a threshold must not count that moment."""
+def test_parallel_requests_count_as_one_failure(driver: FakeDriver, sidecar: Start, state: str) -> None:
+    """Each caller has little time left when the shared probe times out; that rest must not count as another failure."""
     process = sidecar("--failure-threshold=2", "--probe-timeout=1500ms")
     assert process.get().status == 200
     if state == "hung":
@@ -288,11 +290,11 @@ def test_callers_at_the_same_time_are_one_failure(driver: FakeDriver, sidecar: S
     assert process.metric(series) == 2
 
 
-# --- what is asked
+# --- probed methods
 
 
 def _health_service(**statuses: int) -> Callable[[bytes], bytes]:
-    """gRPC's health check of a server with these services; `server` is the one without a name."""
+    """gRPC's health check of a server with these services; `server` is the status of the server as a whole."""
 
     def check(request: bytes) -> bytes:
         service = grpc_health_pb2.HealthCheckRequest.FromString(request).service or "server"
@@ -323,7 +325,7 @@ def test_grpcs_health_check_is_understood(driver: FakeDriver, sidecar: Start) ->
     assert process.get().reason == "protocol_error"
 
 
-def test_grpcs_health_check_is_asked_about_the_service_that_is_meant(driver: FakeDriver, sidecar: Start) -> None:
+def test_grpcs_health_check_is_asked_about_the_configured_service(driver: FakeDriver, sidecar: Start) -> None:
     driver.methods = {HEALTH_CHECK: _health_service(server=NOT_SERVING, volumes=SERVING)}
     assert sidecar(f"--probe-path={HEALTH_CHECK}", "--health-service=volumes").get().status == 200
 
@@ -344,7 +346,7 @@ def test_any_other_method_is_healthy_if_it_succeeds(driver: FakeDriver, sidecar:
     assert (answer.status, answer.reason) == (500, "driver_error")
     assert answer.body == "rpc error: code = FailedPrecondition desc = no"
     assert requests == [b""]
-    assert (driver.names_asked > 0) == csi  # the rest may have no name to tell
+    assert (driver.names_asked > 0) == csi  # other services may have no GetPluginInfo
     name = driver.name if csi else "unknown-driver"
     for code in ("OK", "FailedPrecondition"):
         labels = f'driver_name="{name}",grpc_status_code="{code}",method_name="{method}"'
@@ -372,7 +374,9 @@ def test_a_method_that_may_change_a_volume_is_refused(
     assert driver.probes == 0
 
 
-def test_a_file_cannot_make_the_probe_change_a_volume_either(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+def test_a_settings_file_with_a_method_that_may_change_a_volume_is_ignored(
+    driver: FakeDriver, folder: Path, sidecar: Start
+) -> None:
     method = "/csi.v1.Controller/DeleteVolume"
     driver.methods = {method: lambda _: pytest.fail("asked")}
     file = folder / "settings.toml"
@@ -381,17 +385,6 @@ def test_a_file_cannot_make_the_probe_change_a_volume_either(driver: FakeDriver,
     process.write(file, f'probe_path = "{method}"\n')
     process.await_log("DeleteVolume may change a volume")
     assert process.get().status == 200
-
-
-def test_the_method_follows_the_settings_file(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
-    file = folder / "settings.toml"
-    file.write_text("v = 0\n")
-    driver.methods = {HEALTH_CHECK: _health_service(server=NOT_SERVING)}
-    process = sidecar(f"--config={file}")
-    assert process.get().status == 200
-    process.write(file, f'probe_path = "{HEALTH_CHECK}"\n')
-    process.await_log('"Setting changed" key="probe_path"')
-    assert process.get().status == 500
 
 
 # --- paths
@@ -403,7 +396,7 @@ def _statuses(process: Sidecar) -> list[int]:
     return [process.get(path).status for path in PATHS]
 
 
-def test_each_path_says_its_own_of_each_state(socket_path: str, sidecar: Start) -> None:
+def test_each_path_has_its_own_status_in_each_state(socket_path: str, sidecar: Start) -> None:
     process = sidecar(AT_ONCE, "--probe-timeout=500ms")
     driver = FakeDriver(socket_path)
     assert _statuses(process) == [500, 500, 500, 500]  # no driver yet
@@ -422,13 +415,13 @@ def test_each_path_says_its_own_of_each_state(socket_path: str, sidecar: Start) 
     assert _statuses(process) == [500, 500, 500, 200]
     driver.hang = False
     driver.start()
-    assert _statuses(process) == [500, 200, 500, 500]  # a new socket is a new driver, and this one was never ready
+    assert _statuses(process) == [500, 200, 500, 500]  # a new socket is a new driver, which has not been ready yet
     driver.ready = True
     assert _statuses(process) == [200, 200, 200, 200]
     driver.stop()
 
 
-def test_the_paths_follow_the_schedule_and_the_thresholds_too(driver: FakeDriver, sidecar: Start) -> None:
+def test_all_paths_follow_schedule_and_thresholds(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar(NEVER)
     eventually(lambda: process.metric("livenessprobe_driver_up") == 1)
     assert _statuses(process) == [200] * 4
@@ -462,7 +455,7 @@ def test_the_paths_list_their_parts(driver: FakeDriver, sidecar: Start) -> None:
     assert process.get("/startupz?verbose=1").body == "[+]has-been-ready ok\nstartupz check passed\n"
 
 
-def test_the_paths_say_the_same_as_json(driver: FakeDriver, sidecar: Start) -> None:
+def test_the_paths_answer_in_json_too(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar()
     driver.ready = False
 
@@ -481,7 +474,7 @@ def test_the_paths_say_the_same_as_json(driver: FakeDriver, sidecar: Start) -> N
 
 
 @pytest.mark.parametrize("ready", [True, False])
-def test_healthz_knows_neither_query_nor_json(driver: FakeDriver, sidecar: Start, ready: bool) -> None:
+def test_healthz_ignores_query_and_accept(driver: FakeDriver, sidecar: Start, ready: bool) -> None:
     driver.ready = ready
     process = sidecar()
     plain = process.get()
@@ -503,7 +496,7 @@ def test_head_has_the_headers_without_the_body(driver: FakeDriver, sidecar: Star
     )
 
 
-def test_metrics_on_one_of_the_paths_stay_there(driver: FakeDriver, sidecar: Start) -> None:
+def test_metrics_path_wins_over_our_own_paths(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar("--metrics-path=/livez")
     assert process.get("/livez").body.startswith("# HELP ")
     assert process.get("/readyz").body == "ok"
@@ -512,7 +505,7 @@ def test_metrics_on_one_of_the_paths_stay_there(driver: FakeDriver, sidecar: Sta
 # --- the health file
 
 
-def test_the_health_file_is_there_while_the_driver_is_healthy(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+def test_the_health_file_exists_while_the_driver_is_healthy(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
     file = folder / "health"
     process = sidecar(f"--health-file={file}", "--interval=200ms", "--probe-timeout=2s")
     process.await_name()
@@ -540,7 +533,7 @@ def test_the_health_file_is_there_while_the_driver_is_healthy(driver: FakeDriver
 
 @pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 def test_readers_never_see_half_a_health_file(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
-    """Once it is there, it is only ever replaced by a whole one."""
+    """After its creation the file is only ever replaced by a complete one."""
     file = folder / "health"
     sidecar(f"--health-file={file}", "--interval=100ms")
     eventually(file.exists)
@@ -552,12 +545,12 @@ def test_readers_never_see_half_a_health_file(driver: FakeDriver, folder: Path, 
 
 
 KINDS = {0x2: "modified", 0x80: "moved to", 0x100: "created", 0x200: "deleted"}
-"""inotify(7), as far as it concerns what a reader may find."""
+"""The events of inotify(7) that concern readers."""
 
 
 @contextlib.contextmanager
 def _watched(folder: Path) -> Iterator[Callable[[], list[tuple[str, str]]]]:
-    """What happens in `folder` from now on, by kind and file name."""
+    """The events in `folder` from now on, by kind and file name."""
     libc = ctypes.CDLL(None)
     descriptor = libc.inotify_init1(os.O_NONBLOCK)
     assert libc.inotify_add_watch(descriptor, os.fsencode(folder), sum(KINDS)) >= 0
@@ -580,7 +573,7 @@ def test_the_health_file_follows_requests_and_thresholds(driver: FakeDriver, fol
     file = folder / "health"
     process = sidecar(f"--health-file={file}", "--failure-threshold=2")
     process.await_name()
-    assert not file.exists()  # nobody has asked
+    assert not file.exists()  # no request yet
     process.get()
     eventually(file.exists)
     assert json.loads(file.read_text())["lasts"] == 60
@@ -592,20 +585,20 @@ def test_the_health_file_follows_requests_and_thresholds(driver: FakeDriver, fol
     eventually(lambda: not file.exists())
 
 
-def test_a_health_file_of_before_is_gone_before_the_first_probe_ends(
+def test_an_older_health_file_is_removed_before_the_first_probe_ends(
     driver: FakeDriver, folder: Path, sidecar: Start
 ) -> None:
     file = folder / "health"
-    file.write_text("healthy, says the one before\n")
+    file.write_text("healthy, says an earlier process\n")
     driver.hang = True
     sidecar(f"--health-file={file}", "--interval=10s", "--probe-timeout=30s")
     eventually(lambda: driver.in_flight == 1)
     assert not file.exists()
 
 
-def test_cat_cannot_see_a_killed_sidecar_and_check_can(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+def test_check_notices_a_killed_sidecar_and_cat_does_not(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
     file = folder / "health"
-    process = sidecar(f"--health-file={file}", "--interval=200ms", "--probe-timeout=2s")  # so it counts for 3.2 s
+    process = sidecar(f"--health-file={file}", "--interval=200ms", "--probe-timeout=2s")  # so the file counts for 3.2 s
     process.await_name()
     eventually(lambda: file.exists() and driver.name in file.read_text())
     check = [sys.executable, "-m", "livenessprobe", "check", f"--health-file={file}"]
@@ -620,7 +613,9 @@ def test_cat_cannot_see_a_killed_sidecar_and_check_can(driver: FakeDriver, folde
     assert subprocess.run(["cat", file], stdout=subprocess.DEVNULL).returncode == 0
 
 
-def test_a_health_file_that_cannot_be_written_stops_nothing(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+def test_a_health_file_that_cannot_be_written_does_not_stop_probing(
+    driver: FakeDriver, folder: Path, sidecar: Start
+) -> None:
     process = sidecar(f"--health-file={folder}/none/health", "--interval=100ms")
     eventually(lambda: driver.probes >= 5)
     assert process.get().status == 200
@@ -632,7 +627,7 @@ def test_a_health_file_that_cannot_be_written_stops_nothing(driver: FakeDriver, 
 
 
 @pytest.mark.parametrize("what", ["socket", "folder", "link"])
-def test_what_is_no_plain_file_is_left_alone(driver: FakeDriver, folder: Path, sidecar: Start, what: str) -> None:
+def test_only_a_plain_file_is_used_as_health_file(driver: FakeDriver, folder: Path, sidecar: Start, what: str) -> None:
     path = folder / "thing"
     if what == "socket":
         path = Path(driver.path)
@@ -653,24 +648,11 @@ def test_what_is_no_plain_file_is_left_alone(driver: FakeDriver, folder: Path, s
     assert what != "link" or (folder / "target").read_text() == "precious"
 
 
-def test_the_health_file_moves_with_the_settings_file(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
-    file, old, new = folder / "settings.toml", folder / "old", folder / "new"
-    file.write_text(f'health_file = "{old}"\ninterval = "1000h"\n')
-    process = sidecar(f"--config={file}")
-    eventually(old.exists)
-
-    process.write(file, f'health_file = "{new}"\ninterval = "1000h"\n')
-    eventually(new.exists)  # without a new probe
-    assert not old.exists()
-
-    process.write(file, 'interval = "1000h"\n')
-    eventually(lambda: not new.exists())
-    assert not old.exists()
-
-
 @pytest.mark.parametrize("moment", range(2))
-def test_no_health_file_is_left_however_the_end_comes(driver: FakeDriver, folder: Path, sidecar: Start, moment: int) -> None:
-    """Three at a time, each at another point between two writes."""
+def test_no_health_file_is_left_whenever_the_process_is_ended(
+    driver: FakeDriver, folder: Path, sidecar: Start, moment: int
+) -> None:
+    """Three at a time, each ended at another point between two writes."""
     files = [folder / f"health {number}" for number in range(3)]
     processes = [sidecar(f"--health-file={file}", "--interval=100ms", await_http=False) for file in files]
     for number, (process, file) in enumerate(zip(processes, files, strict=True)):
@@ -681,11 +663,11 @@ def test_no_health_file_is_left_however_the_end_comes(driver: FakeDriver, folder
     assert os.listdir(folder) == ["csi.sock"]
 
 
-# --- the end of the process
+# --- exit on failure
 
 
 @pytest.mark.parametrize("mode", ["interval", "request"])
-def test_the_process_ends_after_as_many_failures_as_the_threshold_says(
+def test_the_process_exits_after_failure_threshold_failures(
     driver: FakeDriver, folder: Path, sidecar: Start, mode: str
 ) -> None:
     log, file = folder / "log", folder / "health"
@@ -698,7 +680,7 @@ def test_the_process_ends_after_as_many_failures_as_the_threshold_says(
     eventually(lambda: file.exists() and process.metric("livenessprobe_driver_up") == 1)
     driver.ready, before = False, driver.probes
     if mode == "request":
-        assert [process.get().status for _ in range(2)] == [200, 500]  # the last one is still told
+        assert [process.get().status for _ in range(2)] == [200, 500]  # the last request still gets its response
 
     assert process.wait() == 3
 
@@ -710,15 +692,15 @@ def test_the_process_ends_after_as_many_failures_as_the_threshold_says(
     assert 'exiting as --exit-on-failure says" failures=2 reason="not_ready"' in process.log()
 
 
-def test_failures_are_counted_in_full_from_the_start(folder: Path, sidecar: Start) -> None:
-    """A driver may start later than its sidecar; the first failure must not end it."""
+def test_the_failure_threshold_counts_from_the_first_probe(folder: Path, sidecar: Start) -> None:
+    """A driver may start later than its sidecar; its first failures must not end the sidecar at once."""
     there = DEFAULT_TERMINATION_LOG.exists()
     process = sidecar("--exit-on-failure", "--failure-threshold=3", "--interval=300ms", "--probe-timeout=200ms")
     assert process.wait(20) == 3
     assert process.log().count('"Failed to establish connection to CSI driver"') == 3
     assert 'failures=3 reason="socket_missing"' in process.log()
     assert "Termination log" not in process.log()
-    assert DEFAULT_TERMINATION_LOG.exists() == there  # the kubelet makes it, nobody else
+    assert DEFAULT_TERMINATION_LOG.exists() == there  # only the kubelet makes this file
 
 
 @pytest.mark.parametrize("start", ["", "x"])
@@ -744,7 +726,7 @@ def test_a_termination_log_that_cannot_be_written_changes_no_exit_code(
     assert "Termination log cannot be written" in process.log()
 
 
-def test_a_driver_that_fails_now_and_then_ends_nothing(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+def test_failures_below_the_threshold_do_not_end_the_process(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
     process = sidecar("--exit-on-failure", "--failure-threshold=3", "--interval=100ms", f"--termination-log={folder}/log")
 
     def flap() -> None:
@@ -783,12 +765,12 @@ DOCUMENTED = {
         },
     ),
 }
-"""`--endpoint` and CSI_ENDPOINT beside them name the test's socket."""
+"""`--endpoint` or CSI_ENDPOINT is added, and names the test's socket."""
 
 
 @pytest.fixture
 def tmp_health() -> Iterator[Path]:
-    """/tmp/health, for one test at a time on this machine."""
+    """/tmp/health; a lock keeps other test runs on this machine away."""
     path = Path("/tmp/health")
     with open("/tmp/health of livenessprobe's tests.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -798,7 +780,7 @@ def tmp_health() -> Iterator[Path]:
 
 
 def _longhorn(way: str, socket_path: str, **quicker: str) -> tuple[list[str], dict[str, str]]:
-    """The documented list, or with other times in the same words."""
+    """The documented settings in one of their forms, with other times if given."""
     arguments, environ = DOCUMENTED[way]
     if environ:
         environ = {name: quicker.get(name.rpartition("_")[2].lower(), text) for name, text in environ.items()}
@@ -821,7 +803,7 @@ def test_longhorns_documented_lists_run_as_written(driver: FakeDriver, tmp_healt
     try:
         eventually(lambda: _cat(tmp_health) == 0)
         assert process.get().status == 200
-        assert driver.probes == 1  # by itself, and not by that request
+        assert driver.probes == 1  # a scheduled probe; the request makes none
         process.process.send_signal(signal.SIGTERM)
         assert process.wait() == 0
         assert _cat(tmp_health) == 1
@@ -830,7 +812,7 @@ def test_longhorns_documented_lists_run_as_written(driver: FakeDriver, tmp_healt
 
 
 @pytest.mark.parametrize("way", DOCUMENTED)
-def test_longhorns_retries_are_counted_before_the_file_goes(driver: FakeDriver, folder: Path, way: str) -> None:
+def test_longhorns_retries_are_counted_before_the_file_is_removed(driver: FakeDriver, folder: Path, way: str) -> None:
     file = folder / "health"
     orders: queue.SimpleQueue[bool] = queue.SimpleQueue()
 

@@ -1,4 +1,4 @@
-"""The settings file while the sidecar runs: what is taken over, what is not, and what an operator is told."""
+"""Changes of the settings file while the sidecar runs: which take effect, which are refused, and what is logged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GOOD = "livenessprobe_config_last_reload_successful"
 SINCE = "livenessprobe_config_last_reload_success_timestamp_seconds"
 HASH = "livenessprobe_config_hash"
 SOON = 15.0
-"""Seconds: far more than a reload takes, for a machine that is busy with other things."""
+"""Seconds; far longer than a reload takes, for busy machines."""
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def follow(sidecar: Start) -> Start:
 
 @pytest.fixture
 def by_file() -> Iterator[Start]:
-    """Starts sidecars with no flag but --config, since a flag would win over the file."""
+    """Starts sidecars with no flag that the file could set, since a flag would win over the file."""
     started: list[Sidecar] = []
 
     def start(config: ConfigMap, port: int) -> Sidecar:
@@ -70,7 +70,7 @@ def await_figure(process: Sidecar, series: str, value: float, seconds: float = S
     eventually(lambda: process.metric(series) == value, seconds)
 
 
-def take_over(process: Sidecar, config: ConfigMap, content: Content) -> None:
+def swap_and_wait(process: Sidecar, config: ConfigMap, content: Content) -> None:
     """Swap, and wait until the new content is in force."""
     before = process.metric(HASH)
     config.swap(content)
@@ -78,7 +78,7 @@ def take_over(process: Sidecar, config: ConfigMap, content: Content) -> None:
 
 
 def read_again(process: Sidecar) -> None:
-    """Have unchanged settings read again; what has been logged until now is in the log when this returns."""
+    """Have unchanged settings read again; when this returns, all earlier records are in the log."""
     sentence = "Settings file read again; nothing changed"
     before = process.log().count(sentence)
     process.sighup()
@@ -86,14 +86,14 @@ def read_again(process: Sidecar) -> None:
 
 
 def records(process: Sidecar, message: str) -> list[str]:
-    """What follows `message` in each record of it, in text format."""
+    """The text after `message` in each record with that message, in text format."""
     return [line.partition(f'] "{message}" ')[2] for line in process.log().splitlines() if f'] "{message}"' in line]
 
 
 # --- swaps
 
 
-def test_a_swap_is_live_in_less_than_ten_seconds(
+def test_a_swap_takes_effect_in_less_than_ten_seconds(
     driver: FakeDriver, mounted: Callable[..., ConfigMap], sidecar: Start
 ) -> None:
     config = mounted('probe_timeout = "2m"\n')
@@ -133,7 +133,7 @@ FAULTS: tuple[tuple[Content, str], ...] = (
 
 
 class Traffic:
-    """Asks for a path at a steady pace, half of the time on connections that stay; use as a context manager."""
+    """Requests a path at a steady rate, half of the time on kept connections; use it as a context manager."""
 
     THREADS = 4
 
@@ -173,7 +173,7 @@ class Traffic:
                     self.failures.append(repr(error))
 
 
-def test_a_hundred_swaps_under_load_fail_no_request_and_bad_ones_change_nothing(
+def test_a_hundred_swaps_under_load_fail_no_request_and_bad_files_change_nothing(
     driver: FakeDriver, mounted: Callable[..., ConfigMap], follow: Start
 ) -> None:
     config = mounted('probe_timeout = "1m"\n')
@@ -207,9 +207,10 @@ def test_a_hundred_swaps_under_load_fail_no_request_and_bad_ones_change_nothing(
     assert {(answer.status, answer.body, answer.headers["content-length"]) for answer in health.answers} == {
         (200, "ok", "2")
     }
-    assert len(health.answers) > 25 * health.seconds  # half of what is asked for, on a machine that is busy
+    assert len(health.answers) > 25 * health.seconds  # half of the requested rate, for busy machines
     assert {answer.status for answer in scrapes.answers} == {200}
-    # Equal content has an equal hash and other content another, and no scrape sees a timeout beside another one's hash.
+    # Equal content has an equal hash and other content another, and no scrape has a timeout together with another
+    # content's hash.
     assert all(len(seen) == 1 for seen in hashes.values())
     assert len(set.union(*hashes.values())) == len(hashes) == 26
     in_force_together = {(timeout, *seen) for timeout, seen in hashes.items()}
@@ -222,7 +223,7 @@ def _value(answer: Answer, series: str) -> float:
     return next(float(line.split()[1]) for line in answer.body.splitlines() if line.startswith(f"{series} "))
 
 
-def test_the_last_good_content_may_come_back_after_a_bad_one(mounted: Callable[..., ConfigMap], follow: Start) -> None:
+def test_after_a_bad_file_the_previous_content_is_good_again(mounted: Callable[..., ConfigMap], follow: Start) -> None:
     config = mounted('probe_timeout = "4s"\n')
     process = follow(config)
     before = process.figures()
@@ -238,14 +239,14 @@ def test_the_last_good_content_may_come_back_after_a_bad_one(mounted: Callable[.
     assert records(process, "Setting changed") == []
 
 
-def test_an_edit_in_place_and_a_rename_over_the_file_are_seen_too(folder: Path, sidecar: Start) -> None:
+def test_edits_in_place_and_renames_over_the_file_take_effect(folder: Path, sidecar: Start) -> None:
     file = folder / "settings.toml"
     file.write_text('probe_timeout = "4s"\n')
     process = sidecar(f"--config={file}", environ={"LIVENESSPROBE_CONFIG_POLL_INTERVAL": "100ms"})
     stamp = file.stat()
 
     file.write_text('probe_timeout = "5s"\n')
-    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # neither time nor size tells
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # neither the time nor the size has changed
     await_figure(process, TIMEOUT, 5)
 
     (folder / "new").write_text('probe_timeout = "6s"\n')
@@ -256,7 +257,7 @@ def test_an_edit_in_place_and_a_rename_over_the_file_are_seen_too(folder: Path, 
 # --- SIGHUP
 
 
-def test_sighup_reads_at_once_where_nothing_is_polled(mounted: Callable[..., ConfigMap], sidecar: Start) -> None:
+def test_sighup_reads_the_file_when_polling_is_off(mounted: Callable[..., ConfigMap], sidecar: Start) -> None:
     config = mounted('probe_timeout = "4s"\n')
     process = sidecar(f"--config={config.path}", "--config-poll-interval=0s")
     config.swap('probe_timeout = "5s"\n')
@@ -267,7 +268,7 @@ def test_sighup_reads_at_once_where_nothing_is_polled(mounted: Callable[..., Con
     await_figure(process, TIMEOUT, 5)
 
 
-def test_sighup_says_again_what_is_wrong(mounted: Callable[..., ConfigMap], follow: Start) -> None:
+def test_sighup_logs_the_error_of_a_bad_file_again(mounted: Callable[..., ConfigMap], follow: Start) -> None:
     config = mounted("v = 1\n")
     process = follow(config)
     config.swap("w = 1\n")
@@ -279,7 +280,7 @@ def test_sighup_says_again_what_is_wrong(mounted: Callable[..., ConfigMap], foll
 
 
 @pytest.mark.skipif(os.path.exists("/etc/livenessprobe"), reason="the default file may be there")
-def test_sighup_without_a_file_is_told_and_harms_nothing(driver: FakeDriver, sidecar: Start) -> None:
+def test_sighup_without_a_settings_file_is_logged_and_changes_nothing(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar()
     process.sighup()
     process.await_log('"SIGHUP received, and there is no settings file" file="/etc/livenessprobe/settings.toml"')
@@ -290,7 +291,7 @@ def test_sighup_without_a_file_is_told_and_harms_nothing(driver: FakeDriver, sid
     assert "\nE" not in process.log()
 
 
-def test_any_number_of_sighups_is_fine(driver: FakeDriver, mounted: Callable[..., ConfigMap], sidecar: Start) -> None:
+def test_many_sighups_do_no_harm(driver: FakeDriver, mounted: Callable[..., ConfigMap], sidecar: Start) -> None:
     config = mounted('probe_timeout = "4s"\n')
     process = sidecar(f"--config={config.path}", "--config-poll-interval=0s")
     with Traffic(process, "/healthz", 20) as health:
@@ -305,14 +306,14 @@ def test_any_number_of_sighups_is_fine(driver: FakeDriver, mounted: Callable[...
     assert "\nE" not in process.log()
 
 
-# --- what is told
+# --- records
 
 
-def test_each_changed_setting_has_one_record_and_no_other_has_one(mounted: Callable[..., ConfigMap], follow: Start) -> None:
+def test_only_changed_settings_are_logged_each_once(mounted: Callable[..., ConfigMap], follow: Start) -> None:
     config = mounted('connection_reuse = "60s"\nunreachable_grace = "0s"\nstderrthreshold = 2\nv = 1\n')
     process = follow(config)
 
-    take_over(
+    swap_and_wait(
         process,
         config,
         '# A comment.\nprobe_timeout = "5s"\nconnection_reuse = "1m"\nunreachable_grace = "0s"\n'
@@ -328,12 +329,12 @@ def test_each_changed_setting_has_one_record_and_no_other_has_one(mounted: Calla
     ]
 
 
-def test_a_grace_that_follows_the_timeout_is_told_with_it(mounted: Callable[..., ConfigMap], follow: Start) -> None:
-    """What is told is what results, as in `livenessprobe config`."""
+def test_a_grace_that_follows_the_timeout_is_logged_too(mounted: Callable[..., ConfigMap], follow: Start) -> None:
+    """Records show the values in force, as `livenessprobe config` does."""
     config = mounted('probe_timeout = "3s"\n')
     process = follow(config)
 
-    take_over(process, config, 'probe_timeout = "5s"\n')
+    swap_and_wait(process, config, 'probe_timeout = "5s"\n')
     read_again(process)
 
     assert records(process, "Setting changed") == [
@@ -352,7 +353,7 @@ def _connects(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_other_addresses_need_a_restart_and_the_rest_of_the_file_does_not(
+def test_changed_addresses_need_a_restart_and_the_other_changes_take_effect(
     driver: FakeDriver, folder: Path, mounted: Callable[..., ConfigMap], by_file: Start
 ) -> None:
     port, other_port = free_port(), free_port()
@@ -390,7 +391,7 @@ def test_other_addresses_need_a_restart_and_the_rest_of_the_file_does_not(
     assert all("address" not in record and "endpoint" not in record for record in changed)
 
 
-def test_other_ports_and_threads_need_a_restart(
+def test_changed_ports_and_threads_need_a_restart(
     driver: FakeDriver, mounted: Callable[..., ConfigMap], by_file: Start
 ) -> None:
     health, numbers, other_health, other_numbers = (free_port() for _ in range(4))
@@ -413,7 +414,7 @@ def test_other_ports_and_threads_need_a_restart(
 def test_settings_for_after_a_restart_may_contradict_the_running_ones(
     driver: FakeDriver, mounted: Callable[..., ConfigMap], by_file: Start
 ) -> None:
-    """The metrics may be at /healthz on a listener of their own, but this process has one listener for both."""
+    """Metrics may be at /healthz on a listener of their own, but this process has one listener for both."""
     port = free_port()
     common = f'csi_address = "{driver.path}"\n'
     config = mounted(f'{common}http_endpoint = "127.0.0.1:{port}"\n')
@@ -433,7 +434,7 @@ def test_paths_files_and_limits_need_a_restart(
     process = follow(config)
     process.await_name()
 
-    take_over(
+    swap_and_wait(
         process,
         config,
         f'metrics_path = "/numbers"\nhealth_file = "{folder}/health"\nlog_file = "{folder}/x.log"\nlogtostderr = false\n'
@@ -465,7 +466,7 @@ def test_flags_and_variables_still_win_over_new_content(
     config = mounted("v = 1\n")
     process = follow(config, "--probe-timeout=4s", environ={"LIVENESSPROBE_METRICS_PATH": "/metrics", "CSI_ENDPOINT": "/x"})
 
-    take_over(process, config, 'probe_timeout = "9s"\nmetrics_path = "/other"\ncsi_address = "/y"\nv = 2\n')
+    swap_and_wait(process, config, 'probe_timeout = "9s"\nmetrics_path = "/other"\ncsi_address = "/y"\nv = 2\n')
 
     assert process.metric(TIMEOUT) == 4
     assert process.get("/other").status == 404
@@ -487,11 +488,11 @@ def test_verbosity_is_live(driver: FakeDriver, mounted: Callable[..., ConfigMap]
     read_again(process)
     assert asked not in process.log()
 
-    take_over(process, config, "v = 5\n")
+    swap_and_wait(process, config, "v = 5\n")
     process.get()
     process.await_log(asked)
 
-    take_over(process, config, "# quiet again\n")
+    swap_and_wait(process, config, "# quiet again\n")
     read_again(process)
     before = process.log().count(asked)
     process.get()
@@ -504,12 +505,12 @@ def test_verbosity_by_file_is_live(driver: FakeDriver, mounted: Callable[..., Co
     process = follow(config)
     process.await_name()
 
-    take_over(process, config, 'vmodule = ["connection=5"]\n')
+    swap_and_wait(process, config, 'vmodule = ["connection=5"]\n')
     process.get()
     process.await_log('"GRPC response"')
     assert "Sending probe request" not in process.log()
 
-    take_over(process, config, 'vmodule = "main=5"\n')
+    swap_and_wait(process, config, 'vmodule = "main=5"\n')
     read_again(process)
     before = process.log().count('"GRPC response"')
     process.get()
@@ -523,7 +524,7 @@ def test_the_log_format_is_live(driver: FakeDriver, mounted: Callable[..., Confi
     process = follow(config)
     process.await_name()
 
-    take_over(process, config, 'logging_format = "json"\n')
+    swap_and_wait(process, config, 'logging_format = "json"\n')
     process.await_log('"key":"logging_format"')
     changed = json.loads(next(line for line in process.log().splitlines() if line.startswith("{")))
     del changed["ts"], changed["caller"]
@@ -537,7 +538,7 @@ def test_the_log_format_is_live(driver: FakeDriver, mounted: Callable[..., Confi
         "source": source,
     }
 
-    take_over(process, config, 'logging_format = "text"\n')
+    swap_and_wait(process, config, 'logging_format = "text"\n')
     read_again(process)
     lines = process.log().splitlines()
     forms = "".join("j" if line.startswith("{") else "t" for line in lines)
@@ -561,10 +562,10 @@ def test_the_reuse_of_connections_is_live(
         return relay.total - before
 
     assert dials() == 10
-    take_over(process, config, 'connection_reuse = "10m"\n')
+    swap_and_wait(process, config, 'connection_reuse = "10m"\n')
     assert dials() == 1
     assert dials() == 0
-    take_over(process, config, 'connection_reuse = "0s"\n')
+    swap_and_wait(process, config, 'connection_reuse = "0s"\n')
     assert dials() == 10
     eventually(lambda: relay.open == 0)
     relay.close()
@@ -574,17 +575,17 @@ def test_the_grace_is_live(socket_path: str, mounted: Callable[..., ConfigMap], 
     config = mounted('probe_timeout = "5m"\n')
     process = follow(config)
 
-    take_over(process, config, 'probe_timeout = "5m"\nunreachable_grace = "0s"\n')
+    swap_and_wait(process, config, 'probe_timeout = "5m"\nunreachable_grace = "0s"\n')
     assert process.get(timeout=60).reason == "socket_missing"
 
-    take_over(process, config, 'probe_timeout = "5m"\nunreachable_grace = "2s"\n')
+    swap_and_wait(process, config, 'probe_timeout = "5m"\nunreachable_grace = "2s"\n')
     answer = process.get(timeout=60)
     assert answer.reason == "socket_missing"
     assert answer.seconds >= 1.9
 
 
 def _descriptors(process: Sidecar) -> list[str]:
-    """What the process has open."""
+    """The targets of the process's open descriptors."""
     folder = f"/proc/{process.process.pid}/fd"
     found = []
     for number in os.listdir(folder):
@@ -605,7 +606,7 @@ def test_a_live_change_leaves_the_log_in_its_file(
     process = follow(config, "--logtostderr=false", f"--log_file={file}", "--stderrthreshold=FATAL")
     asked = "Sending probe request to CSI driver"
 
-    take_over(process, config, "v = 5\n")
+    swap_and_wait(process, config, "v = 5\n")
     process.get()
 
     eventually(lambda: asked in file.read_text())
@@ -638,7 +639,7 @@ def test_the_poll_interval_is_live(mounted: Callable[..., ConfigMap], sidecar: S
 # --- requests in flight
 
 
-def test_a_request_keeps_its_patience_when_the_timeout_is_lowered(
+def test_a_lowered_timeout_does_not_shorten_an_open_request(
     driver: FakeDriver, mounted: Callable[..., ConfigMap], follow: Start
 ) -> None:
     config = mounted('probe_timeout = "2m"\n')
@@ -648,7 +649,7 @@ def test_a_request_keeps_its_patience_when_the_timeout_is_lowered(
     with ThreadPoolExecutor(1) as pool:
         patient = pool.submit(process.get, timeout=100)
         eventually(lambda: driver.in_flight == 1)
-        take_over(process, config, 'probe_timeout = "500ms"\n')
+        swap_and_wait(process, config, 'probe_timeout = "500ms"\n')
 
         impatient = process.get(timeout=60)
         time.sleep(1)
@@ -659,7 +660,7 @@ def test_a_request_keeps_its_patience_when_the_timeout_is_lowered(
     assert (impatient.status, impatient.reason) == (500, "deadline")
 
 
-def test_a_request_gains_nothing_when_the_timeout_is_raised(
+def test_a_raised_timeout_does_not_prolong_an_open_request(
     driver: FakeDriver, mounted: Callable[..., ConfigMap], follow: Start
 ) -> None:
     config = mounted('probe_timeout = "3s"\n')
@@ -669,18 +670,18 @@ def test_a_request_gains_nothing_when_the_timeout_is_raised(
     with ThreadPoolExecutor(2) as pool:
         impatient = pool.submit(process.get, timeout=60)
         eventually(lambda: driver.in_flight == 1)
-        take_over(process, config, 'probe_timeout = "2m"\n')
+        swap_and_wait(process, config, 'probe_timeout = "2m"\n')
         patient = pool.submit(process.get, timeout=100)
 
         assert (impatient.result().status, impatient.result().reason) == (500, "deadline")
-        eventually(lambda: driver.probes == 2)  # the one who came later asks again
+        eventually(lambda: driver.probes == 2)  # the later caller's own probe
         time.sleep(0.5)
         assert not patient.done()
         driver.release.set()
         assert patient.result().status == 200
 
 
-def test_sigterm_lets_a_request_finish_that_began_under_a_longer_timeout(
+def test_sigterm_finishes_a_request_that_began_under_a_longer_timeout(
     driver: FakeDriver, mounted: Callable[..., ConfigMap], follow: Start
 ) -> None:
     config = mounted('probe_timeout = "2m"\n')
@@ -690,20 +691,20 @@ def test_sigterm_lets_a_request_finish_that_began_under_a_longer_timeout(
     with ThreadPoolExecutor(1) as pool:
         open_request = pool.submit(process.get, timeout=100)
         eventually(lambda: driver.in_flight == 1)
-        take_over(process, config, 'probe_timeout = "100ms"\n')
+        swap_and_wait(process, config, 'probe_timeout = "100ms"\n')
 
         process.process.send_signal(signal.SIGTERM)
-        time.sleep(3)  # the new timeout, and all that is added to it
+        time.sleep(3)  # longer than the new timeout and the grace that SIGTERM adds to it
         driver.release.set()
 
         assert open_request.result().status == 200
     assert process.wait() == 0
 
 
-# --- files that come, go and grow
+# --- files that appear, disappear and grow
 
 
-def test_a_bad_file_at_the_start_is_taken_over_when_it_is_mended(
+def test_a_bad_file_at_the_start_takes_effect_once_it_is_corrected(
     driver: FakeDriver, mounted: Callable[..., ConfigMap], follow: Start
 ) -> None:
     config = mounted('probe_timeout = "9s"\nprobe_timeot = "9s"\n')
@@ -720,7 +721,7 @@ def test_a_bad_file_at_the_start_is_taken_over_when_it_is_mended(
 
 
 @pytest.mark.parametrize("folder_is_there", [True, False])
-def test_a_named_file_may_come_go_and_come_back(folder: Path, sidecar: Start, folder_is_there: bool) -> None:
+def test_a_named_file_may_appear_disappear_and_appear_again(folder: Path, sidecar: Start, folder_is_there: bool) -> None:
     path = folder / "config" / "settings.toml"
     config = ConfigMap(folder / "config") if folder_is_there else None
     process = sidecar(f"--config={path}", "--config-poll-interval=100ms")
@@ -743,7 +744,7 @@ def test_a_named_file_may_come_go_and_come_back(folder: Path, sidecar: Start, fo
     await_figure(process, GOOD, 1)
 
 
-def test_a_strict_sidecar_survives_a_file_that_goes_bad(
+def test_with_config_strict_a_bad_file_does_not_end_a_running_sidecar(
     driver: FakeDriver, mounted: Callable[..., ConfigMap], follow: Start
 ) -> None:
     config = mounted('probe_timeout = "4s"\n')
@@ -758,7 +759,7 @@ def test_a_strict_sidecar_survives_a_file_that_goes_bad(
     await_figure(process, TIMEOUT, 5)
 
 
-def test_a_file_that_is_written_in_parts_is_taken_over_whole(folder: Path, sidecar: Start) -> None:
+def test_a_file_written_in_parts_takes_effect_once_it_is_complete(folder: Path, sidecar: Start) -> None:
     file = folder / "settings.toml"
     versions = [
         [f'probe_timeout = "{n}s"\n', *["# " + "-" * 70 + "\n"] * 20, "unreachable_", 'grace = "', '0s"\n', f"v = {n}\n"]
@@ -774,7 +775,7 @@ def test_a_file_that_is_written_in_parts_is_taken_over_whole(folder: Path, sidec
         await_figure(process, TIMEOUT, n)
         eventually(lambda: process.metric(GOOD) == 1, SOON)
         read_again(process)
-        if pause < 0.15:  # else the machine made a pause that looks like the end
+        if pause < 0.15:  # otherwise the machine made a pause that looks like the end of the file
             swift += 1
             told = process.log()[len(before) :]
             assert re.findall('"Setting changed" (.*) source', told) == [
@@ -788,7 +789,7 @@ def test_a_file_that_is_written_in_parts_is_taken_over_whole(folder: Path, sidec
 
 
 def _write_in_parts(file: Path, parts: list[str]) -> float:
-    """The longest pause between two parts, in seconds."""
+    """Write `parts` with short pauses; the longest pause in seconds."""
     stamps = [time.monotonic()]
     with file.open("w") as out:
         for part in parts:
@@ -800,7 +801,7 @@ def _write_in_parts(file: Path, parts: list[str]) -> float:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-def test_fifty_reloads_leave_nothing_open_and_no_thread_behind(
+def test_fifty_reloads_leave_no_descriptor_and_no_thread_behind(
     driver: FakeDriver, mounted: Callable[..., ConfigMap], follow: Start
 ) -> None:
     config = mounted('probe_timeout = "9s"\n')
@@ -809,7 +810,7 @@ def test_fifty_reloads_leave_nothing_open_and_no_thread_behind(
 
     def reload(times: int) -> None:
         for number in range(times):
-            take_over(process, config, f'probe_timeout = "{10 + number % 2}s"\n')
+            swap_and_wait(process, config, f'probe_timeout = "{10 + number % 2}s"\n')
             assert process.get().status == 200
 
     reload(4)
@@ -819,19 +820,19 @@ def test_fifty_reloads_leave_nothing_open_and_no_thread_behind(
     for content, _ in FAULTS:
         config.swap(content)
         await_figure(process, GOOD, 0)
-        time.sleep(0.3)  # a fault that stays is looked at again and again
+        time.sleep(0.3)  # a lasting fault is looked at several times
         config.swap('probe_timeout = "9s"\n')
         await_figure(process, GOOD, 1)
 
     eventually(lambda: len(_descriptors(process)) <= open_before)
-    assert _threads(process) <= threads + 3  # gRPC's come and go
+    assert _threads(process) <= threads + 3  # gRPC's threads come and go
 
 
-# --- what only a fake can show
+# --- with scripted loading and applying
 
 
-class Stage:
-    """A Reloader on a file, with everything it is given scripted."""
+class Scripted:
+    """A Reloader on a file; `load` and `apply` can be made to raise."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -874,56 +875,58 @@ class Stage:
 
 
 @pytest.fixture
-def stage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+def scripted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
     monkeypatch.setattr(reload_module, "SETTLE_SECONDS", 0.02)
-    stage = Stage(folder / "config" / "settings.toml")
-    monkeypatch.setattr(reload_module, "_tell", lambda change: stage.told.append((change.key, change.old, change.new)))
-    return stage
+    scripted = Scripted(folder / "config" / "settings.toml")
+    monkeypatch.setattr(reload_module, "_tell", lambda change: scripted.told.append((change.key, change.old, change.new)))
+    return scripted
 
 
 CONTENT = 'probe_timeout = "{}s"\nunreachable_grace = "0s"\nconfig_poll_interval = "100ms"\n'
 
 
-async def test_the_default_file_is_followed_from_the_sighup_on_that_finds_it(stage: Stage) -> None:
-    """Its folder was not there at the start, so nothing is polled."""
-    async with stage.watching(polled=False):
-        stage.path.parent.mkdir()
-        stage.path.write_text(CONTENT.format(7))
+async def test_the_default_file_is_polled_after_a_sighup_has_found_it(scripted: Scripted) -> None:
+    """The folder of the default file did not exist at the start, so the file is not polled."""
+    async with scripted.watching(polled=False):
+        scripted.path.parent.mkdir()
+        scripted.path.write_text(CONTENT.format(7))
         await asyncio.sleep(0.3)
-        assert stage.adopted == []
+        assert scripted.adopted == []
 
-        stage.hangup.set()
-        await stage.until(lambda: [settings.probe_timeout for settings in stage.adopted] == [7])
-        stage.path.write_text(CONTENT.format(8))
-        await stage.until(lambda: [settings.probe_timeout for settings in stage.adopted] == [7, 8])
-        stage.path.unlink()
-        await stage.until(lambda: stage.figure(GOOD) == 0)
+        scripted.hangup.set()
+        await scripted.until(lambda: [settings.probe_timeout for settings in scripted.adopted] == [7])
+        scripted.path.write_text(CONTENT.format(8))
+        await scripted.until(lambda: [settings.probe_timeout for settings in scripted.adopted] == [7, 8])
+        scripted.path.unlink()
+        await scripted.until(lambda: scripted.figure(GOOD) == 0)
 
 
 @pytest.mark.parametrize("part", ["break_load", "break_apply"])
-async def test_a_fault_of_our_own_leaves_the_old_settings_and_the_watch_goes_on(stage: Stage, part: str) -> None:
-    stage.path.parent.mkdir()
-    async with stage.watching(polled=False):
-        stage.path.write_text(CONTENT.format(7))
-        stage.hangup.set()
-        await stage.until(lambda: len(stage.adopted) == 1)
-        stage.told.clear()
-        setattr(stage, part, ZeroDivisionError("oops"))
-        stage.path.write_text(CONTENT.format(8))
-        stage.hangup.set()
-        await stage.until(lambda: stage.figure(GOOD) == 0)
-        assert ([settings.probe_timeout for settings in stage.adopted], stage.told) == ([7], [])
+async def test_an_internal_error_keeps_the_old_settings_and_watching_goes_on(scripted: Scripted, part: str) -> None:
+    scripted.path.parent.mkdir()
+    async with scripted.watching(polled=False):
+        scripted.path.write_text(CONTENT.format(7))
+        scripted.hangup.set()
+        await scripted.until(lambda: len(scripted.adopted) == 1)
+        scripted.told.clear()
+        setattr(scripted, part, ZeroDivisionError("oops"))
+        scripted.path.write_text(CONTENT.format(8))
+        scripted.hangup.set()
+        await scripted.until(lambda: scripted.figure(GOOD) == 0)
+        assert ([settings.probe_timeout for settings in scripted.adopted], scripted.told) == ([7], [])
 
-        setattr(stage, part, None)
-        stage.hangup.set()
-        await stage.until(lambda: stage.figure(GOOD) == 1)
-        assert stage.adopted[-1].probe_timeout == 8
-        assert stage.told == [("probe_timeout", "7s", "8s")]
+        setattr(scripted, part, None)
+        scripted.hangup.set()
+        await scripted.until(lambda: scripted.figure(GOOD) == 1)
+        assert scripted.adopted[-1].probe_timeout == 8
+        assert scripted.told == [("probe_timeout", "7s", "8s")]
 
 
-async def test_a_writer_who_never_stops_is_not_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_that_never_stops_changing_is_read_nevertheless(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     looks = iter(range(10_000))
     monkeypatch.setattr(file_module, "read_file", lambda _: CONTENT.format(next(looks)).encode())
-    async with stage.watching(polled=False):
-        stage.hangup.set()
-        await stage.until(lambda: stage.adopted)
+    async with scripted.watching(polled=False):
+        scripted.hangup.set()
+        await scripted.until(lambda: scripted.adopted)

@@ -1,4 +1,4 @@
-"""How little the sidecar takes where there are many CPUs: the whole process."""
+"""The number of threads on a machine with many CPUs: the whole process."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ for each in $(seq 0 63); do mkdir $cpus/cpu$each; done
 for each in online possible present; do echo 0-63 >$cpus/$each; done
 exec "$@"
 """
-"""64 CPUs, for those who ask libc how many there are; a process may still run on those that are there."""
+"""libc reports 64 CPUs; the process still runs on the real ones."""
 
 OF_GRPC = {"event_engine", "lifeguard", "grpc_global_tim"}
-"""Names of threads; the poller of grpc.aio has none of its own."""
+"""Names of gRPC's threads; the poller thread of grpc.aio has no name of its own."""
 
 
 @pytest.fixture
 def many() -> tuple[str, ...]:
-    """What to run a command under."""
+    """The command prefix that runs a command on such a machine."""
     prefix = ("unshare", "--mount", "sh", "-e", "-c", MANY, "sh")
     tried = subprocess.run([*prefix, "getconf", "_NPROCESSORS_CONF"], capture_output=True, text=True)
     if tried.returncode:
@@ -43,7 +43,7 @@ def many() -> tuple[str, ...]:
 
 
 def use(process: Sidecar) -> None:
-    """All that takes a thread, many times, and for longer than gRPC needs to find that it could do with more."""
+    """Do everything that uses threads, many times, and for longer than gRPC takes to start more threads."""
     end = time.monotonic() + 3
     with ThreadPoolExecutor(16) as clients:
         while time.monotonic() < end:
@@ -52,13 +52,13 @@ def use(process: Sidecar) -> None:
             process.get("/metrics")
 
 
-def test_64_cpus_are_no_reason_for_more_threads_than_some(
+def test_the_number_of_threads_is_bounded_on_64_cpus(
     driver: FakeDriver, folder: Path, sidecar: Start, many: tuple[str, ...]
 ) -> None:
     """
-    gRPC has 16 workers then, and takes another one when all of them have work, beside 3 threads that watch over them.
+    gRPC then has 16 workers, starts another one when all of them are busy, and has 3 threads that watch the workers.
 
-    The sidecar has 6 of its own, whatever it may have.
+    The sidecar has 6 threads of its own, whatever the number of CPUs.
     """
     (folder / "settings.toml").write_text('probe_timeout = "5s"\n')
     files = (f"--config={folder}/settings.toml", f"--health-file={folder}/health")
@@ -69,5 +69,5 @@ def test_64_cpus_are_no_reason_for_more_threads_than_some(
 
     names = process.threads()
     assert 10 < sum(name in OF_GRPC for name in names) <= 21, names
-    # A thread gives itself its name; until then it has the program's.
+    # A thread names itself; before that it has the program's name.
     eventually(lambda: sum(name not in OF_GRPC for name in process.threads()) <= 7)

@@ -1,4 +1,4 @@
-"""The whole process over real sockets: what a kubelet, a driver and an operator see."""
+"""The whole process over real sockets, as a kubelet, a driver and an operator see it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ def keep_alive(process: Sidecar) -> contextlib.closing[http.client.HTTPConnectio
 
 
 def test_parallel_requests_share_one_probe_and_one_connection(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
-    """DESIGN row 6."""
     relay = Relay(str(folder / "relay.sock"), driver.path)
     process = sidecar(f"--csi-address={folder}/relay.sock")
     process.await_name()
@@ -43,13 +42,13 @@ def test_parallel_requests_share_one_probe_and_one_connection(driver: FakeDriver
     assert {(answer.status, answer.body) for answer in answers} == {(200, "ok")}
     assert driver.most_in_flight == 1
     assert relay.total - before == driver.probes
-    assert driver.probes <= 2  # a second only for callers who came after the first had ended
+    assert driver.probes <= 2  # a second probe only for callers that came after the first had ended
     assert process.metric("livenessprobe_shared_probes_total") >= 198
     relay.close()
 
 
 def test_a_connection_serves_for_at_most_a_second(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
-    """DESIGN row 7: 10 000 requests in a row dial at most once a second."""
+    """10 000 requests in a row dial at most once a second."""
     relay = Relay(str(folder / "relay.sock"), driver.path)
     process = sidecar(f"--csi-address={folder}/relay.sock")
     process.await_name()
@@ -64,10 +63,9 @@ def test_a_connection_serves_for_at_most_a_second(driver: FakeDriver, folder: Pa
     relay.close()
 
 
-def test_at_a_kubelets_pace_each_probe_dials_and_nothing_stays_open(
+def test_at_a_kubelets_pace_each_probe_dials_and_no_connection_stays_open(
     driver: FakeDriver, folder: Path, sidecar: Start
 ) -> None:
-    """DESIGN row 7."""
     relay = Relay(str(folder / "relay.sock"), driver.path)
     process = sidecar(f"--csi-address={folder}/relay.sock")
     process.await_name()
@@ -95,8 +93,7 @@ def test_reuse_of_zero_gives_each_probe_its_own_connection(driver: FakeDriver, f
     relay.close()
 
 
-def test_without_grace_a_killed_driver_fails_at_once_with_the_reason(socket_path: str, sidecar: Start) -> None:
-    """DESIGN row 5 with --unreachable-grace=0s."""
+def test_with_a_grace_of_zero_a_killed_driver_fails_at_once_with_the_reason(socket_path: str, sidecar: Start) -> None:
     process = sidecar("--unreachable-grace=0s")
     with driver_process(socket_path) as driver:
         eventually(lambda: process.get().status == 200)
@@ -111,10 +108,10 @@ def test_without_grace_a_killed_driver_fails_at_once_with_the_reason(socket_path
 
 
 @pytest.mark.parametrize("away", [0.3, 1.2])
-def test_a_driver_that_appears_during_a_probe_is_answered_at_once(socket_path: str, sidecar: Start, away: float) -> None:
-    """DESIGN row 5: no waiting for a back-off."""
+def test_a_driver_that_starts_during_a_probe_is_reported_at_once(socket_path: str, sidecar: Start, away: float) -> None:
+    """The sidecar does not wait for gRPC's back-off."""
     took = []
-    for _ in range(3):  # of which the best counts: a shared machine may take a moment
+    for _ in range(3):  # the best of three counts, since a shared machine may be slow for a moment
         process, driver = sidecar(), FakeDriver(socket_path)
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(lambda: (process.get(), time.monotonic()))
@@ -128,8 +125,8 @@ def test_a_driver_that_appears_during_a_probe_is_answered_at_once(socket_path: s
     assert min(took) < 0.25
 
 
-def test_an_unreachable_driver_costs_the_whole_timeout_by_default(sidecar: Start, socket_path: str) -> None:
-    """DESIGN row 5: as patient as upstream, so that a late driver is not killed sooner."""
+def test_by_default_an_unreachable_driver_is_reported_at_the_timeout(sidecar: Start, socket_path: str) -> None:
+    """As patient as upstream, so that the kubelet does not kill a driver that starts late any sooner."""
     process = sidecar("--probe-timeout=1s")
 
     answer = process.get()
@@ -144,13 +141,13 @@ def test_an_unreachable_driver_costs_the_whole_timeout_by_default(sidecar: Start
             'method_name="/csi.v1.Identity/Probe"}'
         )
         == 1
-    )  # DESIGN row 10
+    )
     assert process.metric('livenessprobe_probe_failures_total{reason="socket_missing"}') == 1
     assert process.metric("livenessprobe_driver_up") == 0
 
 
-def test_a_driver_that_refuses_is_dialled_again_some_times_a_second(socket_path: str, sidecar: Start) -> None:
-    """What is no CSI driver has no name to be asked for, so that only probes dial."""
+def test_a_driver_that_refuses_is_dialled_ten_times_a_second(socket_path: str, sidecar: Start) -> None:
+    """The probe path is no method of CSI, so the sidecar does not ask for the name, and only probes dial."""
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.bind(socket_path)
         process = sidecar("--probe-timeout=10s", "--unreachable-grace=1s", "--probe-path=/a.B/C")
@@ -162,7 +159,9 @@ def test_a_driver_that_refuses_is_dialled_again_some_times_a_second(socket_path:
     assert 5 <= dials <= 13
 
 
-def test_a_kubelet_with_upstreams_example_settings_spares_a_driver_that_needs_20_s(socket_path: str, sidecar: Start) -> None:
+def test_a_kubelet_with_upstreams_example_settings_does_not_kill_a_driver_that_starts_after_20_s(
+    socket_path: str, sidecar: Start
+) -> None:
     """initialDelaySeconds 10, timeoutSeconds 3, periodSeconds 2, failureThreshold 5 (upstream's README)."""
     started = time.monotonic()
     process = sidecar()
@@ -179,7 +178,7 @@ def test_a_kubelet_with_upstreams_example_settings_spares_a_driver_that_needs_20
             healthy = False
         failures = 0 if healthy else failures + 1
         assert failures < 5, f"killed after {time.monotonic() - started:.1f}s"
-        # The kubelet's ticker drops ticks it has no time for.
+        # The kubelet's ticker drops the ticks that it is late for.
         next_tick = max(next_tick + 2, time.monotonic())
         time.sleep(max(0, next_tick - time.monotonic()))
     timer.join()
@@ -187,8 +186,8 @@ def test_a_kubelet_with_upstreams_example_settings_spares_a_driver_that_needs_20
     driver.stop()
 
 
-def test_a_restarted_driver_is_never_called_dead(socket_path: str, sidecar: Start) -> None:
-    """DESIGN row 9: 20 restarts, the next request is a 200 each time."""
+def test_a_restarted_driver_is_healthy_at_the_next_request(socket_path: str, sidecar: Start) -> None:
+    """In 20 restarts the next request is a 200 each time."""
     process = sidecar()
     for _ in range(20):
         with driver_process(socket_path) as driver:
@@ -231,11 +230,10 @@ def test_a_replaced_socket_is_noticed_by_the_next_request(driver: FakeDriver, fo
         os.rename(folder / "new.sock", driver.path)
 
         assert process.get().body == "driver responded but is not ready"
-        process.await_log('"CSI driver name" driver="new.csi.test"')  # DESIGN row 2
+        process.await_log('"CSI driver name" driver="new.csi.test"')
 
 
-def test_a_caller_that_joins_a_hung_probe_late_has_its_own_timeout(driver: FakeDriver, sidecar: Start) -> None:
-    """DESIGN row 6."""
+def test_a_caller_that_joins_a_hung_probe_has_its_own_timeout(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar()
     process.await_name()
     driver.hang = True
@@ -250,19 +248,19 @@ def test_a_caller_that_joins_a_hung_probe_late_has_its_own_timeout(driver: FakeD
         assert second.result().status == 500
 
 
-def test_a_late_caller_has_its_own_patience_with_a_driver_that_hangs_up(socket_path: str, sidecar: Start) -> None:
-    """DESIGN rows 5 and 6: the driver comes back when the first caller's time is up and the second's is not."""
+def test_a_late_caller_has_its_own_timeout_with_a_driver_that_closes_connections(socket_path: str, sidecar: Start) -> None:
+    """The driver comes back after the first caller's timeout and before the second's."""
     process = sidecar("--probe-timeout=2s")
-    with socket.socket(socket.AF_UNIX) as rude:
-        rude.bind(socket_path)
-        rude.listen()
-        threading.Thread(target=_accept_and_close, args=(rude,), daemon=True).start()
+    with socket.socket(socket.AF_UNIX) as closing:
+        closing.bind(socket_path)
+        closing.listen()
+        threading.Thread(target=_accept_and_close, args=(closing,), daemon=True).start()
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(process.get)
             time.sleep(1.5)
             second = pool.submit(process.get)
             assert (first.result().status, first.result().reason) == (500, "protocol_error")
-            rude.shutdown(socket.SHUT_RDWR)
+            closing.shutdown(socket.SHUT_RDWR)
             os.unlink(socket_path)
             with FakeDriver(socket_path):
                 assert second.result().status == 200
@@ -274,8 +272,8 @@ def _accept_and_close(listener: socket.socket) -> None:
             listener.accept()[0].close()
 
 
-def test_a_late_caller_gets_the_answer_of_a_driver_that_wakes_up(driver: FakeDriver, sidecar: Start) -> None:
-    """The Probe that follows a hung one lasts as long as its most patient caller: several late callers do not shorten it."""
+def test_a_late_caller_gets_the_response_of_a_driver_that_recovers(driver: FakeDriver, sidecar: Start) -> None:
+    """The second Probe lasts until the deadline of its last caller; several late callers do not shorten it."""
     process = sidecar("--probe-timeout=6s")
     process.await_name()
     driver.hang = True
@@ -284,14 +282,14 @@ def test_a_late_caller_gets_the_answer_of_a_driver_that_wakes_up(driver: FakeDri
         for _ in range(9):
             time.sleep(0.5)
             answers.append(pool.submit(process.get))
-        driver.hang, driver.delay = False, 3.0  # slower than what most callers have left, faster than the timeout
+        driver.hang, driver.delay = False, 3.0  # slower than the time that most callers have left, faster than the timeout
 
         last = answers[-1].result()
 
     assert (last.status, last.body) == (200, "ok")
 
 
-def test_a_probe_that_all_callers_have_left_holds_up_nobody(driver: FakeDriver, sidecar: Start) -> None:
+def test_an_abandoned_probe_delays_no_caller(driver: FakeDriver, sidecar: Start) -> None:
     """A driver that loses one Probe is healthy for the next caller, however long the timeout."""
     process = sidecar("--probe-timeout=30s")
     process.await_name()
@@ -328,8 +326,8 @@ def test_a_caller_does_not_join_a_probe_of_a_socket_that_is_gone(
         assert before.result().status == 200
 
 
-def test_a_dial_that_hangs_on_a_replaced_socket_begins_anew(socket_path: str, folder: Path, sidecar: Start) -> None:
-    """A stopped driver still holds the old socket when the new one puts its own in place."""
+def test_a_hung_dial_is_repeated_when_the_socket_is_replaced(socket_path: str, folder: Path, sidecar: Start) -> None:
+    """A stopped driver still holds the old socket when a new driver puts its own in place."""
     process = sidecar("--probe-timeout=10s")
     with socket.socket(socket.AF_UNIX) as stopped, ThreadPoolExecutor(1) as pool:
         stopped.bind(socket_path)
@@ -340,8 +338,8 @@ def test_a_dial_that_hangs_on_a_replaced_socket_begins_anew(socket_path: str, fo
             assert answer.result(5).status == 200
 
 
-def test_a_connection_the_driver_has_done_with_is_no_failure(socket_path: str, sidecar: Start) -> None:
-    """REFUSED_STREAM on a reused connection says that the call was not looked at."""
+def test_a_call_refused_on_a_reused_connection_is_repeated(socket_path: str, sidecar: Start) -> None:
+    """REFUSED_STREAM on a reused connection says that the driver did not process the call."""
     driver = RawDriver({"listen": f"unix:{socket_path}", "calls_per_connection": 1})
     process = sidecar()
     process.await_name()
@@ -350,8 +348,8 @@ def test_a_connection_the_driver_has_done_with_is_no_failure(socket_path: str, s
     driver.stop()
 
 
-def test_a_timeout_above_20_s_is_kept_against_a_silent_server(socket_path: str, sidecar: Start) -> None:
-    """DESIGN row 8: gRPC would give up connecting after 20 s."""
+def test_a_timeout_above_20_s_counts_for_a_silent_server(socket_path: str, sidecar: Start) -> None:
+    """gRPC on its own would give up connecting after 20 s."""
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(socket_path)
         silent.listen()
@@ -363,8 +361,7 @@ def test_a_timeout_above_20_s_is_kept_against_a_silent_server(socket_path: str, 
     assert 26.8 < answer.seconds < 32
 
 
-def test_a_caller_that_hangs_up_leaves_the_probe_to_the_others(driver: FakeDriver, sidecar: Start) -> None:
-    """DESIGN row 14."""
+def test_a_caller_that_hangs_up_does_not_end_the_probe_of_others(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar()
     process.await_name()
     driver.delay = 1.0
@@ -379,12 +376,11 @@ def test_a_caller_that_hangs_up_leaves_the_probe_to_the_others(driver: FakeDrive
             assert patient.result().status == 200
     assert driver.probes == 1
     eventually(lambda: process.metric("livenessprobe_callers_gone_total") == 1)
-    process.await_log("The kubelet hung up before the probe timeout")
     assert "\nE" not in process.log()
 
 
 def test_health_is_served_before_the_driver_exists_and_never_waits_for_its_name(driver: FakeDriver, sidecar: Start) -> None:
-    """DESIGN rows 1 and 2: a driver that cannot tell its name is still probed, and the process stays."""
+    """A driver that does not tell its name is still probed, and the process goes on."""
     driver.name_status = (grpc.StatusCode.INTERNAL, "no name today")
     process = sidecar()
 
@@ -411,10 +407,9 @@ def test_health_is_served_before_the_driver_exists_and_never_waits_for_its_name(
         ((grpc.StatusCode.DEADLINE_EXCEEDED, "mine"), "driver_error"),
     ],
 )
-def test_a_drivers_status_is_passed_on_with_a_reason(
+def test_a_drivers_error_is_in_the_body_and_has_a_reason(
     driver: FakeDriver, sidecar: Start, status: tuple[grpc.StatusCode, str], reason: str
 ) -> None:
-    """DESIGN rows 20 and 21."""
     driver.status = status
     process = sidecar()
 
@@ -441,7 +436,7 @@ def test_a_drivers_status_is_passed_on_with_a_reason(
         ({"ready": True, "close_after_data": True}, "connection_lost"),
     ],
 )
-def test_what_grpc_makes_up_is_not_taken_for_the_drivers_own_error(
+def test_a_status_made_by_grpc_is_not_a_driver_error(
     socket_path: str, sidecar: Start, behaviour: dict[str, object], reason: str
 ) -> None:
     driver = RawDriver({"listen": f"unix:{socket_path}", "probe": behaviour})
@@ -453,7 +448,7 @@ def test_what_grpc_makes_up_is_not_taken_for_the_drivers_own_error(
     driver.stop()
 
 
-def test_other_things_than_a_socket_have_their_reasons(socket_path: str, folder: Path, sidecar: Start) -> None:
+def test_a_path_that_is_no_stream_socket_has_a_reason(socket_path: str, folder: Path, sidecar: Start) -> None:
     process = sidecar("--unreachable-grace=0s")
     Path(socket_path).touch()
     assert process.get().reason == "not_a_socket"
@@ -474,7 +469,7 @@ def test_other_things_than_a_socket_have_their_reasons(socket_path: str, folder:
         (b"", "closes every connection without a word of gRPC"),
     ],
 )
-def test_what_does_not_speak_grpc_is_a_protocol_error(
+def test_a_server_that_does_not_speak_grpc_is_a_protocol_error(
     socket_path: str, sidecar: Start, greeting: bytes, sentence: str
 ) -> None:
     process = sidecar("--unreachable-grace=0s")
@@ -501,8 +496,8 @@ def test_what_does_not_speak_grpc_is_a_protocol_error(
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a socket of another user needs root to make")
-def test_a_forbidden_socket_says_so(driver: FakeDriver, sidecar: Start) -> None:
-    """As in a container that runs as root without capabilities, beside a driver of another user."""
+def test_a_socket_without_permission_has_a_reason(driver: FakeDriver, sidecar: Start) -> None:
+    """As in a container that runs as root without capabilities, next to a driver of another user."""
     os.chmod(driver.path, 0o600)
     os.chown(driver.path, 65534, 65534)
     process = sidecar("--unreachable-grace=0s", prefix=("setpriv", "--bounding-set=-all", "--inh-caps=-all"))
@@ -514,8 +509,8 @@ def test_a_forbidden_socket_says_so(driver: FakeDriver, sidecar: Start) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting needs root")
-def test_a_mounted_socket_file_says_that_it_is_stale(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
-    """`docker run -v …/csi.sock:/csi/csi.sock` mounts the file: a restarted driver is never seen through it."""
+def test_a_mounted_socket_file_is_reported_as_stale(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+    """`docker run -v …/csi.sock:/csi/csi.sock` mounts the file, so a restarted driver's new socket is never seen."""
     mount = 'touch "$1" && mount --bind "$0" "$1" && shift && exec "$@"'
     target = str(folder / "mounted socket")
     if subprocess.run(["unshare", "-m", "true"], stderr=subprocess.DEVNULL).returncode:
@@ -536,7 +531,6 @@ def test_a_mounted_socket_file_says_that_it_is_stale(driver: FakeDriver, folder:
 
 
 def test_sigterm_finishes_open_requests_and_exits_0(driver: FakeDriver, sidecar: Start) -> None:
-    """DESIGN row 12."""
     process = sidecar()
     process.await_name()
     driver.delay = 1.0
@@ -549,8 +543,8 @@ def test_sigterm_finishes_open_requests_and_exits_0(driver: FakeDriver, sidecar:
     assert process.wait() == 0
 
 
-def test_sigterm_waits_for_nothing_longer_than_a_probe_may_take(driver: FakeDriver, sidecar: Start) -> None:
-    """Of a hung driver that is said in the end; who does not read what was asked for is cut off then."""
+def test_sigterm_waits_at_most_for_the_probe_timeout(driver: FakeDriver, sidecar: Start) -> None:
+    """At the end the request gets a 500 for the hung driver, and the connection of a client that does not read is cut."""
     process = sidecar("--probe-timeout=2s")
     process.await_name()
     driver.hang = True
@@ -581,8 +575,8 @@ def test_an_idle_sidecar_stops_at_once_even_with_open_connections(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-def test_a_connection_that_its_client_closes_stays_open_on_neither_side(driver: FakeDriver, sidecar: Start) -> None:
-    """An idle one may stay for 75 s; one that nobody can use any more must not, or a script with curl uses them all up."""
+def test_a_connection_is_closed_when_its_client_closes_it(driver: FakeDriver, sidecar: Start) -> None:
+    """Idle connections may stay for 75 s; a closed one must not, or a script with curl would use up the bound."""
     process = sidecar()
     process.await_name()
     before = _sockets(process.process.pid)
@@ -599,8 +593,8 @@ def _sockets(pid: int) -> int:
 
 
 @pytest.mark.parametrize("milliseconds", [60, 90, 120, 160, 200, 300])
-def test_sigterm_is_heard_during_the_start(socket_path: str, sidecar: Start, milliseconds: int) -> None:
-    """As soon as Python itself is up; what comes before is the interpreter's."""
+def test_sigterm_ends_the_process_during_its_start(socket_path: str, sidecar: Start, milliseconds: int) -> None:
+    """As soon as Python itself has started; before that the interpreter handles signals."""
     process = sidecar(await_http=False)
     eventually(lambda: int(_status(process.process.pid, "SigCgt"), 16) >> (signal.SIGTERM - 1) & 1)
     time.sleep(milliseconds / 1000)
@@ -609,7 +603,7 @@ def test_sigterm_is_heard_during_the_start(socket_path: str, sidecar: Start, mil
     assert process.log() == "" or "Traceback" not in process.log()
 
 
-def test_handlers_are_there_before_anything_heavy_is_imported() -> None:
+def test_handlers_are_installed_before_any_large_import() -> None:
     code = "import sys; from livenessprobe import __main__; from livenessprobe.process import signals; print(sorted({'asyncio', 'json', 'tomllib', 'grpc'} & set(sys.modules)))"
     assert (
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"
@@ -624,7 +618,7 @@ def test_sighup_does_not_end_the_process(driver: FakeDriver, sidecar: Start) -> 
     assert process.get().status == 200
 
 
-def test_a_start_that_comes_to_nothing_leaves_no_word_of_an_earlier_process(sidecar: Start, folder: Path) -> None:
+def test_a_failed_start_removes_an_older_health_file(sidecar: Start, folder: Path) -> None:
     file = folder / "health"
     file.write_text("{}")
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -633,10 +627,8 @@ def test_a_start_that_comes_to_nothing_leaves_no_word_of_an_earlier_process(side
     assert not file.exists()
 
 
-def test_sigquit_shows_all_stacks_and_ends_the_process_even_if_it_was_ignored_before(
-    driver: FakeDriver, sidecar: Start
-) -> None:
-    """As a shell ignores it for what it starts in the background."""
+def test_sigquit_shows_all_stacks_and_ends_the_process_even_if_it_was_ignored(driver: FakeDriver, sidecar: Start) -> None:
+    """A shell starts background processes with SIGQUIT ignored."""
     process = sidecar(prefix=("env", "--ignore-signal=QUIT"))
     process.await_name()
 
@@ -647,7 +639,7 @@ def test_sigquit_shows_all_stacks_and_ends_the_process_even_if_it_was_ignored_be
     assert "SIGQUIT: quit" in process.log()
 
 
-def test_sigquit_shows_the_stacks_however_often_handlers_were_set() -> None:
+def test_sigquit_shows_the_stacks_after_handlers_were_set_twice() -> None:
     code = "import os, signal; from livenessprobe.process import signals; signals.early(); signals.early(); os.kill(os.getpid(), signal.SIGQUIT)"
 
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -658,7 +650,7 @@ def test_sigquit_shows_the_stacks_however_often_handlers_were_set() -> None:
 
 @pytest.mark.parametrize("path", ["/healthz", "/livez?verbose", "/nope"])
 def test_connect_is_answered_as_any_other_method(driver: FakeDriver, sidecar: Start, path: str) -> None:
-    """With the body, though after CONNECT what follows a 2xx is no HTTP any more."""
+    """With the body, though after a 2xx to CONNECT the bytes are no longer HTTP."""
     process = sidecar()
     with socket.create_connection(("127.0.0.1", process.port), 10) as client:
         client.sendall(f"CONNECT {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
@@ -669,7 +661,7 @@ def test_connect_is_answered_as_any_other_method(driver: FakeDriver, sidecar: St
     assert "Error in ASGI" not in process.log()
 
 
-def test_who_resets_the_connection_at_once_asks_for_nothing(driver: FakeDriver, sidecar: Start) -> None:
+def test_a_connection_that_is_reset_at_once_makes_no_probe(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar("--connection-reuse=0s")
     process.await_name()
     before = driver.probes
@@ -679,11 +671,10 @@ def test_who_resets_the_connection_at_once_asks_for_nothing(driver: FakeDriver, 
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
         client.close()
     assert process.get().status == 200
-    assert driver.probes - before <= 11  # one may be quicker to be read than to be reset
+    assert driver.probes - before <= 11  # a request may be read before the reset arrives
 
 
-def test_a_taken_port_exits_1_and_says_which(sidecar: Start) -> None:
-    """DESIGN row 3."""
+def test_a_taken_port_exits_with_1_and_names_the_port(sidecar: Start) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -711,7 +702,7 @@ def test_health_on_a_unix_socket(driver: FakeDriver, folder: Path, sidecar: Star
 
 
 def test_a_full_stderr_stops_no_probe(driver: FakeDriver, sidecar: Start) -> None:
-    """DESIGN row 15: upstream blocks after 117 requests."""
+    """Upstream blocks after 117 requests."""
     reader, writer = os.pipe()
     process = sidecar("-v=10", stderr=writer)
     with keep_alive(process) as connection:
@@ -760,7 +751,6 @@ def test_a_closed_stderr_stops_no_probe(driver: FakeDriver, sidecar: Start) -> N
 
 
 def test_equal_errors_are_folded_and_recovery_has_one_record(driver: FakeDriver, sidecar: Start) -> None:
-    """DESIGN row 18."""
     process = sidecar()
     process.await_name()
     driver.ready = False
@@ -780,7 +770,7 @@ def test_equal_errors_are_folded_and_recovery_has_one_record(driver: FakeDriver,
 
 
 def test_arguments_after_a_positional_are_named(driver: FakeDriver, sidecar: Start) -> None:
-    """DESIGN row 17: `--automaxprocs false` hides what follows."""
+    """`--automaxprocs false` ends the flags at `false`."""
     process = sidecar(
         f"--http-endpoint=127.0.0.1:{_free()}", "--automaxprocs", "false", "--probe-timeout=1s", await_http=False
     )
@@ -794,7 +784,7 @@ def _free() -> int:
 
 
 def test_old_log_files_are_written(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
-    """DESIGN row 4: klog's flags of before v2.12."""
+    """With klog's flags from before v2.12."""
     process = sidecar(
         "--logtostderr=false", f"--log_file={folder}/probe.log", "--stderrthreshold=FATAL", "--connection-timeout=3s"
     )
@@ -805,7 +795,7 @@ def test_old_log_files_are_written(driver: FakeDriver, folder: Path, sidecar: St
     assert process.log() == ""
 
 
-def test_a_log_file_that_is_a_fifo_costs_neither_probes_nor_stderr(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+def test_a_fifo_as_log_file_stops_neither_probes_nor_stderr(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
     os.mkfifo(folder / "fifo")
     process = sidecar("--logtostderr=false", "--alsologtostderr", f"--log_file={folder}/fifo")
     process.await_name()
@@ -825,7 +815,7 @@ def test_a_log_file_that_is_a_fifo_costs_neither_probes_nor_stderr(driver: FakeD
         'metrics_address = "127.0.0.1:99999"',
     ],
 )
-def test_no_line_of_a_file_stops_the_process(folder: Path, sidecar: Start, line: str) -> None:
+def test_a_bad_line_in_the_settings_file_does_not_stop_the_process(folder: Path, sidecar: Start, line: str) -> None:
     (folder / "settings.toml").write_text(f"{line}\n")
     process = sidecar(f"--health-port={_free()}", f"--config={folder}/settings.toml", await_http=False)
     process.await_log("ServeMux listening")
@@ -833,7 +823,7 @@ def test_no_line_of_a_file_stops_the_process(folder: Path, sidecar: Start, line:
     assert "Traceback" not in process.log()
 
 
-def test_version_to_a_full_disk_is_no_traceback() -> None:
+def test_version_to_a_full_disk_exits_with_1_without_a_traceback() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "livenessprobe", "--version"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE
@@ -866,7 +856,7 @@ def _resident(pid: int) -> int:
     ],
 )
 def test_upgrades_are_ignored(driver: FakeDriver, sidecar: Start, upgrade: bytes) -> None:
-    """DESIGN row 13; the one private seam into Hypercorn is in force."""
+    """This rests on the one private attribute of Hypercorn that is used."""
     process = sidecar()
     answer = raw(process.port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + upgrade + b"\r\n", 1)
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -881,7 +871,7 @@ def test_upgrades_are_ignored(driver: FakeDriver, sidecar: Start, upgrade: bytes
         (b"GET /healthz HTTP/1.1\r\nHost: x\r\nExpect: a miracle\r\n\r\n", b"417 Expectation Failed"),
     ],
 )
-def test_what_is_not_plain_http1_is_refused_and_closed(
+def test_anything_but_plain_http1_is_refused_and_closed(
     driver: FakeDriver, sidecar: Start, data: bytes, status: bytes
 ) -> None:
     process = sidecar()
@@ -897,7 +887,6 @@ def test_headers_over_16_kib_are_refused(driver: FakeDriver, sidecar: Start) -> 
 
 
 def test_proxies_are_never_used(driver: FakeDriver, sidecar: Start) -> None:
-    """DESIGN row 11."""
     driver.stop()
     port = _free()
     with FakeDriver(f"127.0.0.1:{port}"):
@@ -906,7 +895,7 @@ def test_proxies_are_never_used(driver: FakeDriver, sidecar: Start) -> None:
         assert process.get().status == 200
 
 
-def test_no_request_ends_in_a_traceback_or_a_hang(driver: FakeDriver, sidecar: Start) -> None:
+def test_malformed_requests_cause_no_traceback_and_no_hang(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar()
     for data in (
         b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
@@ -933,7 +922,7 @@ def test_no_request_ends_in_a_traceback_or_a_hang(driver: FakeDriver, sidecar: S
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PID namespaces are Linux's")
-def test_as_pid_1_sigterm_is_heard_at_any_time(socket_path: str, sidecar: Start) -> None:
+def test_as_pid_1_sigterm_ends_the_process_at_any_time(socket_path: str, sidecar: Start) -> None:
     if subprocess.run(["unshare", "--pid", "--fork", "true"], stderr=subprocess.DEVNULL).returncode:
         pytest.skip("unshare --pid is not permitted here")
     for wait_for_listening in (False, True):
@@ -950,7 +939,7 @@ def test_as_pid_1_sigterm_is_heard_at_any_time(socket_path: str, sidecar: Start)
         children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
         eventually(lambda: children.read_text().strip())
         child = int(children.read_text())
-        # The kernel drops signals for a PID 1 without a handler, so wait for Python to have installed it.
+        # The kernel drops signals for a PID 1 without a handler, so wait until Python has installed one.
         eventually(lambda: int(_status(child, "SigCgt"), 16) >> (signal.SIGTERM - 1) & 1)
         if wait_for_listening:
             assert parent.stderr is not None

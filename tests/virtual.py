@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps: a day of timers passes as fast as their callbacks run."""
+"""An event loop with a virtual clock: a day of timers passes as fast as their callbacks run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class _Jump(selectors.DefaultSelector):
-    """Where a loop would sleep until its next timer, the clock is set to that timer instead."""
+    """A selector that never sleeps: it sets the clock to the next timer instead."""
 
     loop: VirtualLoop
 
@@ -20,7 +20,7 @@ class _Jump(selectors.DefaultSelector):
         if not ready and timeout is None:
             raise AssertionError("nothing will ever happen")
         if not ready and timeout:
-            # To the timer's own moment: adding the timeout would miss it by the last bit at times.
+            # Set to the timer's own time: adding the timeout would sometimes miss it by the last bit.
             self.loop.now = self.loop._scheduled[0].when()  # type: ignore[attr-defined]
         return ready
 
@@ -29,7 +29,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         selector = _Jump()
         selector.loop = self
-        self.now = 1000.0  # some uptime; `_run_once` asks for the time from the start
+        self.now = 1000.0  # an arbitrary uptime; asyncio reads the clock in its constructor
         super().__init__(selector)
 
     def time(self) -> float:
@@ -41,13 +41,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def live(main: Coroutine[Any, Any, T]) -> T:
-    """What `main` returns, in a world of virtual time."""
+    """Run `main` in virtual time, and return its result."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
 
 
 def loop() -> VirtualLoop:
-    """The loop that runs."""
+    """The running loop."""
     running = asyncio.get_running_loop()
     assert isinstance(running, VirtualLoop)
     return running

@@ -1,7 +1,7 @@
 /*
- * dbghelp.dll with the one function that gRPC's library asks it for, to name functions in a stack trace when it crashes.
+ * dbghelp.dll with the one function that gRPC's library imports from it, to name functions in the stack trace of a crash.
  *
- * Not every nanoserver is known to have dbghelp.dll, and without one gRPC cannot be loaded at all.  This one knows no names.
+ * Not every nanoserver may have dbghelp.dll, and without it gRPC cannot be loaded.  This one finds no names.
  */
 #include <windows.h>
 

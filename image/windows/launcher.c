@@ -1,9 +1,9 @@
 /*
  * livenessprobe.exe: Python and the sidecar in one process, from the folder `python` beside this file.
  *
- * One process, because the container's stop and a Ctrl-C go to the process that was started, and its exit code is the
- * container's.  Beside this file, because an image's root is C:\ in one container and C:\hpc in another.  Nothing but
- * KERNEL32 and the C runtime is needed, since nanoserver has little more.
+ * One process, because the container's stop and Ctrl-C reach only the started process, and its exit code is the
+ * container's.  Beside this file, because an image's root is C:\ in one container and C:\hpc in another.  It needs only
+ * KERNEL32 and the C runtime, since nanoserver has little more.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +12,7 @@
 
 #define LONGEST 32768 /* characters in a path */
 
-int _dowildcard = 0; /* mingw's runtime would replace arguments with a * by the names of files */
+int _dowildcard = 0; /* otherwise mingw's runtime would replace arguments with a * by file names */
 
 typedef int (*py_main)(int, wchar_t **);
 
@@ -28,10 +28,10 @@ int wmain(int argc, wchar_t **argv)
     DWORD length = GetModuleFileNameW(NULL, path, LONGEST);
     wchar_t *name = length && length < LONGEST ? wcsrchr(path, L'\\') : NULL;
     if (!name || name - path + wcslen(L"\\python\\" PYTHON_DLL) >= LONGEST)
-        return fail("cannot tell its own folder", path);
+        return fail("cannot find its own folder", path);
     wcscpy(name, L"\\python\\" PYTHON_DLL);
 
-    /* With the search beginning in that folder: vcruntime140.dll is there, too. */
+    /* The search for DLLs begins in that folder, which also has vcruntime140.dll. */
     HMODULE python = LoadLibraryExW(path, NULL, LOAD_WITH_ALTERED_SEARCH_PATH);
     if (!python)
         return fail("cannot load", path);
@@ -39,7 +39,7 @@ int wmain(int argc, wchar_t **argv)
     if (!run)
         return fail("finds no Py_Main in", path);
 
-    /* Isolated from variables, the working directory and a user's packages; UTF-8; no record waits in a buffer. */
+    /* Isolated from variables, the working directory and a user's packages; UTF-8; unbuffered output. */
     wchar_t *first[] = {argv[0], L"-I", L"-X", L"utf8", L"-u", L"-m", L"livenessprobe"};
     int count = sizeof first / sizeof *first;
     wchar_t **all = calloc(count + argc, sizeof *all);

@@ -7,7 +7,6 @@ server, no metrics, no Dynaconf; gRPC only where the driver itself is asked, HTT
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import socket
@@ -20,6 +19,7 @@ from livenessprobe.driver.result import ProbeResult, Reason
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
+from livenessprobe.process import memory
 from livenessprobe.process.imports import absent
 from livenessprobe.settings import command_line, flags
 from livenessprobe.settings.file import read_settings_file
@@ -116,7 +116,7 @@ def _insist(ask: Ask, timeout: float, wait: float) -> Outcome:
     end = time.monotonic() + wait
     outcome = ask(timeout)
     if wait:
-        gc.enable()  # many probes leave garbage behind, one does not
+        memory.collect()  # many probes leave garbage behind, one does not
     while outcome.code != HEALTHY and (left := end - time.monotonic()) > 0:
         time.sleep(min(PAUSE, left))
         left = max(end - time.monotonic(), 0.1)
@@ -127,36 +127,28 @@ def _insist(ask: Ask, timeout: float, wait: float) -> Outcome:
     return outcome
 
 
-def _ask_driver(found: Settings, timeout: float, grace: float) -> Outcome:
+def _ask_driver(settings: Settings, timeout: float, grace: float) -> Outcome:
     with absent("ssl"):
         import asyncio
 
     from livenessprobe.driver.connection import Dialer
-    from livenessprobe.driver.identity import Attempt, Identity
+    from livenessprobe.driver.identity import Identity, Question
 
     async def ask() -> Outcome:
         now = asyncio.get_running_loop().time()
-        attempt = Attempt(now, now + timeout, now + grace, found.probe_path, found.health_service)
-        dialer = Dialer(found.csi_address, lambda: None)
+        question = Question(now + timeout, now + grace, settings.probe_path, settings.health_service)
+        dialer = Dialer(settings.csi_address, lambda: None)
         try:
-            result = await Identity(dialer, _Nobody()).probe(attempt)
+            found = await Identity(dialer).probe(question)
         finally:
             await dialer.close()
+        result = found.result
         if result.reason is None:
             return Outcome(HEALTHY, "healthy", result.body)
-        code = NOT_READY if result.reason is Reason.NOT_READY else CALL_FAILED if attempt.connected else NOT_CONNECTED
+        code = NOT_READY if result.reason is Reason.NOT_READY else CALL_FAILED if found.connected else NOT_CONNECTED
         return _failed(code, result)
 
     return asyncio.run(ask())
-
-
-class _Nobody:
-    """Is told of calls, and forgets them."""
-
-    driver_name = ""
-
-    def operation(self, method: str, code: str, seconds: float) -> None:
-        """Forget it."""
 
 
 def _failed(code: int, result: ProbeResult) -> Outcome:

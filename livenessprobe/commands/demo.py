@@ -6,7 +6,6 @@ Both are processes of their own, so that a crash is a SIGKILL and a hang is a SI
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import subprocess
@@ -18,7 +17,7 @@ import urllib.request
 from collections.abc import Sequence
 
 from livenessprobe.driver.address import AddressError
-from livenessprobe.process import signals
+from livenessprobe.process import memory, signals
 from livenessprobe.settings import command_line
 from livenessprobe.settings.listen_address import parse_listen_address
 from livenessprobe.web.listener import ListenError, listen
@@ -80,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     if sys.platform == "win32":
         print("livenessprobe demo needs unix signals; run it on Linux or in WSL", file=sys.stderr)
         return 1
-    gc.enable()  # it may stay for long
+    memory.collect()
     signals.early(signals.unwind)  # there are processes to end
     try:
         given = command_line.parse(arguments).values()

@@ -84,8 +84,6 @@ class Dialer:
 
     def __init__(self, address: CSIAddress, dialled: Callable[[], object]) -> None:
         self.address = address
-        self.peer: SocketIdentity | None = None
-        """The socket file last connected to, where the system tells them apart."""
         self.reuse = 0.0
         """How long a connection may serve probes, seconds; may be changed at any time."""
         self._dialled = dialled
@@ -117,7 +115,6 @@ class Dialer:
             self.came_to_nothing()
             await channel.close()
             raise
-        self.peer = socket
         return Connection(channel, socket, now)
 
     def _keep_awake(self) -> None:

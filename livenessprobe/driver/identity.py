@@ -6,9 +6,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError, Message
 
@@ -18,7 +17,7 @@ from livenessprobe.driver.diagnosis import NotConnected
 from livenessprobe.driver.methods import HEALTH_CHECK, PROBE
 from livenessprobe.driver.result import (
     CALL_TIMED_OUT,
-    NO_TIME,
+    DEADLINE,
     NOT_READY,
     READY,
     ProbeResult,
@@ -36,125 +35,132 @@ REDIAL_SECONDS = 0.08
 """Pause between attempts to reach a driver."""
 CUT_SHORT_SECONDS = 0.5
 """A dial that had less time than this before the deadline proves nothing by not being done."""
-NAME_TIMEOUT = 10.0
-"""Seconds for GetPluginInfo, at least; nobody waits for it."""
 
 
-class DriverError(Exception):
-    """The driver's name could not be learnt; the text is upstream's `err`."""
+class PluginInfo(NamedTuple):
+    """The result of GetPluginInfo."""
+
+    name: str
+    err: str | None
+    """Why there is no name, in upstream's words."""
+    code: str
+    """The gRPC code in Go's spelling, for the metric."""
 
 
-@dataclass(slots=True)
-class Attempt:
-    """One Probe for one or more callers: until when, and what to say if time runs out.  Times are the loop's."""
+class Question(NamedTuple):
+    """One Probe: what is asked, and until when.  Times are the loop's."""
 
-    started: float
     deadline: float
     redial_until: float
+    """Until when an unreachable driver is dialled again."""
     method: str = PROBE
     service: str = ""
     """What gRPC's health check is asked about."""
-    so_far: ProbeResult = NO_TIME
+    driver_name: str = ""
+    """For the record of the call."""
+    unreachable: ProbeResult | None = None
+    """Why an earlier Probe did not connect; reported if this one has too little time to find out more."""
+
+
+class Found(NamedTuple):
+    """What a Probe has found: its result once it has ended; until then, what to report if time runs out now."""
+
+    result: ProbeResult
     connected: bool = False
-    """Whether the driver was reached at all."""
+    """Whether the driver was reached; until then the Probe is connecting."""
     socket: SocketIdentity | None = None
-    """The socket file it was reached through, where the system tells."""
-
-    def renew(self, now: float) -> None:
-        """Begin anew at `now`, with all the time there was."""
-        passed = now - self.started
-        self.started, self.deadline, self.redial_until = now, self.deadline + passed, self.redial_until + passed
-        self.so_far, self.connected, self.socket = NO_TIME, False, None
+    """The socket file that the driver was reached through, where the system tells."""
 
 
-class Calls(Protocol):
-    """Who is told of calls, and knows the driver's name."""
-
-    driver_name: str
-
-    def operation(self, method: str, code: str, seconds: float) -> None:
-        """One call to the driver has ended."""
+Update = Callable[[Found], object]
+"""Takes what a Probe has found so far."""
 
 
 class Identity:
-    """Asks one driver.  Not for concurrent `probe` calls; `driver_name` has connections of its own."""
+    """Asks one driver.  Not for concurrent `probe` calls; `get_plugin_info` has connections of its own."""
 
-    def __init__(self, dialer: Dialer, metrics: Calls) -> None:
+    def __init__(self, dialer: Dialer) -> None:
         self.dialer = dialer
-        self._metrics = metrics
 
     # --- Probe
 
-    def still_leads_there(self, attempt: Attempt) -> bool:
-        """Whether the socket file that `attempt` has reached the driver through is still the one at the address."""
+    def still_leads_there(self, found: Found) -> bool:
+        """Whether the socket file that a Probe has reached the driver through is still the one at the address."""
         try:
-            return not attempt.connected or self.dialer.look_at_socket() == attempt.socket
+            return not found.connected or self.dialer.look_at_socket() == found.socket
         except NotConnected:
             return False
 
-    async def probe(self, attempt: Attempt) -> ProbeResult:
+    async def probe(self, question: Question, update: Update = lambda _: None) -> Found:
         """
-        Ask the driver whether it is ready, dialling until `attempt.redial_until`.
+        Ask the driver whether it is ready: over a connection kept from an earlier Probe if there is one, else over a new one.
 
-        Every outcome is a result; only cancellation comes out as an exception.  Ends at `attempt.deadline`.
+        Every outcome is a result; only cancellation comes out as an exception.  Ends at `question.deadline`.
         """
         kept = await self.dialer.kept()
         if kept is not None:
-            result = await self._probe_on(kept, attempt)
-            if result.reason not in (Reason.CONNECTION_LOST, Reason.PROTOCOL_ERROR):
-                return result
-            # It was gone or used up before we used it, perhaps as the driver was restarted: that says nothing about now.
-            attempt.connected, attempt.so_far = False, NO_TIME
+            found = await self._ask(kept, question, update)
+            if found.result.reason not in (Reason.CONNECTION_LOST, Reason.PROTOCOL_ERROR):
+                return found
+            # It was closed or used up before this call, perhaps because the driver was restarted: this says nothing about now.
         log.v(5).info("Connecting", address=self.dialer.address.text)
-        # For who cannot wait until the first dial has ended.
-        hung = unreachable(Reason.DEADLINE, self.dialer.hung().sentence, patience_spent=True)
-        if attempt.so_far is NO_TIME:
-            attempt.so_far = hung
+        connection = await self._connect(question, update)
+        if isinstance(connection, ProbeResult):
+            return Found(connection)
+        found = await self._ask(connection, question, update)
+        if found.result.reason is Reason.CONNECTION_LOST and self.dialer.address.logs_lost_connections:
+            log.error("Lost connection", address=self.dialer.address.text)
+        return found
+
+    async def _connect(self, question: Question, update: Update) -> Connection | ProbeResult:
+        """A new connection; if none is made until `question.redial_until`, the reason, and not before that time."""
+        end = min(question.redial_until, question.deadline)
+        unreached = question.unreachable
+        update(Found(unreached or unreachable(Reason.DEADLINE, self.dialer.hung().sentence, timed_out=True)))
         while True:
             dialled = _now()
             try:
-                connection = await self.dialer.dial(attempt.deadline)
+                return await self.dialer.dial(question.deadline)
             except NotConnected as error:
                 now = _now()
-                # The last dial may be cut short by the deadline; then what the one before it found says more.
-                if attempt.so_far is hung or error.reason is not Reason.DEADLINE or now - dialled > CUT_SHORT_SECONDS:
-                    attempt.so_far = unreachable(error.reason, error.sentence, patience_spent=now >= attempt.deadline)
-                if now + REDIAL_SECONDS >= min(attempt.redial_until, attempt.deadline):
-                    return await _give_up(attempt)
-                await asyncio.sleep(REDIAL_SECONDS)
-            else:
+                cut_short = error.reason is Reason.DEADLINE and now - dialled <= CUT_SHORT_SECONDS
+                if unreached is None or not cut_short:
+                    unreached = unreachable(error.reason, error.sentence, timed_out=now >= question.deadline)
+                    update(Found(unreached))
+            if now + REDIAL_SECONDS >= end:
                 break
-        result = await self._probe_on(connection, attempt)
-        if result.reason is Reason.CONNECTION_LOST and self.dialer.address.logs_lost_connections:
-            log.error("Lost connection", address=self.dialer.address.text)
-        return result
+            await asyncio.sleep(REDIAL_SECONDS)
+        await asyncio.sleep(end - _now())  # upstream reports it only when the time is up
+        return unreached if question.redial_until < question.deadline else unreached._replace(err=DEADLINE)
 
-    async def _probe_on(self, connection: Connection, attempt: Attempt) -> ProbeResult:
-        attempt.connected, attempt.socket = True, connection.socket
-        attempt.so_far = CALL_TIMED_OUT
-        main_log.v(5).info("Sending probe request to CSI driver", driver=self._metrics.driver_name)
-        result = None
+    async def _ask(self, connection: Connection, question: Question, update: Update) -> Found:
+        """Make the call, then keep the connection for the next Probe, or close it if the driver gave no answer."""
+        connected = Found(CALL_TIMED_OUT, connected=True, socket=connection.socket)
+        update(connected)
+        main_log.v(5).info("Sending probe request to CSI driver", driver=question.driver_name)
+        alive = False
         try:
-            result = await self._ask_ready(connection, attempt)
+            result = await self._call(connection, question)
+            alive = result.alive
         finally:
-            if result is not None and result.reason in _KEEPS_CONNECTION:
+            if alive:
                 self.dialer.keep(connection)
             else:
                 self.dialer.came_to_nothing()
                 await self.dialer.drop(connection)
-        return result
+        return connected._replace(result=result)
 
-    async def _ask_ready(self, connection: Connection, attempt: Attempt) -> ProbeResult:
-        question = _question(attempt.method, attempt.service)
-        log.v(5).info("GRPC call", method=attempt.method, request=question.shown)
-        left = max(attempt.deadline - _now(), 0.001)
+    async def _call(self, connection: Connection, question: Question) -> ProbeResult:
+        method = _method(question.method, question.service)
+        log.v(5).info("GRPC call", method=question.method, request=method.shown)
+        left = max(question.deadline - _now(), 0.001)
         try:
             # The deadline goes to the driver too; the timer here is for a library that would not keep it.
             async with asyncio.timeout(left + 0.5):
-                result, shown = question.read(await connection.call(attempt.method, question.request, left))
+                result, shown = method.read(await connection.call(question.method, method.request, left))
         except CallFailed as error:
             # At the deadline the words are ours; a driver's own DeadlineExceeded comes earlier and keeps its message.
-            timed_out = error.code == "DeadlineExceeded" and _now() >= attempt.deadline - 0.001
+            timed_out = error.code == "DeadlineExceeded" and _now() >= question.deadline - 0.001
             reason = Reason.DRIVER_ERROR if error.reason is Reason.DEADLINE else error.reason
             result, shown = CALL_TIMED_OUT if timed_out else rpc_error(reason, error.code, error.details), None
         except TimeoutError:
@@ -172,42 +178,37 @@ class Identity:
 
     @asynccontextmanager
     async def dialled(self, timeout: float) -> AsyncIterator[Connection]:
-        """A connection of its own, for `driver_name`; raises NotConnected."""
+        """A connection of its own, for `get_plugin_info`; raises NotConnected."""
         connection = await self.dialer.dial(_now() + timeout)
         try:
             yield connection
         finally:
             await self.dialer.drop(connection)
 
-    async def driver_name(self, connection: Connection, timeout: float) -> str:
-        """The driver's name; raises DriverError with upstream's text."""
+    async def get_plugin_info(self, connection: Connection, timeout: float) -> PluginInfo:
+        """The driver's name; every failure is a result too."""
         log.v(5).info("GRPC call", method=GET_PLUGIN_INFO, request="{}")
-        started, code = _now(), "OK"
-        response = csi_pb2.GetPluginInfoResponse()
+        response, failure = csi_pb2.GetPluginInfoResponse(), None
         try:
             # Upstream sends no deadline with this call, and some drivers look at it.
             async with asyncio.timeout(timeout):
                 answer = await connection.call(GET_PLUGIN_INFO, csi_pb2.GetPluginInfoRequest().SerializeToString(), None)
             response.ParseFromString(answer)
-            err = None
         except TimeoutError:
-            code, err = "DeadlineExceeded", CALL_TIMED_OUT.err
+            failure = CALL_TIMED_OUT
         except CallFailed as error:
-            code, err = error.code, rpc_error(error.reason, error.code, error.details).err
+            failure = rpc_error(error.reason, error.code, error.details)
         except DecodeError:
-            code, err = "Internal", UNPARSABLE.err
-        self._log_response(response if err is None else None, err)
-        self._metrics.operation(GET_PLUGIN_INFO, code, _now() - started)
-        if err is not None:
-            raise DriverError(err)
-        if not response.name:
-            raise DriverError("driver name is empty")
-        name: str = response.name
-        return name
+            failure = UNPARSABLE
+        if failure is not None:
+            self._log_response(None, failure.err)
+            return PluginInfo("", failure.err, failure.code)
+        self._log_response(response, None)
+        return PluginInfo(response.name, None if response.name else "driver name is empty", "OK")
 
 
-class _Question(NamedTuple):
-    """A request, and what its answer says: a result, and the answer for the log; None is empty there."""
+class _Method(NamedTuple):
+    """A method's request, and how its response is read: as a result, and as the message for the log; None is empty there."""
 
     request: bytes
     shown: str
@@ -216,15 +217,15 @@ class _Question(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def _question(method: str, service: str) -> _Question:
+def _method(method: str, service: str) -> _Method:
     if method == PROBE:
-        return _Question(csi_pb2.ProbeRequest().SerializeToString(), "{}", _read_probe)
+        return _Method(csi_pb2.ProbeRequest().SerializeToString(), "{}", _read_probe)
     if method == HEALTH_CHECK:
         from livenessprobe.csi import grpc_health_pb2
 
         request = grpc_health_pb2.HealthCheckRequest(service=service)
-        return _Question(request.SerializeToString(), _compact_json(request), _read_health_check)
-    return _Question(b"", "{}", lambda _: (READY, None))
+        return _Method(request.SerializeToString(), _compact_json(request), _read_health_check)
+    return _Method(b"", "{}", lambda _: (READY, None))
 
 
 def _read_probe(answer: bytes) -> tuple[ProbeResult, Message]:
@@ -248,21 +249,10 @@ UNPARSABLE = rpc_error(
     "Internal",
     "grpc: failed to unmarshal the received message: proto: cannot parse invalid wire-format data",
 )
-_KEEPS_CONNECTION = (None, Reason.NOT_READY, Reason.DRIVER_ERROR, Reason.UNIMPLEMENTED)
 
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-async def _give_up(attempt: Attempt) -> ProbeResult:
-    """The driver was not reached; with upstream's patience, that is said only when the time is up."""
-    end = min(attempt.redial_until, attempt.deadline)
-    if (left := end - _now()) > 0:
-        await asyncio.sleep(left)
-    if attempt.redial_until < attempt.deadline:
-        return attempt.so_far
-    return unreachable(attempt.so_far.reason or Reason.UNREACHABLE, attempt.so_far.body, patience_spent=True)
 
 
 def _compact_json(message: Message) -> str:

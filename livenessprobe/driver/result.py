@@ -50,10 +50,9 @@ class ProbeResult(NamedTuple):
     @property
     def alive(self) -> bool:
         """Whether the driver answered the call at all, in whatever way."""
-        return self.reason in _ANSWERS
+        return self.reason in (None, Reason.NOT_READY, Reason.DRIVER_ERROR, Reason.UNIMPLEMENTED)
 
 
-_ANSWERS = (None, Reason.NOT_READY, Reason.DRIVER_ERROR, Reason.UNIMPLEMENTED)
 READY = ProbeResult()
 NOT_READY = ProbeResult(Reason.NOT_READY, "driver responded but is not ready", record="Driver responded but is not ready")
 DEADLINE = "context deadline exceeded"
@@ -75,13 +74,13 @@ def rpc_error(reason: Reason, code: str, description: str) -> ProbeResult:
     return ProbeResult(reason, text, "Health check failed", text, code)
 
 
-def unreachable(reason: Reason, sentence: str, *, patience_spent: bool) -> ProbeResult:
+def unreachable(reason: Reason, sentence: str, *, timed_out: bool) -> ProbeResult:
     """
     No connection, for `reason`.
 
-    The log record stays upstream's where the whole timeout was spent, as upstream always does.
+    If the whole timeout has passed, which upstream always waits for, the record has upstream's words.
     """
-    err = DEADLINE if patience_spent else sentence
+    err = DEADLINE if timed_out else sentence
     code = "DeadlineExceeded" if reason is Reason.DEADLINE else "Unavailable"
     return ProbeResult(reason, sentence, "Failed to establish connection to CSI driver", err, code)
 

@@ -1,55 +1,107 @@
-"""Those who ask for health: how long they wait, and what a kubelet that hangs up too soon is told."""
+"""HTTP clients that ask for health: counts those that hang up, and estimates the timeout of kubelets that do so too early."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 from livenessprobe.gotext import format_seconds
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
-from livenessprobe.probing.patience import KUBELET, Caller, Patience
 from livenessprobe.probing.prober import Prober
 from livenessprobe.probing.standing import Standing
 
 log = get_logger(__file__)
 
+KUBELET = "kube-probe/"
+"""The user agent of a kubelet's probe begins so."""
+SHORTEST_SECONDS = 0.9
+"""timeoutSeconds is an integer of 1 or more, so a kubelet hangs up sooner only when it stops; 0.1 s for its other clock."""
+LATE_SECONDS = 1.0
+"""A response that comes so long after the probe timeout is late through our fault, and the client was patient enough."""
+FORGET_SECONDS = 600.0
+CLIENTS_MAX = 64
+
+Client = tuple[str, str, str]
+"""Address, user agent and path of a request."""
+
+
+class _Wait(NamedTuple):
+    seconds: float
+    hung_up: bool
+    """Whether the client hung up then; otherwise it got its response."""
+    seen: float
+    """When a wait of this client was last seen."""
+
+
+class KubeletTimeouts:
+    """
+    Estimates the timeouts of kubelets from how long their requests waited.  Pure: `now` is the time of a monotonic clock.
+
+    The timeoutSeconds of a running pod never changes, so the longest wait of a client counts.  If it ended in a hang-up, it
+    is the timeout.  If it ended in a response, the timeout is longer, and shorter hang-ups were not the kubelet's.
+    """
+
+    def __init__(self) -> None:
+        self._longest: dict[Client, _Wait] = {}
+        """The client seen last comes last."""
+
+    def saw(self, client: Client, seconds: float, now: float, *, hung_up: bool) -> None:
+        """A request of `client` has waited for `seconds`, until its response or until the client `hung_up`."""
+        if not client[1].startswith(KUBELET) or seconds < SHORTEST_SECONDS:
+            return
+        self._forget(now)
+        before = self._longest.pop(client, None)
+        if before is not None and before.seconds > seconds:
+            seconds, hung_up = before.seconds, before.hung_up
+        elif len(self._longest) >= CLIENTS_MAX:
+            del self._longest[next(iter(self._longest))]
+        self._longest[client] = _Wait(seconds, hung_up, now)
+
+    def shortest(self, now: float) -> float:
+        """The shortest timeout of a kubelet that hung up, in seconds; 0 if none did."""
+        self._forget(now)
+        return min((wait.seconds for wait in self._longest.values() if wait.hung_up), default=0.0)
+
+    def _forget(self, now: float) -> None:
+        for client in [client for client, wait in self._longest.items() if now - wait.seen > FORGET_SECONDS]:
+            del self._longest[client]
+
 
 class Callers:
-    """What is known of them."""
+    """Passes requests for health on to the prober, and observes how long they wait."""
 
-    def __init__(self, prober: Prober, metrics: Metrics) -> None:
+    def __init__(self, prober: Prober, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
         self._prober = prober
         self._metrics = metrics
-        self._patience = Patience()
-        self._advised = False
-        metrics.kubelet_patience.set_function(lambda: self._patience.shortest(time.monotonic()))
+        self._clock = clock
+        self._timeouts = KubeletTimeouts()
+        self._warned = False
+        metrics.kubelet_patience.set_function(lambda: self._timeouts.shortest(clock()))
 
-    async def check(self, caller: Caller) -> Standing:
-        """What is reported, in time for this caller if it is known to hang up."""
-        started = time.monotonic()
-        patience = None
+    async def check(self, client: Client) -> Standing:
+        """What is reported of the driver now.  Cancel this call when the client hangs up."""
+        started = self._clock()
         try:
-            standing = await self._prober.check(patience)
+            standing = await self._prober.check()
         except asyncio.CancelledError:
-            now = time.monotonic()
-            self._metrics.callers_gone.inc()
-            self._patience.hung_up(caller, now - started, now)
-            self._advise(caller[1], now - started)
+            self._hung_up(client, started, self._clock())
             raise
-        now = time.monotonic()
-        self._patience.answered(caller, now - started, now, hurried=patience is not None)
+        now = self._clock()
+        self._timeouts.saw(client, now - started, now, hung_up=False)
         return standing
 
-    def _advise(self, user_agent: str, seconds: float) -> None:
-        """One record for a kubelet that hangs up before the probe timeout: most manifests have that mistake."""
-        timeout = self._prober.settings.probe_timeout
-        if self._advised or not user_agent.startswith(KUBELET) or seconds > timeout + 1:
-            return
-        self._advised = True
-        log.warning(
-            "The kubelet hung up before the probe timeout, so it never sees the reason of a failure",
-            waited=format_seconds(round(seconds, 1)),
-            probeTimeout=format_seconds(timeout),
-            advice="set timeoutSeconds of the liveness probe above --probe-timeout",
-        )
+    def _hung_up(self, client: Client, started: float, now: float) -> None:
+        self._metrics.callers_gone.inc()
+        too_early = now - started <= self._prober.settings.probe_timeout + LATE_SECONDS
+        self._timeouts.saw(client, now - started, now, hung_up=too_early)
+        if (shortest := self._timeouts.shortest(now)) and not self._warned:
+            self._warned = True
+            log.warning(
+                "The kubelet hung up before the probe timeout, so it never sees the reason of a failure",
+                waited=format_seconds(round(shortest, 1)),
+                probeTimeout=format_seconds(self._prober.settings.probe_timeout),
+                advice="set timeoutSeconds of the liveness probe above --probe-timeout",
+            )

@@ -1,4 +1,4 @@
-"""The driver's name: asked for at the start, and again whenever it may have changed.  Nobody waits for it."""
+"""The driver's name: asked for in the background at the start, and again when it may have changed."""
 
 from __future__ import annotations
 
@@ -6,83 +6,101 @@ import asyncio
 from collections.abc import Callable
 
 from livenessprobe.driver.diagnosis import NotConnected
-from livenessprobe.driver.identity import NAME_TIMEOUT, DriverError, Identity
+from livenessprobe.driver.identity import GET_PLUGIN_INFO, Found, Identity
+from livenessprobe.driver.result import Reason
 from livenessprobe.klog.log import get_logger
-from livenessprobe.metrics import NAME_MAX, UNKNOWN_DRIVER, Metrics
-from livenessprobe.settings.model import Settings
+from livenessprobe.metrics import UNKNOWN_DRIVER, Metrics
 
 log = get_logger(__file__, "main")
 log_connection = get_logger(__file__, "connection")
 
+NAME_MAX = 128
+"""Characters of a name that are kept; CSI allows 63."""
+TIMEOUT_SECONDS = 10.0
+"""For connecting and for GetPluginInfo, at least; no request waits for the name."""
 STILL_CONNECTING_SECONDS = 10.0
-BACKOFF_MAX = 1.0
+PAUSE_SECONDS, PAUSE_MAX_SECONDS = 0.1, 1.0
+"""Between attempts: the first pause, doubled each time, and the longest."""
 
 
-class NameLearner:
-    """Keeps `metrics.driver_name` up to date."""
+class DriverName:
+    """The name that records, metrics and the health file show; `changed` is called when it has become another."""
 
-    def __init__(self, identity: Identity, settings: Settings, metrics: Metrics, noted: Callable[[], object]) -> None:
-        self.settings = settings
-        self._noted = noted
+    def __init__(self, identity: Identity, probe_path: str, metrics: Metrics, changed: Callable[[], object]) -> None:
+        self.text = UNKNOWN_DRIVER
+        self.probe_timeout = 0.0
+        """Seconds; may be changed at any time."""
+        self._is_csi = probe_path.startswith("/csi.")
+        """A service that is probed with a method outside CSI may have no GetPluginInfo."""
+        self._changed = changed
         self._identity = identity
         self._metrics = metrics
-        self._named_peer: object = None
+        self._named_socket: object = None
+        """The socket file that the driver was reached through when it told its name."""
+        self._was_lost = False
         self._wanted = asyncio.Event()
         self._wanted.set()
 
-    def driver_is_back(self) -> None:
-        """The driver has been away, and may come with another name."""
-        self._wanted.set()
-
-    def driver_reached(self) -> None:
-        """If it was on another socket than the one it was named on, it may have another name."""
-        if self._identity.dialer.peer != self._named_peer:
+    def probed(self, found: Found) -> None:
+        """A Probe has ended: after it was unreachable, or on another socket, the driver may have another name."""
+        lost = not found.connected or found.result.reason is Reason.CONNECTION_LOST
+        is_back = self._was_lost and not lost
+        if is_back or (found.connected and found.socket != self._named_socket):
             self._wanted.set()
+        self._was_lost = lost
 
     async def run(self) -> None:
-        """Ask whenever it is called for; runs until cancelled."""
-        while True:
+        """Ask for the name whenever it may have changed; runs until cancelled."""
+        while self._is_csi:
             await self._wanted.wait()
             self._wanted.clear()
-            # What answers other questions than CSI's may have no name to tell.
-            if self.settings.probe_path.startswith("/csi."):
-                await self._learn()
+            await self._learn()
 
     async def _learn(self) -> None:
         loop = asyncio.get_running_loop()
-        log_connection.v(5).info("Connecting", address=self._identity.dialer.address.text)
+        address = self._identity.dialer.address.text
+        log_connection.v(5).info("Connecting", address=address)
         still_connecting = loop.time() + STILL_CONNECTING_SECONDS
-        pause, announced = 0.1, False
+        pause, announced = PAUSE_SECONDS, False
         while True:
-            patience = max(self.settings.probe_timeout, NAME_TIMEOUT)
+            timeout = max(self.probe_timeout, TIMEOUT_SECONDS)
             try:
-                async with self._identity.dialled(patience) as connection:
+                async with self._identity.dialled(timeout) as connection:
                     if not announced:
                         log.info("Calling CSI driver to discover driver name")
                         announced = True
-                    name = await self._identity.driver_name(connection, patience)
-                    self._named_peer = connection.socket
-                    self._named(name)
-                    return
+                    started = loop.time()
+                    answer = await self._identity.get_plugin_info(connection, timeout)
+                    self._metrics.operation(GET_PLUGIN_INFO, answer.code, loop.time() - started)
+                    if answer.err is None:
+                        self._named_socket = connection.socket
+                        self._named(answer.name)
+                        return
+                    log.error("Failed to get CSI driver name", err=answer.err)
             except NotConnected:
                 if loop.time() >= still_connecting:
-                    log_connection.info("Still connecting", address=self._identity.dialer.address.text)
+                    log_connection.info("Still connecting", address=address)
                     still_connecting = loop.time() + STILL_CONNECTING_SECONDS
-            except DriverError as error:
-                log.error("Failed to get CSI driver name", err=str(error))
             # A probe that reaches the driver ends the pause.
             await _nap(self._wanted, pause)
-            pause = min(pause * 2, BACKOFF_MAX)
+            pause = min(pause * 2, PAUSE_MAX_SECONDS)
 
     def _named(self, name: str) -> None:
-        before = self._metrics.driver_name
-        if self._metrics.name_driver(name) != before or before == UNKNOWN_DRIVER:
+        before, self.text = self.text, shown(name)
+        self._metrics.name_driver(self.text)
+        if self.text != before or before == UNKNOWN_DRIVER:
             log.info("CSI driver name", driver=name[:NAME_MAX])
-            self._noted()
+            self._changed()
         self._wanted.clear()
 
 
+def shown(name: str) -> str:
+    """`name` in a form that is fit for records and metric labels."""
+    return "".join(each if each.isprintable() else "?" for each in name[:NAME_MAX])
+
+
 async def _nap(event: asyncio.Event, seconds: float) -> None:
+    """Wait until `event` is set, which clears it, or for `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -1,114 +1,137 @@
-"""When to ask the driver and what to answer: one Probe in flight for all callers, and probes by themselves if wanted."""
+"""
+Decides when to ask the driver and what to report of it.
+
+Requests share one Probe, the flight.  Its states:
+
+    begun → connecting → connected → ended
+
+- A request begins a flight, or joins the one in flight.  From `connected` it may go back to `connecting`, if the connection
+  was one kept from an earlier Probe and had been closed.
+- Requests join it until it ends, until the socket file that it is connected through is removed or replaced (it would speak
+  for a driver that is gone), or until its last caller hangs up.  Then the next request begins another flight.
+- It lasts until the deadline of the last of the callers that were there when it began.  A caller with an earlier deadline
+  is told what has been found so far.  A caller with a later one begins or joins the next flight if this one runs out of time.
+- When it ends its result is recorded, and changes what is reported, unless a flight that began later has ended before it.
+- A flight whose callers have all hung up goes on to its end; there is one such flight at most.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from livenessprobe.driver.identity import CUT_SHORT_SECONDS, Attempt, Identity
+from livenessprobe.driver.identity import CUT_SHORT_SECONDS, Found, Identity, Question
 from livenessprobe.driver.result import NO_TIME, ProbeResult, Reason
 from livenessprobe.gotext import format_seconds
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
-from livenessprobe.probing.driver_name import NameLearner
+from livenessprobe.probing.driver_name import DriverName
 from livenessprobe.probing.schedule import Schedule, report_lasts
 from livenessprobe.probing.standing import Standing
 from livenessprobe.settings.model import Settings
 
 log = get_logger(__file__)
 
-STOOD_STILL = 0.25
-"""Seconds by which a probe that runs out of time is noticed too late for somebody to have been there to read an answer."""
+STOOD_STILL_SECONDS = 0.25
+"""If the end of a timeout is noticed later than this, this process did not run, and could not have read a response."""
 
 
 @dataclass(eq=False, slots=True)
 class _Caller:
-    """What one request may wait for.  Times are the loop's."""
+    """A request that waits.  Times are the loop's."""
 
     deadline: float
-    """When it must have its answer."""
-    probe_until: float
-    """How long a Probe may go on for it; longer than that if it has less patience than the probe timeout."""
+    """When it must have its response."""
     redial_until: float
+    """Until when an unreachable driver is dialled for it."""
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Flight:
-    attempt: Attempt
-    task: asyncio.Task[tuple[ProbeResult, Standing]]
-    """Ends in what was found, and in what is reported from then on."""
-    answered: bool = False
-    """Whether somebody who could not wait for its end was told what had been found so far."""
+    """One Probe for all callers that wait for it."""
+
+    started: float
+    question: Question
+    found: Found
+    """The result, once it has ended; until then, what is reported to callers whose time is up."""
+    task: asyncio.Task[Standing] = field(init=False)
+    """Its result is what is reported from then on."""
+
+    def update(self, found: Found) -> None:
+        """Take over what has been found so far."""
+        self.found = found
+
+    def begin_anew(self, now: float) -> None:
+        """Start again at `now` with all the time there was at first."""
+        passed, asked = now - self.started, self.question
+        self.question = asked._replace(deadline=asked.deadline + passed, redial_until=asked.redial_until + passed)
+        self.started, self.found = now, Found(NO_TIME)
 
 
 class Prober:
-    """
-    Answers for the driver.
+    """Answers for one driver."""
 
-    `noted` is called after each probe and each change of settings; what is reported is in `standing` then.
-    """
-
-    def __init__(self, identity: Identity, settings: Settings, metrics: Metrics, noted: Callable[[], object]) -> None:
-        self.names = NameLearner(identity, settings, metrics, noted)
+    def __init__(self, identity: Identity, settings: Settings, metrics: Metrics) -> None:
         self.standing = Standing()
+        """What is reported."""
+        self.changed = asyncio.Event()
+        """Set after each Probe, and after each change of settings or of the driver's name."""
+        self.driver_name = DriverName(identity, settings.probe_path, metrics, self.changed.set)
         self._identity = identity
         self._metrics = metrics
-        self._noted = noted
+        self._question = Question(0.0, 0.0, settings.probe_path, settings.health_service)
+        """What each Probe asks, but for its times."""
         self._adopted = asyncio.Event()
         self._flight: _Flight | None = None
-        """The one that new callers join."""
-        self._left: _Flight | None = None
-        """The one that all callers have left."""
-        self._flights: set[asyncio.Task[tuple[ProbeResult, Standing]]] = set()
+        """The one that requests join."""
+        self._flights: set[asyncio.Task[Standing]] = set()
+        """All that have not ended."""
         self._callers: set[_Caller] = set()
-        self._told: Reason | None = None
-        self._unready_since = 0.0
-        self._away = False
-        self._peer: object = None
+        self._reported: Reason | None = None
+        """Why the driver was last reported as unhealthy; None if it was healthy, or before the first Probe."""
+        self._unhealthy_since = 0.0
+        self._socket: object = None
+        """The socket file that the driver was last reached through."""
         self._newest = 0.0
-        """When the last probe that counts was begun."""
+        """When the flight began whose result came last."""
         self.adopt(settings)
 
     def adopt(self, settings: Settings) -> None:
-        """Go by `settings` from now on.  A request in flight keeps those it began with; counts of results are kept."""
-        self.settings = self.names.settings = settings
+        """Go by the live keys of `settings` from now on.  Requests in flight keep their deadlines, results their counts."""
+        self.settings = settings
+        self.driver_name.probe_timeout = settings.probe_timeout
         self._identity.dialer.reuse = settings.connection_reuse
         self._metrics.probe_timeout.set(settings.probe_timeout)
         self._adopted.set()
-        self._noted()
+        self.changed.set()
 
     def longest_wait(self) -> float:
-        """Seconds until every request has its answer, those that come now included."""
+        """Seconds until every request has its response, a request that comes now included."""
         now = asyncio.get_running_loop().time()
         return max(0.0, self.settings.probe_timeout, *(caller.deadline - now for caller in self._callers))
 
-    # --- answers
+    # --- requests
 
-    async def check(self, patience: float | None = None) -> Standing:
+    async def check(self) -> Standing:
         """
         What is reported of the driver now.
 
-        With an interval set that is what the last probe left, unless it is too old.  Else a probe is made within the probe
-        timeout (or `patience` seconds, if that is less) counted from this call.  It joins one in flight; if that runs out
-        of time before this caller does, the next one is joined or begun with what is left.
+        With an interval set, that is the result of the last Probe, unless it is too old.  Else the driver is probed within the
+        probe timeout, counted from this call.
         """
         settings = self.settings
         now = asyncio.get_running_loop().time()
         if settings.interval and self.standing.is_fresh(now, report_lasts(settings.interval, settings.probe_timeout)):
             return self.standing
-        return await self._probe(patience)
+        return await self._probe()
 
-    async def _probe(self, patience: float | None = None) -> Standing:
+    async def _probe(self) -> Standing:
         settings = self.settings
         now = asyncio.get_running_loop().time()
-        timeout = settings.probe_timeout if patience is None else min(settings.probe_timeout, patience)
-        if timeout <= 0:
-            return self._note(NO_TIME, Attempt(now, now, now), 0.0)
-        return await self._ask(_Caller(now + timeout, now + settings.probe_timeout, now + settings.unreachable_grace))
-
-    async def _ask(self, caller: _Caller) -> Standing:
+        if settings.probe_timeout <= 0:
+            return self._note(_Flight(now, Question(now, now), Found(NO_TIME)), now)
+        caller = _Caller(now + settings.probe_timeout, now + settings.unreachable_grace)
         self._callers.add(caller)
         try:
             return await self._wait(caller)
@@ -118,157 +141,154 @@ class Prober:
                 self._leave()
 
     async def _wait(self, caller: _Caller) -> Standing:
+        """What is reported to `caller`, from as many flights as it has time for."""
         loop = asyncio.get_running_loop()
-        if self._flight is not None and self._identity.still_leads_there(self._flight.attempt):
+        if self._joinable() is not None:
             self._metrics.shared.inc()
-        found = NO_TIME
+        unreachable = None
         while True:
-            flight = self._flight
-            # A flight on another socket than the one that is there now would speak for a driver that is gone.
-            if flight is None or not self._identity.still_leads_there(flight.attempt):
-                flight = self._take_off(found)
-            landed = await _until(caller.deadline, flight)
-            if landed is None:
-                flight.answered = True
-                found = flight.attempt.so_far
-                if self._is_a_rest(found, flight.attempt, caller.deadline):
-                    return self.standing
-                return self.standing.after(found, self.settings.thresholds, loop.time())
-            result, standing = landed
-            if loop.time() >= caller.deadline or not _ran_out_of_time(result, flight.attempt, caller):
+            flight = self._joinable() or self._begin(unreachable)
+            standing = await _end_of(flight, caller.deadline)
+            if standing is None:
+                return self._so_far(flight, caller)
+            if loop.time() >= caller.deadline or not _ran_out_of_time(flight, caller):
                 return standing
-            if not flight.attempt.connected:
-                found = result
+            if not flight.found.connected:
+                unreachable = flight.found.result
 
-    def _take_off(self, found: ProbeResult) -> _Flight:
-        """
-        Begin a Probe that may take its whole timeout, whatever the patience of those who ask now.
+    def _joinable(self) -> _Flight | None:
+        """The flight, unless the socket file that it is connected through was removed or replaced."""
+        flight = self._flight
+        return flight if flight is not None and self._identity.still_leads_there(flight.found) else None
 
-        A short one would waste the time of a patient caller that joins it, and fail a slow, healthy driver.  `found` is why
-        the one before it did not connect: this one may have too little time left to find that again.
+    def _so_far(self, flight: _Flight, caller: _Caller) -> Standing:
+        """What is reported to `caller`, whose time is up, while `flight` goes on for others."""
+        if self._had_too_little_time(flight.found, caller.deadline - flight.started):
+            return self.standing
+        now = asyncio.get_running_loop().time()
+        return self.standing.after(flight.found.result, self.settings.thresholds, now)
+
+    def _begin(self, unreachable: ProbeResult | None) -> _Flight:
         """
-        attempt = Attempt(
-            started=asyncio.get_running_loop().time(),
-            deadline=max(caller.probe_until for caller in self._callers),
+        Begin a flight that lasts for all callers that wait: a shorter one would fail a slow, healthy driver.
+
+        `unreachable` is why the one before it did not connect.
+        """
+        loop = asyncio.get_running_loop()
+        question = self._question._replace(
+            deadline=max(caller.deadline for caller in self._callers),
             redial_until=max(caller.redial_until for caller in self._callers),
-            method=self.settings.probe_path,
-            service=self.settings.health_service,
-            so_far=found,
+            driver_name=self.driver_name.text,
+            unreachable=unreachable,
         )
-        task = asyncio.get_running_loop().create_task(self._fly(attempt))
-        self._flights.add(task)
-        task.add_done_callback(self._flights.discard)
-        self._flight = _Flight(attempt, task)
-        return self._flight
+        flight = self._flight = _Flight(loop.time(), question, Found(unreachable or NO_TIME))
+        flight.task = loop.create_task(self._fly(flight))
+        self._flights.add(flight.task)
+        flight.task.add_done_callback(self._flights.discard)
+        return flight
 
     def _leave(self) -> None:
         """
-        Nobody waits any more.
+        The last caller has its response, or has hung up: no request joins the flight any more.  All others are cancelled.
 
-        A kubelet that hangs up at the probe timeout does so a moment before the Probe is over, so it goes on: what it finds is
-        news to all but those who have left.  Nobody who comes later waits for it, and there is one such at a time.
+        A kubelet that hangs up at the probe timeout does so a moment before the flight ends, whose result later requests need.
         """
-        now = asyncio.get_running_loop().time()
-        before, self._left, self._flight = self._left, self._flight, None
-        if before is not None and not before.task.done():
-            before.task.cancel()
-            if before.answered and before.attempt.started >= self._newest:  # somebody was told so, so it counts
-                self._note(before.attempt.so_far, before.attempt, now - before.attempt.started)
+        left, self._flight = self._flight, None
         for task in self._flights:
-            if self._left is None or task is not self._left.task:
+            if left is None or task is not left.task:
                 task.cancel()
 
-    async def _fly(self, attempt: Attempt) -> tuple[ProbeResult, Standing]:
+    # --- flights
+
+    async def _fly(self, flight: _Flight) -> Standing:
         loop = asyncio.get_running_loop()
         try:
-            result = await self._probe_once(attempt)
-            late = loop.time() - attempt.deadline
-            if result.reason is Reason.DEADLINE and late > STOOD_STILL:
-                # The driver may have answered in time, to a process that was stopped or starved.
+            await self._ask(flight)
+            late = loop.time() - flight.question.deadline
+            if flight.found.result.reason is Reason.DEADLINE and late > STOOD_STILL_SECONDS:
+                # The driver may have responded in time, while this process was stopped or starved of CPU.
                 log.info("This process did not run while the probe did; probing again", late=format_seconds(late))
-                attempt.renew(loop.time())
-                result = await self._probe_once(attempt)
-        except Exception as error:  # noqa: BLE001  a fault of ours must become an answer, not a hung caller
+                flight.begin_anew(loop.time())
+                await self._ask(flight)
+        except Exception as error:  # noqa: BLE001  a fault of ours must become a response, or its callers would hang
             log.error("Probe failed inside the sidecar", err=repr(error))
-            result = ProbeResult(
-                Reason.INTERNAL, f"livenessprobe: internal error: {error!r}", "Health check failed", repr(error)
-            )
+            body = f"livenessprobe: internal error: {error!r}"
+            result = ProbeResult(Reason.INTERNAL, body, "Health check failed", repr(error))
+            flight.update(flight.found._replace(result=result))
         finally:
-            if self._flight is not None and self._flight.task is asyncio.current_task():
+            if self._flight is flight:
                 self._flight = None
-        seconds = loop.time() - attempt.started
-        if attempt.started < self._newest:  # another one has been made since, of its successor perhaps: this is no news
-            self._record(result, attempt, seconds)
-            return result, self.standing.after(result, self.settings.thresholds, loop.time())
-        if self._is_a_rest(result, attempt, attempt.deadline):
-            return result, self.standing
-        return result, self._note(result, attempt, seconds)
+        return self._end(flight, loop.time())
 
-    def _is_a_rest(self, result: ProbeResult, attempt: Attempt, deadline: float) -> bool:
-        """
-        Whether `result` is that time ran out, and there was little of it: what callers had left after a probe that failed.
+    async def _ask(self, flight: _Flight) -> None:
+        if asyncio.get_running_loop().time() < flight.question.deadline:
+            flight.update(await self._identity.probe(flight.question, flight.update))
 
-        The failure before it says more, and it is no second one for a threshold to count.
+    def _end(self, flight: _Flight, now: float) -> Standing:
+        """What is reported once `flight` has ended."""
+        if flight.started < self._newest:  # a later flight has ended before it, perhaps one of the driver's successor
+            self._record(flight, now)
+            return self.standing.after(flight.found.result, self.settings.thresholds, now)
+        if self._had_too_little_time(flight.found, flight.question.deadline - flight.started):
+            return self.standing
+        return self._note(flight, now)
+
+    def _had_too_little_time(self, found: Found, seconds: float) -> bool:
         """
-        out_of_time = result.reason is Reason.DEADLINE or (not result.ready and not attempt.connected)
+        Whether time ran out in a flight of so few `seconds`: those that callers had left after one that failed.
+
+        The failure before it says more, and a threshold must not count it twice.
+        """
+        out_of_time = found.result.reason is Reason.DEADLINE or (not found.result.ready and not found.connected)
         failed_before = self.standing.result is not None and not self.standing.result.ready
-        short = min(CUT_SHORT_SECONDS, self.settings.probe_timeout / 2)
-        return out_of_time and failed_before and deadline - attempt.started < short
+        return out_of_time and failed_before and seconds < min(CUT_SHORT_SECONDS, self.settings.probe_timeout / 2)
 
-    async def _probe_once(self, attempt: Attempt) -> ProbeResult:
-        late = asyncio.get_running_loop().time() >= attempt.deadline
-        return attempt.so_far if late else await self._identity.probe(attempt)
+    # --- results
 
-    # --- what a result means
-
-    def _note(self, result: ProbeResult, attempt: Attempt, seconds: float) -> Standing:
-        """Metrics, upstream's record, what is reported from now on, and one record of our own when that changes."""
-        self._newest = attempt.started
-        self._record(result, attempt, seconds)
-        self._metrics.probed(result.reason, seconds)
-        new_driver = attempt.connected and attempt.socket != self._peer
-        if attempt.connected:
-            self._peer = attempt.socket
-        now = asyncio.get_running_loop().time()
-        self.standing = self.standing.after(result, self.settings.thresholds, now, new_driver=new_driver)
-        self._tell_change(now)
-        lost = not attempt.connected or result.reason is Reason.CONNECTION_LOST
-        if self._away and not lost:
-            self.names.driver_is_back()
-        elif attempt.connected:
-            self.names.driver_reached()
-        self._away = lost
-        self._noted()
+    def _note(self, flight: _Flight, now: float) -> Standing:
+        """Take over the result of `flight`: metrics, records, and what is reported from now on."""
+        found = flight.found
+        self._newest = flight.started
+        self._record(flight, now)
+        self._metrics.probed(found.result.reason, now - flight.started)
+        new_driver = found.connected and found.socket != self._socket
+        if found.connected:
+            self._socket = found.socket
+        self.standing = self.standing.after(found.result, self.settings.thresholds, now, new_driver=new_driver)
+        self._record_change(now)
+        self.driver_name.probed(found)
+        self.changed.set()
         return self.standing
 
-    def _record(self, result: ProbeResult, attempt: Attempt, seconds: float) -> None:
-        """What upstream tells of each probe."""
+    def _record(self, flight: _Flight, now: float) -> None:
+        """Record and count one Probe, as upstream does."""
+        result = flight.found.result
         if result is not NO_TIME:
-            self._metrics.operation(attempt.method, result.code, seconds)
+            self._metrics.operation(flight.question.method, result.code, now - flight.started)
         if result.reason is None:
             log.v(5).info(result.record)
         else:
             self._metrics.failed(result.reason)
             log.error(result.record, err=result.err)
 
-    def _tell_change(self, now: float) -> None:
+    def _record_change(self, now: float) -> None:
+        """One record when what is reported has changed."""
         report = self.standing.ready.report
-        assert report is not None  # a result has come
+        assert report is not None  # there is a result
         self._metrics.reported(report.reason is None)
-        if report.reason is self._told:
+        if report.reason is self._reported:
             return
+        driver = self.driver_name.text
         if report.reason is None:
-            lasted = format_seconds(round(now - self._unready_since, 3))
-            log.info("CSI driver is healthy again", driver=self._metrics.driver_name, unhealthyFor=lasted)
+            lasted = format_seconds(round(now - self._unhealthy_since, 3))
+            log.info("CSI driver is healthy again", driver=driver, unhealthyFor=lasted)
         else:
-            if self._told is None:
-                self._unready_since = now
-            log.warning(
-                "CSI driver is unhealthy", driver=self._metrics.driver_name, reason=report.reason.value, detail=report.body
-            )
-        self._told = report.reason
+            if self._reported is None:
+                self._unhealthy_since = now
+            log.warning("CSI driver is unhealthy", driver=driver, reason=report.reason.value, detail=report.body)
+        self._reported = report.reason
 
-    # --- probes by themselves
+    # --- Probes on schedule
 
     async def run(self) -> None:
         """Probe on schedule while an interval is set; runs until cancelled."""
@@ -279,7 +299,7 @@ class Prober:
             if not interval:
                 await self._adopted.wait()
                 continue
-            schedule = Schedule(loop.time(), interval, random.random())  # noqa: S311  to spread pods, not to hide anything
+            schedule = Schedule(loop.time(), interval, random.random())  # noqa: S311  spreads pods; no secret depends on it
             while self.settings.interval == interval:
                 await self._probe()
                 await self._sleep_until(schedule.next_after(loop.time()), interval)
@@ -295,16 +315,17 @@ class Prober:
             pass
 
 
-async def _until(deadline: float, flight: _Flight) -> tuple[ProbeResult, Standing] | None:
-    """What the flight ends in; None if it goes on after `deadline`.  It goes on whatever becomes of this caller."""
-    if flight.attempt.deadline <= deadline:
+async def _end_of(flight: _Flight, deadline: float) -> Standing | None:
+    """What is reported once `flight` has ended; None if it goes on after `deadline`.  Cancelling this leaves it alone."""
+    if flight.question.deadline <= deadline:
         return await asyncio.shield(flight.task)
     done, _ = await asyncio.wait({flight.task}, timeout=max(0, deadline - asyncio.get_running_loop().time()))
     return flight.task.result() if done else None
 
 
-def _ran_out_of_time(result: ProbeResult, attempt: Attempt, caller: _Caller) -> bool:
-    """Whether the flight ended only because its time was up, while `caller` had more to give."""
-    if result.reason is Reason.DEADLINE:
-        return caller.deadline > attempt.deadline
-    return not result.ready and not attempt.connected and caller.redial_until > attempt.redial_until
+def _ran_out_of_time(flight: _Flight, caller: _Caller) -> bool:
+    """Whether `flight` ended only because its time was up, while `caller` has more."""
+    if flight.found.result.reason is Reason.DEADLINE:
+        return caller.deadline > flight.question.deadline
+    unreachable = not flight.found.result.ready and not flight.found.connected
+    return unreachable and caller.redial_until > flight.question.redial_until

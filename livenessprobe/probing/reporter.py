@@ -1,14 +1,13 @@
-"""Ways beside HTTP to tell what is reported: the health file, and the end of the process with a termination message."""
+"""Reports health outside HTTP: the health file, and --exit-on-failure with its termination message."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from livenessprobe.klog.log import get_logger
-from livenessprobe.metrics import Metrics
 from livenessprobe.probing import health_file
 from livenessprobe.probing.health_file import REQUEST_MODE_LASTS, HealthFileError
 from livenessprobe.probing.prober import Prober
@@ -19,93 +18,89 @@ from livenessprobe.settings.model import Settings
 
 log = get_logger(__file__)
 
-TELL_AGAIN_SECONDS = 60.0
-"""After which what is still in the way of the health file is told again."""
+REPEAT_SECONDS = 60.0
+"""After which a fault of the health file that lasts is recorded again."""
+HUNG_SECONDS = 1.0
+"""How long `close` waits for a write: a disk that hangs must not keep the process from ending."""
 
 
-class Outlets:
-    """Follows a prober.  Set `noted` whenever something may have to be told."""
+class Reporter:
+    """Follows `prober`, from `run` until `close`."""
 
-    def __init__(self) -> None:
-        self.noted = asyncio.Event()
+    def __init__(self, prober: Prober, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self.failed = False
         """Whether --exit-on-failure has ended the process."""
-        self._path = ""
-        self._trouble = ""
-        self._told = 0.0
-        """When of it, by a clock that never goes back."""
-        self._writing = threading.Lock()
-        self._open = True
+        self._prober = prober
+        self._path = settings.health_file
+        self._exit_on_failure = settings.exit_on_failure
+        self._termination_log = settings.termination_log
+        self._clock = clock
+        self._fault = ""
+        """The last fault of the health file, and when it was recorded."""
+        self._recorded = 0.0
+        self._write: asyncio.Future[None] | None = None
+        """The last change of the health file, in a thread of its own."""
+        self._closed = False
 
-    def begin(self, path: str) -> None:
-        """Before the first probe nothing is known, whatever an earlier process may have left at `path`."""
-        self._path = path
-        if path:
-            self._try(health_file.remove, path)
-
-    def end(self) -> None:
-        """Nobody will renew the health file any more."""
-        # A write that hangs, on a dead disk perhaps, must not keep the process from ending.
-        locked = self._writing.acquire(timeout=1)
-        self._open = False
-        if self._path:
-            self._try(health_file.remove, self._path)
-        if locked:
-            self._writing.release()
-
-    async def run(self, prober: Prober, metrics: Metrics, stop: asyncio.Event) -> None:
-        """Tell all that is noted; runs until cancelled."""
+    async def run(self, stop: asyncio.Event) -> None:
+        """Report each change.  Runs until cancelled, or sets `stop` and ends as --exit-on-failure says."""
         while True:
-            await self.noted.wait()
-            self.noted.clear()
-            settings, standing = prober.settings, prober.standing
-            if settings.health_file or self._path:
-                age = asyncio.get_running_loop().time() - standing.at
-                try:
-                    await asyncio.to_thread(self._tell_file, settings, standing, metrics.driver_name, age)
-                except RuntimeError:  # no thread was to be had; better late for a moment than wrong
-                    self._tell_file(settings, standing, metrics.driver_name, age)
-            failures = standing.ready.failures
-            if settings.exit_on_failure and failures >= settings.thresholds.failure:
-                self._exit(settings, standing, failures)
+            await self._prober.changed.wait()
+            self._prober.changed.clear()
+            standing = self._prober.standing
+            if self._path:
+                await self._report_in_file(standing)
+            if self._exit_on_failure and standing.ready.failures >= self._prober.settings.thresholds.failure:
+                self._leave_termination_message(standing)
+                self.failed = True
                 stop.set()
                 return
 
-    def _tell_file(self, settings: Settings, standing: Standing, driver: str, age: float) -> None:
-        with self._writing:
-            if not self._open:
-                return
-            if settings.health_file != self._path:
-                if self._path:
-                    self._try(health_file.remove, self._path)
-                self.begin(settings.health_file)
-            if not self._path or standing.result is None:
-                return
-            if standing.ready.stands:
-                lasts = report_lasts(settings.interval, settings.probe_timeout) if settings.interval else REQUEST_MODE_LASTS
-                self._try(health_file.write, self._path, driver, lasts, age)
-                if not self._open:  # the write hung, and the end did not wait for it
-                    self._try(health_file.remove, self._path)
-            else:
-                self._try(health_file.remove, self._path)
+    async def close(self) -> None:
+        """Remove the health file: no process renews it any more."""
+        self._closed = True
+        if self._write is not None:
+            await asyncio.wait({self._write}, timeout=HUNG_SECONDS)
+        if self._path:
+            self._try(partial(health_file.remove, self._path))
 
-    def _try(self, action: Callable[..., None], *arguments: object) -> None:
-        """Do it, and say what is in the way; not again within TELL_AGAIN_SECONDS."""
+    async def _report_in_file(self, standing: Standing) -> None:
+        loop, settings = asyncio.get_running_loop(), self._prober.settings
+        change = partial(health_file.remove, self._path)
+        if standing.ready.stands:
+            lasts = report_lasts(settings.interval, settings.probe_timeout) if settings.interval else REQUEST_MODE_LASTS
+            driver, age = self._prober.driver_name.text, loop.time() - standing.at
+            change = partial(health_file.write, self._path, driver, lasts, age)
         try:
-            action(*arguments)
-        except HealthFileError as error:
-            trouble, now = str(error), time.monotonic()
-            if trouble != self._trouble or now - self._told >= TELL_AGAIN_SECONDS:
-                self._trouble, self._told = trouble, now
-                log.error("Health file is not as it should be", err=trouble)
+            self._write = loop.run_in_executor(None, self._change, change)
+        except RuntimeError:  # the system gives no thread; a delay of the loop is better than a wrong file
+            self._change(change)
+        else:
+            await asyncio.shield(self._write)
 
-    def _exit(self, settings: Settings, standing: Standing, failures: int) -> None:
-        assert standing.result is not None  # it has failed
-        self.failed = True
-        reason = standing.result.reason.value if standing.result.reason else ""
+    def _change(self, change: Callable[[], None]) -> None:
+        """Make one `change` of the file.  After `close` no file may be left, however late this thread is."""
+        if self._closed:
+            return
+        self._try(change)
+        if self._closed:
+            self._try(partial(health_file.remove, self._path))
+
+    def _try(self, change: Callable[[], None]) -> None:
+        """Make one `change` of the file, and record its fault, the same one not again within REPEAT_SECONDS."""
+        try:
+            change()
+        except HealthFileError as error:
+            fault, now = str(error), self._clock()
+            if fault != self._fault or now - self._recorded >= REPEAT_SECONDS:
+                self._fault, self._recorded = fault, now
+                log.error("Health file is not as it should be", err=fault)
+
+    def _leave_termination_message(self, standing: Standing) -> None:
+        result, failures = standing.result, standing.ready.failures
+        assert result is not None and result.reason is not None  # noqa: PT018  it has failed
+        reason, address = result.reason.value, self._prober.settings.csi_address.text
         log.error("CSI driver failed; exiting as --exit-on-failure says", failures=failures, reason=reason)
-        message = (
-            f"CSI driver at {settings.csi_address.text} failed {failures} probes in a row: {reason}: {standing.result.body}"
-        )
-        if trouble := termination.leave(settings.termination_log, message):
-            log.error("Termination log cannot be written", err=trouble)
+        message = f"CSI driver at {address} failed {failures} probes in a row: {reason}: {result.body}"
+        if fault := termination.leave(self._termination_log, message):
+            log.error("Termination log cannot be written", err=fault)

@@ -46,21 +46,19 @@ class Verdict:
 
 
 class Watchdog:
-    """Watches the running loop from `start` to `stop`."""
+    """Watches the running loop while it is entered; `termination_log` is the path for the kubelet's message."""
 
-    def __init__(self, termination_log: Callable[[], str], die: Callable[[int], object] = os._exit) -> None:
+    def __init__(self, termination_log: str, die: Callable[[int], object] = os._exit) -> None:
         self._termination_log = termination_log
         self._die = die
         self._loop = asyncio.get_running_loop()
         self._beats = 0
         self._stopped = threading.Event()
 
-    def start(self) -> None:
-        """Begin to watch."""
+    def __enter__(self) -> None:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def stop(self) -> None:
-        """The loop may be silent from now on."""
+    def __exit__(self, *_: object) -> None:
         self._stopped.set()
 
     def _beat(self) -> None:
@@ -81,6 +79,6 @@ class Watchdog:
     def _end(self) -> None:
         message = f"livenessprobe: event loop stuck for {PATIENCE:.0f}s; exiting so that the kubelet starts it anew"
         log.error("Event loop is stuck; exiting", seconds=int(PATIENCE))
-        termination.leave(self._termination_log(), message)
+        termination.leave(self._termination_log, message)
         klog.flush()
         self._die(EXIT_CODE)

@@ -1,116 +1,151 @@
 """
-The ASGI application of one listener.
+The Quart application around the health callable, and its loading.
 
-What kubelets ask is answered here, since it is asked every few seconds on every node; and what is not there too, since anyone
-may ask for it thousands of times.  Quart answers the rest, and is loaded when that is asked for the first time.
+Loading Quart takes 0.2 s of CPU, which is 10 s where a container has 20 mCPU: it must not compete with the first probes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import Awaitable, Callable
-from functools import lru_cache
-from typing import Any
-from urllib.parse import parse_qs
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
-from livenessprobe.driver.result import ProbeResult, Reason
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
-from livenessprobe.probing.callers import Callers
-from livenessprobe.web import responses
-from livenessprobe.web.responses import Answer
-from livenessprobe.web.routes import Handler, Mux
+from livenessprobe.process import memory
+from livenessprobe.web.health import ASGI, METRICS_PATH, Health, Receive, Scope, Send, deliver, failure
+from livenessprobe.web.routes import HEALTH, Handler
+
+if TYPE_CHECKING:
+    from quart import Quart
+
+Result = TypeVar("Result")
 
 log = get_logger(__file__)
 
-Scope = Any
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
-ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-_route = lru_cache(maxsize=16)(Mux.route)
+FIRST_RESPONSE_SECONDS = 10.0
+"""How long loading Quart waits for the first health response."""
 
 
-class App:
-    """`mux` says what is served at the time of a request."""
+def create_app(health: Health, metrics: Metrics) -> Quart:
+    """
+    The Quart application of one listener.
 
-    def __init__(self, callers: Callers, metrics: Metrics, mux: Callable[[], Mux]) -> None:
-        self._callers = callers
+    `health` stands in front of its dispatch and decides which requests reach it; Quart itself serves metrics, at one fixed
+    path, for every method as upstream does.
+    """
+    from quart import Quart, Response, request
+    from quart.routing import QuartRule
+
+    class AnyMethod(QuartRule):
+        """A rule without a list of methods; werkzeug's own cannot say so where automatic OPTIONS are off."""
+
+        def __init__(self, path: str, methods: object = None, **options: object) -> None:  # noqa: ARG002  Quart gives GET
+            super().__init__(path, methods=None, **options)  # type: ignore[arg-type]
+
+    app = Quart(__name__, static_folder=None)
+    app.url_rule_class = AnyMethod  # type: ignore[assignment]  # declared as QuartRule itself
+
+    # On the event loop, as all changes of metrics are: in a thread some would be read before a change and some after it.
+    async def expose() -> Response:
+        exposition = metrics.expose(request.headers.get("Accept", ""), request.headers.get("Accept-Encoding", ""))
+        response = Response(exposition.body, 200, exposition.headers)
+        del response.headers["Content-Length"]  # Go's server sends metrics in chunks
+        return response
+
+    async def fail(error: Exception) -> Response:
+        response = failure(error)
+        return Response(response.body, response.status, {name.decode(): value.decode() for name, value in response.headers})
+
+    app.add_url_rule(METRICS_PATH, "metrics", expose, provide_automatic_options=False)
+    app.register_error_handler(Exception, fail)
+    app.asgi_app = replace(health, inner=app.asgi_app)  # type: ignore[method-assign]  # as Quart documents for middleware
+    return app
+
+
+class Applications:
+    """The application of each listener: its health callable at first, its Quart application once Quart is loaded."""
+
+    def __init__(self, healths: Sequence[Health], metrics: Metrics) -> None:
+        self._healths = healths
         self._metrics = metrics
-        self._mux = mux
-        self._loading: asyncio.Task[ASGI] | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self.first_response = asyncio.Event()
+        self.listeners = [Application(self, health) for health in healths]
+        """In the order of `healths`."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+    async def run(self) -> None:
+        """Load Quart after the first health response, or FIRST_RESPONSE_SECONDS from now."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_RESPONSE_SECONDS):
+                await self.first_response.wait()
         try:
-            answer = await self._answer(scope, receive)
-        except Exception as error:  # noqa: BLE001  whatever it is, the caller is told, and so is the log
-            log.error("Request failed inside the sidecar", err=repr(error))
-            answer = responses.health(ProbeResult(Reason.INTERNAL, f"livenessprobe: internal error: {error!r}"))
-        if isinstance(answer, Answer):
-            self._metrics.responded(answer.status)
-            await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-            await send({"type": "http.response.body", "body": answer.body})
-        else:
-            self._metrics.responded(200)
-            await answer(scope, receive, send)
+            await self.load()
+        except Exception as error:  # noqa: BLE001  health must not suffer from it, whatever it is
+            log.error("Cannot load Quart; the next metrics request will try again", err=repr(error))
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer | ASGI:
-        """What goes out, or who says it."""
-        route = _route(self._mux(), scope["method"], scope["raw_path"].decode("latin-1"))
-        match route.handler:
-            case Handler.METRICS:
-                return await self._quart()
-            case Handler.REDIRECT:
-                return responses.redirect(scope["method"], route.location, scope["query_string"].decode("latin-1"))
-            case Handler.HEALTHZ | Handler.LIVEZ | Handler.READYZ | Handler.STARTUPZ:
-                return await self._health(route.handler, scope, receive)
-            case handler:
-                return responses.PLAIN[handler]
-
-    async def _health(self, handler: Handler, scope: Scope, receive: Receive) -> Answer:
-        self._metrics.asked()
-        me = asyncio.current_task()
-        assert me is not None  # we are in a coroutine
-        leaving = asyncio.create_task(_left(receive, me), name="wait for hang-up")
-        try:
-            standing = await self._callers.check(
-                ((scope["client"] or ("",))[0], _header(scope, b"user-agent"), scope["path"])
-            )
-        finally:
-            leaving.cancel()
-        if handler is Handler.HEALTHZ:
-            assert standing.ready.report is not None  # there has been a probe
-            return responses.health(standing.ready.report)
-        verbose = "verbose" in parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        return responses.split(handler, standing, _header(scope, b"accept"), verbose=verbose)
-
-    async def _quart(self) -> ASGI:
+    async def load(self) -> None:
+        """Load Quart, unless it is loaded; joins a load in progress.  Raises whatever stands in the way."""
         if self._loading is None or (self._loading.done() and self._loading.exception() is not None):
             self._loading = asyncio.create_task(self._load(), name="load Quart")
-        return await asyncio.shield(self._loading)
+        await asyncio.shield(self._loading)
 
-    async def _load(self) -> ASGI:
-        """In a thread: it takes 0.2 s of CPU, which may be many seconds where there is little of it."""
-        app = await asyncio.to_thread(_create_pages, self._metrics)
-        gc.freeze()  # it stays for good, as what was loaded at the start
-        return app
-
-
-def _create_pages(metrics: Metrics) -> ASGI:
-    from livenessprobe.web.pages import create_app
-
-    return create_app(metrics)
+    async def _load(self) -> None:
+        apps = await _in_own_thread(lambda: [create_app(health, self._metrics) for health in self._healths])
+        memory.keep()
+        for listener, app in zip(self.listeners, apps, strict=True):
+            listener.current = app
 
 
-async def _left(receive: Receive, task: asyncio.Task[Any]) -> None:
-    """Cancel `task` once the client has hung up."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    task.cancel()
+class Application:
+    """The ASGI application that a listener serves."""
+
+    def __init__(self, applications: Applications, health: Health) -> None:
+        self._applications = applications
+        self._health = health
+        self.current: ASGI = health
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; a metrics request waits until Quart is loaded."""
+        if self.current is not self._health:
+            await self.current(scope, receive, send)
+            return
+        handler = self._health.route(scope).handler
+        if handler is Handler.METRICS:
+            try:
+                await self._applications.load()
+            except Exception as error:  # noqa: BLE001  the client is told, and so is the log
+                await deliver(failure(error), send)
+                return
+        await self.current(scope, receive, send)
+        if handler in HEALTH:
+            self._applications.first_response.set()
 
 
-def _header(scope: Scope, name: bytes) -> str:
-    """All of that name, as one."""
-    return ",".join(value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name)
+async def _in_own_thread(function: Callable[[], Result]) -> Result:
+    """The result of `function`, run in a thread that ends with it: the executor's threads are for disks."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Result] = loop.create_future()
+
+    def finish(result: Result | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = function()
+        except BaseException as raised:  # noqa: BLE001  it is raised again where it is awaited
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
+            loop.call_soon_threadsafe(finish, result, error)
+
+    threading.Thread(target=run, name="load Quart", daemon=True).start()
+    return await done

@@ -1,4 +1,4 @@
-"""Which handler a request reaches, by the rules of Go's http.ServeMux as upstream uses it.  Pure."""
+"""The handler of each request, by the rules of Go's http.ServeMux as upstream uses it.  Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 
 class Handler(Enum):
-    """What answers a request."""
+    """The handlers a request can reach."""
 
     HEALTHZ = auto()
     LIVEZ = auto()
@@ -21,7 +21,11 @@ class Handler(Enum):
     REDIRECT = auto()
     BAD_REQUEST = auto()
     SERVER_OPTIONS = auto()
-    """`OPTIONS *`, which Go's server answers itself."""
+    """`OPTIONS *`: Go's server responds itself."""
+
+
+HEALTH = frozenset({Handler.HEALTHZ, Handler.LIVEZ, Handler.READYZ, Handler.STARTUPZ})
+"""The handlers that ask the driver."""
 
 
 class Route(NamedTuple):
@@ -31,7 +35,7 @@ class Route(NamedTuple):
     location: str = ""
 
 
-class Mux(NamedTuple):
+class Routes(NamedTuple):
     """The paths one listener serves."""
 
     healthz: bool
@@ -56,7 +60,7 @@ class Mux(NamedTuple):
                 return Route(Handler.METRICS)
             if f"{path}/" == self.metrics_path:
                 return Route(Handler.REDIRECT, self.metrics_path)
-        # Ours come last: whoever has metrics on one of these paths keeps them.
+        # Paths that upstream lacks come last: a metrics path of the same name keeps its meaning.
         if self.healthz and path in _OURS:
             return Route(_OURS[path])
         return Route(Handler.NOT_FOUND)

@@ -1,4 +1,4 @@
-"""`livenessprobe check` as a process: exit codes, one line, and no more loaded than asking takes."""
+"""`livenessprobe check` as a process: exit codes, one line of output, and no library loaded without need."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support import ROOT, FakeDriver, Sidecar, eventually, free_port
 Start = Callable[..., Sidecar]
 
 HEALTHY, USAGE, NOT_CONNECTED, CALL_FAILED, NOT_READY = range(5)
-"""As docs/probing.md has them."""
+"""The exit codes, as docs/probing.md has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +97,11 @@ ANSWERS: dict[str, tuple[Arrange, int, str]] = {
         "not_a_socket: PATH is a folder, not a socket",
     ),
 }
-"""State of the driver, exit code, and how the line begins."""
+"""The driver's behaviour, the exit code, and the beginning of the line."""
 
 
 @pytest.mark.parametrize("state", ANSWERS)
-def test_the_exit_code_says_what_the_driver_does(driver: FakeDriver, folder: Path, state: str) -> None:
+def test_the_exit_code_tells_the_state_of_the_driver(driver: FakeDriver, folder: Path, state: str) -> None:
     arrange, code, line = ANSWERS[state]
     arrange(driver, folder)
 
@@ -114,7 +114,7 @@ def test_the_exit_code_says_what_the_driver_does(driver: FakeDriver, folder: Pat
 
 @contextlib.contextmanager
 def _left_over(path: str) -> Iterator[None]:
-    """The socket of a driver that was killed."""
+    """The socket file of a driver that was killed."""
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
     yield
@@ -129,7 +129,7 @@ def _wire(kind: str, path: str) -> Iterator[None]:
         driver.stop()
 
 
-STRANGERS: dict[str, tuple[Callable[[str], contextlib.AbstractContextManager[None]], str]] = {
+NO_DRIVERS: dict[str, tuple[Callable[[str], contextlib.AbstractContextManager[None]], str]] = {
     "killed": (_left_over, "refused: nobody listens on PATH"),
     "silent": (lambda path: _wire("silent", path), "deadline: the driver at unix://PATH accepts connections but"),
     "HTTP/1": (lambda path: _wire("http1", path), "protocol_error: PATH answers in HTTP/1, not gRPC"),
@@ -138,10 +138,10 @@ STRANGERS: dict[str, tuple[Callable[[str], contextlib.AbstractContextManager[Non
 }
 
 
-@pytest.mark.parametrize("kind", STRANGERS)
-def test_what_is_no_driver_is_not_connected_to(socket_path: str, kind: str) -> None:
-    stranger, line = STRANGERS[kind]
-    with stranger(socket_path):
+@pytest.mark.parametrize("kind", NO_DRIVERS)
+def test_a_server_that_is_no_grpc_driver_counts_as_not_connected(socket_path: str, kind: str) -> None:
+    no_driver, line = NO_DRIVERS[kind]
+    with no_driver(socket_path):
         done = check(f"--csi-address={socket_path}", "--probe-timeout=1s")
 
     assert (done.code, done.err) == (NOT_CONNECTED, "")
@@ -149,7 +149,7 @@ def test_what_is_no_driver_is_not_connected_to(socket_path: str, kind: str) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a socket of another user needs root to make")
-def test_a_forbidden_socket_is_not_connected_to(driver: FakeDriver) -> None:
+def test_a_socket_without_permission_counts_as_not_connected(driver: FakeDriver) -> None:
     os.chmod(driver.path, 0o600)
     os.chown(driver.path, 65534, 65534)
     done = check(f"--csi-address={driver.path}", prefix=("setpriv", "--bounding-set=-all", "--inh-caps=-all"))
@@ -171,20 +171,20 @@ def test_a_forbidden_socket_is_not_connected_to(driver: FakeDriver) -> None:
         (["--probe-path=/csi.v1.Controller/DeleteVolume"], "DeleteVolume may change a volume"),
     ],
 )
-def test_a_wrong_command_line_is_no_failed_probe(arguments: list[str], sentence: str) -> None:
+def test_a_wrong_command_line_has_an_exit_code_of_its_own(arguments: list[str], sentence: str) -> None:
     done = check(*arguments)
     assert (done.code, done.out) == (USAGE, "")
     assert sentence in done.err
     assert "Traceback" not in done.err
 
 
-def test_help_is_no_failure() -> None:
+def test_help_exits_with_0() -> None:
     done = check("--help")
     assert done.code == HEALTHY
     assert "-url" in done.out and "-wait" in done.out and "-csi-address" in done.out
 
 
-def test_json_says_the_same_to_programs(driver: FakeDriver) -> None:
+def test_json_output_has_the_result_the_reason_and_the_address(driver: FakeDriver) -> None:
     good = json.loads(check(f"--csi-address={driver.path}", "--output=json").out)
     driver.ready = False
     bad = json.loads(check(f"--csi-address={driver.path}", "--output=json").out)
@@ -196,7 +196,7 @@ def test_json_says_the_same_to_programs(driver: FakeDriver) -> None:
     assert bad == {"healthy": False, "exit_code": 4, "reason": "not_ready", "message": message, "asked": asked}
 
 
-def test_wait_sees_a_driver_that_comes_late(socket_path: str) -> None:
+def test_wait_succeeds_once_the_driver_has_started(socket_path: str) -> None:
     driver = FakeDriver(socket_path)
     timer = threading.Timer(1, driver.start)
     timer.start()
@@ -207,8 +207,8 @@ def test_wait_sees_a_driver_that_comes_late(socket_path: str) -> None:
     assert 1 < done.seconds < 20
 
 
-def test_wait_ends_with_the_last_reason(driver: FakeDriver) -> None:
-    """And that is not the time-out of a probe which had no time: the driver needs 0.5 s for its answer."""
+def test_wait_reports_the_last_reason_when_it_runs_out(driver: FakeDriver) -> None:
+    """The reason is not the timeout of a last probe that had no time left: the driver needs 0.5 s to respond."""
     driver.ready, driver.delay = False, 0.5
     done = check(f"--csi-address={driver.path}", "--wait=3s")  # two probes and their pauses take 1.4 s
     assert (done.code, done.out) == (NOT_READY, "not_ready: driver responded but is not ready\n")
@@ -216,15 +216,15 @@ def test_wait_ends_with_the_last_reason(driver: FakeDriver) -> None:
     assert driver.probes >= 2
 
 
-def test_wait_for_a_driver_that_never_comes_is_as_long_as_asked(socket_path: str) -> None:
+def test_wait_without_a_driver_lasts_as_long_as_its_value(socket_path: str) -> None:
     done = check(f"--csi-address={socket_path}", "--wait=5s")
     assert (done.code, done.out.partition(":")[0]) == (NOT_CONNECTED, "socket_missing")
     assert 5 <= done.seconds < 20
-    assert check(f"--csi-address={socket_path}").seconds < 5  # without it there is one probe, and no grace
+    assert check(f"--csi-address={socket_path}").seconds < 5  # without --wait: one probe, and no grace
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_who_ends_a_check_is_not_told_that_all_is_well(driver: FakeDriver, number: signal.Signals) -> None:
+def test_a_check_ended_by_a_signal_does_not_exit_with_0(driver: FakeDriver, number: signal.Signals) -> None:
     driver.hang = True
     process = subprocess.Popen(
         command(f"--csi-address={driver.path}", "--probe-timeout=30s"), cwd=ROOT, stderr=subprocess.PIPE, text=True
@@ -247,7 +247,7 @@ def test_settings_come_from_variables_and_the_file_too(driver: FakeDriver, folde
     driver.hang = True
     assert check(f"--config={file}").code == CALL_FAILED
     assert check(LIVENESSPROBE_CONFIG=str(file), LIVENESSPROBE_CSI_ADDRESS=f"{folder}/none").code == NOT_CONNECTED
-    assert driver.times[-1] - driver.times[-2] >= 0  # the last one asked nobody
+    assert driver.times[-1] - driver.times[-2] >= 0  # that check reached no driver
     assert driver.probes == 5
     assert check(f"--csi-address={driver.path}", LIVENESSPROBE_PROBE_TIMEOUT="soon").code == USAGE
 
@@ -262,8 +262,8 @@ def test_another_method_can_be_asked(driver: FakeDriver) -> None:
 # --- a sidecar
 
 
-def test_a_sidecar_passes_on_what_the_driver_does(socket_path: str, folder: Path, sidecar: Start) -> None:
-    """The same codes and words as when the driver itself is asked."""
+def test_a_check_through_the_sidecar_has_the_result_of_the_driver(socket_path: str, folder: Path, sidecar: Start) -> None:
+    """With the same exit codes and words as a check of the driver itself."""
     process = sidecar("--unreachable-grace=0s", "--probe-timeout=1s")
     for state, (arrange, code, line) in ANSWERS.items():
         with FakeDriver(socket_path) as driver:
@@ -276,10 +276,10 @@ def test_a_sidecar_passes_on_what_the_driver_does(socket_path: str, folder: Path
         assert done.out.count("\n") == 1
 
 
-def test_a_sidecar_passes_on_that_there_is_no_driver(socket_path: str, sidecar: Start) -> None:
+def test_a_check_through_the_sidecar_reports_a_server_that_is_no_driver(socket_path: str, sidecar: Start) -> None:
     process = sidecar("--unreachable-grace=0s", "--probe-timeout=1s")
-    for kind, (stranger, line) in STRANGERS.items():
-        with stranger(socket_path):
+    for kind, (no_driver, line) in NO_DRIVERS.items():
+        with no_driver(socket_path):
             done = check(f"--url=http://127.0.0.1:{process.port}", "--probe-timeout=1s")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(socket_path)
@@ -303,7 +303,7 @@ def test_a_sidecar_can_be_asked_by_its_socket_and_on_other_paths(driver: FakeDri
     assert check(f"--url={url}/nowhere").code == CALL_FAILED
 
 
-def test_a_sidecar_that_is_not_there_is_not_connected_to(folder: Path) -> None:
+def test_a_sidecar_that_does_not_run_counts_as_not_connected(folder: Path) -> None:
     for url in (f"http://127.0.0.1:{free_port()}/healthz", f"unix://{folder}/none.sock"):
         done = check(f"--url={url}")
         assert (done.code, done.out.partition(":")[0]) == (NOT_CONNECTED, "unreachable")
@@ -319,7 +319,7 @@ def test_a_sidecar_that_is_not_there_is_not_connected_to(folder: Path) -> None:
         (b"HTTP/1.1 503 Oh\r\nX-Livenessprobe-Reason: who knows\r\nContent-Length: 0\r\n\r\n", "protocol_error"),
     ],
 )
-def test_what_is_no_sidecar_has_not_answered(answer: bytes | None, reason: str) -> None:
+def test_a_server_that_is_no_sidecar_counts_as_a_failed_call(answer: bytes | None, reason: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -327,7 +327,7 @@ def test_what_is_no_sidecar_has_not_answered(answer: bytes | None, reason: str) 
             with connection:
                 connection.recv(4096)
                 if answer is None:
-                    connection.recv(4096)  # until the other end gives up
+                    connection.recv(4096)  # until the client gives up
                 else:
                     connection.sendall(answer)
 
@@ -356,7 +356,7 @@ def test_a_health_file_is_believed_until_it_expires(folder: Path) -> None:
         assert sentence in done.out
 
 
-# --- what it costs
+# --- loaded modules
 
 HEAVY = ("quart", "hypercorn", "h11", "dynaconf", "prometheus_client", "rich")
 
@@ -370,7 +370,7 @@ HEAVY = ("quart", "hypercorn", "h11", "dynaconf", "prometheus_client", "rich")
         (["--health-file=/nowhere"], ("grpc", "google", "asyncio", "http.client")),
     ],
 )
-def test_no_more_is_loaded_than_asking_takes(
+def test_check_loads_no_library_that_it_does_not_need(
     driver: FakeDriver, folder: Path, arguments: list[str], more: tuple[str, ...]
 ) -> None:
     (folder / "settings.toml").write_text("v = 0\n")

@@ -1,4 +1,4 @@
-"""`livenessprobe config`: prints what the sidecar would run with, and refuses what it would refuse, in the same words."""
+"""`livenessprobe config`: prints the settings in force, and refuses what the sidecar refuses, in the same words."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Done:
 
     @property
     def records(self) -> list[object]:
-        """stderr without what differs from one record to the next: time, process and line."""
+        """stderr as records, without what differs between two runs: time, process and line."""
         return [
             {key: value for key, value in json.loads(line).items() if key != "ts"}
             if line.startswith("{")
@@ -45,20 +45,20 @@ class Done:
         ]
 
 
-# A log of its own: the one of the test process writes to wherever stderr was when it was imported.
+# A sink of its own: the test process's sink keeps the stderr of the time when it was imported.
 SINK = Sink(os.fdopen(2, "w", closefd=False))
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Done]]:
-    """Runs the command line in this process, up to where it would serve."""
+    """Runs the command line in this process, up to the point where it would serve."""
 
     def serve(_: object) -> int:
         raise AssertionError("not refused")
 
     monkeypatch.setattr(cli, "_serve", serve)
     monkeypatch.setattr(klog, "_sink", SINK)
-    monkeypatch.setattr(klog, "capture_foreign", lambda: None)  # it would take pytest's own handlers away
+    monkeypatch.setattr(klog, "capture_foreign", lambda: None)  # it would remove pytest's own handlers
 
     def run(*line: str, platform: str = "linux", **environ: str) -> Done:
         SINK._folder = Folder()
@@ -77,7 +77,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> I
 
 
 def processes(*line: str, **environ: str) -> tuple[Done, Done]:
-    """`config` and the sidecar itself, each as a process that ends by itself."""
+    """`config` and the sidecar with the same arguments, each as a process that ends by itself."""
 
     def end(*words: str) -> Done:
         command = [sys.executable, "-m", "livenessprobe", *words, *line]
@@ -87,7 +87,7 @@ def processes(*line: str, **environ: str) -> tuple[Done, Done]:
     return end("config"), end()
 
 
-# --- what is printed
+# --- output
 
 
 def test_the_settings_in_force_are_printed_and_nothing_is_logged(run: Callable[..., Done], folder: Path) -> None:
@@ -107,8 +107,8 @@ def test_the_settings_in_force_are_printed_and_nothing_is_logged(run: Callable[.
     assert printed["listen"] == [{"address": "0.0.0.0:9808", "serves": ["healthz"], "dual_stack": True}]
 
 
-def test_nothing_is_opened(run: Callable[..., Done], folder: Path) -> None:
-    """The sidecar itself may run already, and its log files be somebody else's."""
+def test_config_opens_no_listener_and_no_file(run: Callable[..., Done], folder: Path) -> None:
+    """The sidecar may be running already, and the log files may belong to another process."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -139,7 +139,7 @@ def test_each_deployment_is_described_as_the_table_expects_it(name: str, run: Ca
         assert (printed["dial"], printed["listen"]) == dial_and_listen(case)
 
 
-# --- what is refused
+# --- refusals
 
 BAD = "probe_timeot = '5s'"
 REFUSALS = [
@@ -216,15 +216,15 @@ def test_help_and_version_are_those_of_the_sidecar(line: list[str], run: Callabl
     assert config.out + config.err != ""
 
 
-def test_the_command_is_one_only_as_the_first_argument(run: Callable[..., Done]) -> None:
+def test_config_is_a_command_only_as_the_first_argument(run: Callable[..., Done]) -> None:
     with pytest.raises(AssertionError, match="not refused"):
         run("--v=1", "config")
 
 
-# --- what is odd, but no reason not to run
+# --- warnings, which do not stop it
 
 
-def test_what_is_odd_is_said_and_the_settings_are_printed_all_the_same(run: Callable[..., Done], folder: Path) -> None:
+def test_warnings_do_not_stop_config_from_printing(run: Callable[..., Done], folder: Path) -> None:
     (folder / "bad").write_text(BAD)
 
     done = run("config", f"--config={folder}/bad", "--connection-timeout=3s", "--v=2", "more", LIVENESSPROBE_TIMEUOT="1s")
@@ -270,7 +270,7 @@ def test_the_sidecar_says_the_same_of_a_bad_file_and_runs(
         (["--config=/nowhere/settings.toml", "--config-strict", "--logging-format=json"], {}, 1),
     ],
 )
-def test_as_a_process_it_ends_as_the_sidecar_does(line: list[str], environ: dict[str, str], code: int) -> None:
+def test_as_a_process_it_exits_as_the_sidecar_does(line: list[str], environ: dict[str, str], code: int) -> None:
     config, sidecar = processes(*line, **environ)
 
     assert (config.code, config.out) == (sidecar.code, sidecar.out) == (code, "")
@@ -285,7 +285,7 @@ def test_as_a_process_it_prints_json_alone_on_stdout() -> None:
     assert done.stderr == b""
 
 
-def test_it_is_a_failure_if_nobody_takes_what_is_printed() -> None:
+def test_a_failed_write_to_stdout_exits_with_1() -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [sys.executable, "-m", "livenessprobe", "config"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE

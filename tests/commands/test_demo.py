@@ -14,7 +14,7 @@ from tests.support import ROOT, eventually
 COMMAND = [sys.executable, "-m", "livenessprobe", "demo"]
 
 
-def test_each_key_changes_the_answer() -> None:
+def test_each_key_changes_the_response() -> None:
     keys = "n\nr\nh\nb\nc\nb\nx\nq\n"
     done = subprocess.run(
         [*COMMAND, "--probe-timeout=1s"], cwd=ROOT, input=keys, capture_output=True, text=True, timeout=60, check=False
@@ -52,7 +52,7 @@ def test_without_a_keyboard_it_serves_until_stopped() -> None:
         assert demo.wait(10) == 0
 
 
-def test_a_bad_flag_is_refused_with_a_line() -> None:
+def test_a_bad_flag_is_refused_in_one_line() -> None:
     done = subprocess.run([*COMMAND, "--nope"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "livenessprobe demo: flag provided but not defined: -nope\n"

@@ -1,6 +1,7 @@
-"""Compares what was seen with what is expected; touches nothing.
+"""
+Compares an observation with an expectation, without any input or output.
 
-Each key of an expectation has its check. A key without one is an error, or a misspelt expectation would hold for ever.
+Each key of an expectation has its check.  A key without a check is an error; otherwise a misspelt key would never fail.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _SECONDS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
 def problems(expected: Expectation, seen: Observation) -> list[str]:
-    """What differs, one sentence each; empty if all holds."""
+    """The differences, one sentence each; empty if there are none."""
     found = list(_process(fill(expected.process, seen.places), seen))
     for index, fragment in sorted(expected.steps.items()):
         found.extend(f"step {index}: {problem}" for problem in step_problems(fragment, seen, index))
@@ -30,7 +31,7 @@ def problems(expected: Expectation, seen: Observation) -> list[str]:
 
 
 def step_problems(fragment: Fragment, seen: Observation, index: int) -> list[str]:
-    """What differs in one step."""
+    """The differences in one step."""
     if index >= len(seen.steps):
         return ["not reached"]
     return list(_step(fill(fragment, seen.places), seen.steps[index]))
@@ -134,7 +135,7 @@ def _driver(wanted: Fragment, seen: Observation | StepSeen) -> Problems:
             yield f"driver: {problem}"
 
 
-# One step and its answer
+# One step and its response
 
 
 def _step(expected: Fragment, seen: StepSeen) -> Problems:
@@ -241,7 +242,7 @@ def _text(response: Response) -> str:
     return response.body.decode("utf-8", "surrogateescape")
 
 
-# What the driver saw
+# The driver's side
 
 
 def _connections(wanted: int, seen: DriverSeen) -> Problems:

@@ -1,4 +1,4 @@
-"""Runs one vector against `python -m livenessprobe` and reports what was seen."""
+"""Runs one vector against `python -m livenessprobe`, and returns the observation."""
 
 from __future__ import annotations
 
@@ -34,30 +34,31 @@ DEFAULT_PORT_WAIT_S = 60.0
 
 POLL_S = 0.01
 QUIET_S = 0.03
-"""After each step, for what nobody expects to come."""
+"""Seconds to wait after each step, to notice records or calls that should not come."""
 SETTLE_S = 2.0
-"""How long what is expected may take to come after its step has ended: a log record after its answer, say."""
+"""Seconds that an expected effect may take after its step, for example a log record after its response."""
 NAME_WAIT_S = 10.0
 BUSY_MACHINE = 3.0
-"""By how much we wait longer for HTTP and for an exit than the Go program was given; it costs nothing when they come."""
+"""Factor on the time that the Go program had to serve HTTP or to exit.  It costs nothing where the process is quick."""
 
 
 def run(vector: Vector, expected: Expectation, until_stderr: re.Pattern[str] | None = None) -> Observation:
-    """What was seen of `vector`.
+    """
+    The observation of `vector`.
 
-    What is `expected` only decides how long to wait for it. A match of `until_stderr` ends the wait for an exit.
+    `expected` only decides how long to wait.  A match of `until_stderr` ends the wait for an exit.
     """
     with contextlib.ExitStack() as cleanup:
         return _Run(vector, expected, cleanup).run(until_stderr)
 
 
 def needs_default_port(vector: Vector, expected: Expectation) -> bool:
-    """Whether the process is to listen without having been told where."""
+    """Whether the process is to listen on the default port."""
     return bool(expected.process.get("running")) and not any("{HPORT}" in argument for argument in vector.argv)
 
 
 def can_be_pid_1() -> bool:
-    """Whether we may give a process a PID namespace of its own."""
+    """Whether this user may start a process in a PID namespace of its own."""
     try:
         return subprocess.run([*AS_PID_1, "true"], capture_output=True, timeout=10).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
@@ -65,7 +66,7 @@ def can_be_pid_1() -> bool:
 
 
 class _Run:
-    """The surroundings of one process, and the process."""
+    """One process, its folder, ports and driver."""
 
     def __init__(self, vector: Vector, expected: Expectation, cleanup: contextlib.ExitStack) -> None:
         self.vector = vector
@@ -94,7 +95,7 @@ class _Run:
     # Surroundings
 
     def _places(self) -> dict[str, str]:
-        """What stands for {SOCK} and so on."""
+        """The values of {SOCK} and the other placeholders."""
         folder = tempfile.mkdtemp(prefix="lpc")
         self.cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
         ports = Ports()
@@ -158,7 +159,7 @@ class _Run:
         self._await(lambda: until_stderr.search(self._read(self.stderr)), limit)
 
     def _await_http(self) -> None:
-        """HTTP answers and, as the Go program has it before, the driver has told its name."""
+        """Wait until HTTP is served and the driver's name is known, which the Go program waits for before it serves HTTP."""
         self.http_up = self._await(lambda: _listening(self.places["HPORT"]), self.vector.ready_s * BUSY_MACHINE)
         if any(step.get("request", {}).get("port") == "MPORT" for step in self.vector.steps):
             self._await(lambda: _listening(self.places["MPORT"]), self.vector.ready_s * BUSY_MACHINE)
@@ -166,7 +167,7 @@ class _Run:
             self._await(lambda: "CSI driver name" in self._read(self.stderr), NAME_WAIT_S)
 
     def _await(self, what: Callable[[], object], seconds: float) -> bool:
-        """Whether it came true before time and process ended."""
+        """Whether `what()` became true before the time was up and before the process ended."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             alive = self.process.poll() is None
@@ -178,7 +179,7 @@ class _Run:
         return False
 
     def _settle(self, holds: Callable[[], bool]) -> None:
-        """Wait a moment, and until what is expected holds."""
+        """Wait a moment, and then until `holds()` or SETTLE_S have passed."""
         time.sleep(QUIET_S)
         end = time.monotonic() + SETTLE_S
         while not holds() and time.monotonic() < end:
@@ -229,7 +230,7 @@ class _Run:
 
     def _request(self, request: Fragment) -> StepSeen:
         address = (request.get("host", "127.0.0.1"), int(self.places[request.get("port", "HPORT")]))
-        data, patience = request_bytes(request), request.get("timeout_s", 6.0)
+        data, timeout = request_bytes(request), request.get("timeout_s", 6.0)
         started = time.monotonic()
         if "disconnect_after_s" in request:
             with socket.create_connection(address) as connection:
@@ -238,11 +239,11 @@ class _Run:
             return StepSeen(seconds=time.monotonic() - started)
         if "parallel" in request:
             with ThreadPoolExecutor(request["parallel"]) as pool:
-                answers = list(pool.map(lambda _: exchange(address, data, patience), range(request["parallel"])))
+                answers = list(pool.map(lambda _: exchange(address, data, timeout), range(request["parallel"])))
             responses = tuple(parse_response(answer) for answer in answers)
             return StepSeen(parallel=responses, seconds=time.monotonic() - started)
         try:
-            raw = exchange(address, data, patience, half_close=request.get("shut", False))
+            raw = exchange(address, data, timeout, half_close=request.get("shut", False))
         except ConnectionRefusedError:
             return StepSeen(refused=True)
         return StepSeen(raw=raw, seconds=time.monotonic() - started)
@@ -250,13 +251,13 @@ class _Run:
     # Seeing
 
     def _pid(self) -> int:
-        """The process's own id, seen from here."""
+        """The process's id in this PID namespace."""
         if not self.setup.get("pid1"):
             return self.process.pid
         return next(_children(self.process.pid))
 
     def _read(self, file: Any) -> str:
-        """All of it, without moving the position that the process writes at."""
+        """The whole file; the position at which the process writes does not change."""
         return os.pread(file.fileno(), 1 << 26, 0).decode("utf-8", "surrogateescape")
 
     def _observe(self) -> Observation:
@@ -273,7 +274,7 @@ class _Run:
 
 
 def request_bytes(request: Fragment) -> bytes:
-    """A request, either as it stands or made of its parts."""
+    """The bytes of a request, given raw or in parts."""
     if "raw" in request:
         text, count = request.get("repeat", ("", 0))
         return str(request["raw"]).encode("latin-1").replace(b"{REPEAT}", text.encode() * count)
@@ -288,10 +289,10 @@ def request_bytes(request: Fragment) -> bytes:
     return "\r\n".join([*lines, "", body]).encode()
 
 
-def exchange(address: tuple[str, int], data: bytes, patience: float, *, half_close: bool = False) -> bytes:
-    """All that comes back, until the other end closes or says nothing for as long as our patience lasts."""
+def exchange(address: tuple[str, int], data: bytes, timeout: float, *, half_close: bool = False) -> bytes:
+    """All bytes received until the server closes, or sends nothing for `timeout` seconds."""
     received = b""
-    with socket.create_connection(address, timeout=patience) as connection:
+    with socket.create_connection(address, timeout=timeout) as connection:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(data)
         if half_close:
@@ -310,7 +311,7 @@ def _listening(port: str) -> bool:
 
 
 def _children(pid: int) -> Iterator[int]:
-    """Ids of the processes that this one has started."""
+    """Ids of the children of process `pid`."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             _state, parent, *_ = path.read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""What was seen of one run; and how bytes are read as log records and HTTP answers."""
+"""The observation of one run, and the parsing of log records and HTTP responses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KLOG_HEADER = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ [^ :]+:\d+\
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request that the driver got."""
+    """A request that the driver received."""
 
     method: str
     headers: tuple[tuple[str, str], ...]
@@ -36,7 +36,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class StepSeen:
-    """One step: the answer to its request if it had one, and log and driver when it ended."""
+    """One step: the response to its request, if any, and the log and the driver's calls at its end."""
 
     raw: bytes = b""
     refused: bool = False
@@ -52,17 +52,17 @@ class StepSeen:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """The whole run."""
+    """A whole run."""
 
     places: Mapping[str, str]
-    """What {SOCK}, {HPORT} and so on were."""
+    """The values of {SOCK}, {HPORT} and the other placeholders."""
     exit_code: int | None
-    """None: was still running; negative: killed by that signal."""
+    """None if the process was still running; negative if a signal killed it."""
     stdout: str
     stderr: str
     elapsed: float = 0.0
     http_up: bool | None = None
-    """None if the vector does not wait for it."""
+    """None if the vector does not wait for HTTP."""
     steps: tuple[StepSeen, ...] = ()
     driver: DriverSeen | None = None
     log: tuple[str, ...] = field(init=False)
@@ -72,9 +72,10 @@ class Observation:
 
 
 def parse_log(text: str) -> tuple[str, ...]:
-    """Records without what differs from run to run.
+    """
+    Records without the parts that differ from run to run.
 
-    `E "msg" k="v"` for text (all lines of it, if a value has several), `J {…}` for JSON, `? line` for anything else.
+    `E "msg" k="v"` for text (all lines, if a value has several), `J {…}` for JSON, `? line` for anything else.
     """
     records: list[str] = []
     for line in text.split("\n"):
@@ -100,7 +101,7 @@ def _json_record(line: str) -> str:
 
 
 def parse_response(raw: bytes) -> Response | None:
-    """The first answer in `raw`; its body is all that follows the head, without chunk sizes."""
+    """The first response in `raw`; its body is everything after the head, without chunk sizes."""
     if not raw:
         return None
     head, _, body = raw.partition(b"\r\n\r\n")
@@ -116,7 +117,7 @@ def parse_response(raw: bytes) -> Response | None:
 
 
 def _dechunk(body: bytes) -> bytes:
-    """The content of a chunked body; the bytes as they are if it is not well-formed."""
+    """The content of a chunked body; the unchanged bytes if it is malformed."""
     content, rest = b"", body
     while True:
         size, _, rest = rest.partition(b"\r\n")

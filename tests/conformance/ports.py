@@ -1,7 +1,8 @@
-"""Ports for processes that are yet to be started, without two tests getting the same one.
+"""
+Free ports for processes that start later; no two tests get the same one.
 
-A port is claimed by binding an abstract unix socket named after it. The kernel lets only one process do so, in whatever
-worker or run, and frees the name when that process ends, so there is no lock to be left behind.
+A port is claimed by binding an abstract unix socket with the port in its name.  Only one process can bind it, in
+whatever worker or run, and the kernel frees the name when that process ends, so no stale lock remains.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import socket
 import time
 
 FIRST, LAST = 24000, 31999
-"""Below the range from which Linux takes ports for outgoing connections."""
+"""Below Linux's ephemeral range."""
 
 
 class Ports:
@@ -21,7 +22,7 @@ class Ports:
         self._claims: list[socket.socket] = []
 
     def free(self) -> int:
-        """A port that nobody else has."""
+        """A port that no other test holds and no process listens on."""
         count = LAST - FIRST + 1
         start = random.randrange(count)
         for offset in range(count):
@@ -31,7 +32,7 @@ class Ports:
         raise OSError(f"no port from {FIRST} to {LAST} is free")
 
     def wait_for(self, port: int, seconds: float) -> None:
-        """Claim this one, as soon as others are through with it."""
+        """Claim this port, as soon as no other test holds it."""
         end = time.monotonic() + seconds
         while not self._claim(port):
             if time.monotonic() > end:
@@ -58,11 +59,11 @@ class Ports:
 
 
 def _bindable(port: int) -> bool:
-    """Whether nobody listens on it, on whatever address."""
+    """Whether no process listens on the port, on any address."""
     for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
         try:
             with socket.socket(family) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or a port in TIME_WAIT looks taken
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # otherwise a port in TIME_WAIT looks taken
                 if family == socket.AF_INET6:
                     probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 probe.bind((address, port))

@@ -1,25 +1,26 @@
-"""A CSI driver that misbehaves to order: a tiny HTTP/2 server whose every byte is ours to choose.
+"""
+A CSI driver that misbehaves on demand: a small HTTP/2 server of which a test chooses every byte.
 
 A driver's `spec` is JSON:
 
     listen            "unix:PATH", "abstract:NAME" or "tcp:HOST:PORT"
-    wire              "h2" (default), or what it does instead of HTTP/2: "silent", "accept_close", "http1", "garbage"
+    wire              "h2" (default), or instead of HTTP/2: "silent", "accept_close", "http1", "garbage"
     settings_delay_s  pause between a connection and the SETTINGS frame
-    plugin_info       how GetPluginInfo behaves; default {"name": "fake.csi.test"}
-    probe             how Probe behaves; default {"ready": null}
+    plugin_info       behaviour of GetPluginInfo; default {"name": "fake.csi.test"}
+    probe             behaviour of Probe; default {"ready": null}
 
-A behaviour says what follows a request:
+A behaviour is the response to a request:
 
     {"name": "x"} {"name_hex": "…"}          a GetPluginInfoResponse
     {"ready": null|true|false}               a ProbeResponse
     {"body_hex": "…", "flag": 0}             a message of these bytes, with this compression flag
-    {"raw_data_hex": "…"}                    a DATA frame of these bytes, which need be no message
+    {"raw_data_hex": "…"}                    a DATA frame of these bytes, which need not be a message
     {"status": 13, "message": "x"}           an error; also "message_hex", or "repeat_body": n for n times "x"
     {"trailers_only": [[name, value], …]}    exactly these headers, and the end of the stream
     {"rst": code} {"close": true} {"hang": true}
 
-and, with an answer that has a body, "ct" (its content type), "headers", "trailers", "grpc_status" (null: none),
-"end_without_trailers", "close_after_data"; with any of them "goaway_then_answer": code, and "delay_s".
+and, for a response with a body, "ct" (its content type), "headers", "trailers", "grpc_status" (null: none),
+"end_without_trailers", "close_after_data"; for any of them "goaway_then_answer": code, and "delay_s".
 """
 
 from __future__ import annotations
@@ -54,11 +55,11 @@ UNKNOWN_METHOD: Behaviour = {"status": 12, "message": "unknown method"}
 
 
 REFUSED_STREAM = 7
-"""HTTP/2's error code for a call that was not looked at."""
+"""HTTP/2's error code for a call that the server has not processed."""
 
 
 class RawDriver:
-    """Listens from its construction until `stop`; may be started again."""
+    """Listens from its construction until `stop`; can be started again."""
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self._spec = spec
@@ -83,7 +84,7 @@ class RawDriver:
         self._acceptor.start()
 
     def stop(self, *, unlink: bool = True) -> None:
-        """Close everything; nobody listens any more when this returns."""
+        """Close the listener and all connections; when this returns, connections are refused."""
         if self._listener is None or self._acceptor is None:
             return
         self._stopped.set()
@@ -101,13 +102,13 @@ class RawDriver:
                 os.unlink(path)
 
     def behave(self, changes: Mapping[str, Behaviour]) -> None:
-        """From the next request on."""
+        """Change behaviours, from the next request on."""
         for key, method in (("plugin_info", "GetPluginInfo"), ("probe", "Probe")):
             if key in changes:
                 self._behaviours[method] = changes[key]
 
     def reset(self) -> None:
-        """Forget what was seen."""
+        """Forget connections and calls."""
         with self._lock:
             self._connections = 0
             self._calls.clear()
@@ -117,7 +118,7 @@ class RawDriver:
             return DriverSeen(self._connections, tuple(self._calls))
 
     def called(self, call: Call) -> Behaviour:
-        """Take note of a request; how to answer it."""
+        """Note a request; returns the behaviour for it."""
         with self._lock:
             self._calls.append(call)
             return self._behaviours.get(call.method, UNKNOWN_METHOD)
@@ -136,7 +137,7 @@ class RawDriver:
 
 
 class _Connection:
-    """One connection: a thread that reads frames, and one for each answer."""
+    """One connection: a thread that reads frames, and a thread for each response."""
 
     def __init__(
         self,
@@ -216,7 +217,7 @@ class _Connection:
     def _answer(self, stream: int, behaviour: Behaviour) -> None:
         if self._stopped.wait(behaviour.get("delay_s", 0)):
             return
-        with contextlib.suppress(OSError), self._writing:  # one at a time, as the encoder has to be used in the wire's order
+        with contextlib.suppress(OSError), self._writing:  # one at a time, since the encoder depends on the order of frames
             self._socket.sendall(answer(stream, behaviour, self._encode))
             if behaviour.get("close") or behaviour.get("close_after_data"):
                 self._hang_up()
@@ -243,11 +244,11 @@ class _Connection:
         return data
 
 
-# What is sent
+# Responses
 
 
 def answer(stream: int, behaviour: Behaviour, encode: Callable[[Headers], bytes]) -> bytes:
-    """All frames of an answer."""
+    """All frames of a response."""
     if behaviour.get("hang") or behaviour.get("close"):
         return b""
     if "rst" in behaviour:
@@ -316,7 +317,7 @@ def message(body: bytes, flag: int = 0) -> bytes:
 
 
 def varint(number: int) -> bytes:
-    """A number as protobuf writes it."""
+    """A number in protobuf's encoding."""
     encoded = b""
     while number > 127:
         encoded += bytes([number & 127 | 128])

@@ -1,4 +1,4 @@
-"""A check that cannot fail is worth nothing: each is shown something it must refuse."""
+"""Each check is given something that it must accept and something that it must refuse."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SEEN = Observation(
 )
 
 PROCESS_CASES = [
-    # key, what holds, what does not
+    # key, a value that holds, a value that does not
     ("exit_code", 1, 0),
     ("exit_any", [1, 2], [0, 2]),
     ("http_up", True, False),
@@ -94,18 +94,18 @@ def expect_step(**fragment: Any) -> Expectation:
 
 
 @pytest.mark.parametrize(("key", "right", "wrong"), PROCESS_CASES)
-def test_the_process(key: str, right: object, wrong: object) -> None:
+def test_checks_of_the_process(key: str, right: object, wrong: object) -> None:
     assert problems(expect(**{key: right}), SEEN) == []
     assert len(problems(expect(**{key: wrong}), SEEN)) == 1
 
 
 @pytest.mark.parametrize(("key", "right", "wrong"), STEP_CASES)
-def test_a_step(key: str, right: object, wrong: object) -> None:
+def test_checks_of_a_step(key: str, right: object, wrong: object) -> None:
     assert problems(expect_step(**{key: right}), SEEN) == []
     assert len(problems(expect_step(**{key: wrong}), SEEN)) == 1
 
 
-def test_running_and_killed() -> None:
+def test_the_checks_running_and_exit_signal() -> None:
     running, killed = replace(SEEN, exit_code=None), replace(SEEN, exit_code=-3)
 
     assert problems(expect(running=True), running) == []
@@ -133,7 +133,7 @@ def test_a_misspelt_expectation_is_an_error(key: str) -> None:
         problems(expect(driver={key: 1}), SEEN)
 
 
-def test_parallel_requests() -> None:
+def test_checks_of_parallel_requests() -> None:
     bad, good = parse_response(ANSWER), parse_response(ANSWER.replace(b"500", b"200"))
     seen = replace(SEEN, steps=(StepSeen(parallel=(good, good), seconds=1.0),))
     mixed, silent = (replace(SEEN, steps=(StepSeen(parallel=(good, other)),)) for other in (bad, None))
@@ -144,7 +144,7 @@ def test_parallel_requests() -> None:
     assert problems(expect_step(http_status=200), silent)
 
 
-def test_nothing_is_no_answer() -> None:
+def test_no_bytes_are_no_response() -> None:
     silent, refused = (replace(SEEN, steps=(step,)) for step in (StepSeen(), StepSeen(refused=True)))
 
     assert problems(expect_step(http_status=200), silent)
@@ -156,12 +156,12 @@ def test_nothing_is_no_answer() -> None:
     assert problems(expect(driver={}), replace(SEEN, driver=None))
 
 
-def test_a_traceback_is_never_right() -> None:
+def test_a_traceback_is_always_a_problem() -> None:
     assert problems(expect(), replace(SEEN, stderr="Traceback (most recent call last):\n"))
 
 
 def test_a_process_that_does_nothing_fails_every_vector() -> None:
-    """No expectation is empty, and none got lost on the way from the file."""
+    """So no expectation is empty, and none was lost while the file was read."""
     nothing = Observation(places=PLACES, exit_code=99, stdout="?", stderr="?\n", steps=tuple([StepSeen()] * 9))
     expectations = {vector.id: vector.expectation for vector in load_vectors()}
     for exemptions in load_exemptions():
@@ -170,14 +170,14 @@ def test_a_process_that_does_nothing_fails_every_vector() -> None:
     assert [name for name, expectation in expectations.items() if not problems(expectation, nothing)] == []
 
 
-def test_no_expectation_is_lost_in_reading() -> None:
+def test_every_expectation_of_the_file_is_read() -> None:
     for raw in json.loads((HERE / "vectors.json").read_text())["vectors"]:
         read = Vector.from_json(raw).expectation
         written = len(raw["expect"]) + sum(len(step.get("expect", {})) for step in raw.get("steps", []))
         assert len(read.process) + sum(map(len, read.steps.values())) == written, raw["id"]
 
 
-def test_log_records() -> None:
+def test_parsing_of_log_records() -> None:
     text = (
         f'{HEADER}"a" err=<\n\tl1\n\tl2\n >\n'
         f'W{HEADER[1:]}"b"\n'
@@ -188,7 +188,7 @@ def test_log_records() -> None:
     assert parse_log(text) == ('E "a" err=<\n\tl1\n\tl2\n >', 'W "b"', 'J {"msg": "m", "v": 0}', "? {no json", "? plain")
 
 
-def test_responses() -> None:
+def test_parsing_of_responses() -> None:
     chunked = parse_response(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
 
     assert chunked is not None
@@ -199,8 +199,8 @@ def test_responses() -> None:
     assert garbage.status == 0
 
 
-def test_the_drivers_frames() -> None:
-    """Their bytes, by the letter of the HTTP/2 and gRPC specifications."""
+def test_the_frames_of_the_raw_driver() -> None:
+    """Byte for byte as in the HTTP/2 and gRPC specifications."""
     encode = hpack.Encoder().encode
 
     assert raw_driver.answer(1, {"hang": True}, encode) == raw_driver.answer(1, {"close": True}, encode) == b""

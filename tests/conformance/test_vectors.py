@@ -1,7 +1,8 @@
-"""Replays the recorded behaviour of the Go program.
+"""
+Replays the recorded behaviour of the Go program.
 
-A vector holds as recorded unless overruled.json names it. Then what stands there holds instead, and what was recorded
-must not: an exemption that is no longer needed is an error.
+A vector must hold as recorded, unless overruled.json names it.  Then the expectation there must hold instead, and the
+recorded one must not: an exemption that is no longer needed is an error.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ OVERRULED, UNATTAINABLE = load_exemptions()
 EXEMPT = OVERRULED | UNATTAINABLE
 ROWS_OF_THE_TABLE = range(1, 22)
 TRIES = 3
-"""For failures that may be the machine's fault. A fault of ours makes a vector fail each time."""
+"""The machine may be at fault in some failures.  A fault of the sidecar makes a vector fail in each try."""
 
 pid_1_is_possible = functools.cache(can_be_pid_1)
 ipv6_is_possible = functools.cache(has_ipv6)
@@ -32,17 +33,18 @@ def expected_of(vector: Vector) -> Expectation:
     return vector.expectation if exemption is None else exemption.still
 
 
-def may_be_the_machines_fault(vector: Vector, expected: Expectation, seen: Observation) -> bool:
-    """Whether being slow, or a stranger who took our port after we had found it free, can have made it fail."""
+def machine_may_be_at_fault(vector: Vector, expected: Expectation, seen: Observation) -> bool:
+    """Whether a slow machine can have made it fail, or another process that took the port after it was found free."""
     exemption = EXEMPT.get(vector.id)
     timed = expected.timed or (exemption is not None and exemption.timed)
     return timed or ("address already in use" in seen.stderr and not vector.setup.get("busy_ports"))
 
 
 def as_parameter(vector: Vector) -> object:
-    """Vectors that use the default port run in one worker under --dist loadgroup, so that none has to wait for it.
+    """
+    Vectors that use the default port run in one worker under --dist loadgroup, so that none waits for it.
 
-    What keeps them apart, with whatever distribution, is the claim in ports.py.
+    With any other distribution the claims in ports.py keep them apart.
     """
     marks = [pytest.mark.xdist_group("default-port")] if needs_default_port(vector, expected_of(vector)) else []
     return pytest.param(vector, id=vector.id, marks=marks)
@@ -60,7 +62,7 @@ def test_vector(vector: Vector) -> None:
     for _ in range(TRIES):
         seen = run(vector, expected, exemption.until_stderr if exemption else None)
         found = problems(expected, seen)
-        if not found or not may_be_the_machines_fault(vector, expected, seen):
+        if not found or not machine_may_be_at_fault(vector, expected, seen):
             break
 
     if found:
@@ -69,12 +71,12 @@ def test_vector(vector: Vector) -> None:
         assert problems(vector.expectation, seen), "holds as recorded; remove it from overruled.json"
 
 
-def test_exemptions_name_a_vector_and_say_what_holds_instead() -> None:
+def test_each_exemption_names_a_vector_and_another_expectation() -> None:
     assert EXEMPT.keys() <= VECTORS.keys()
     assert [name for name, exemption in EXEMPT.items() if not exemption.still] == []
 
 
-def test_either_rows_of_the_table_overrule_or_a_reason_is_given() -> None:
+def test_each_exemption_has_rows_of_the_table_of_differences_or_a_reason() -> None:
     assert not OVERRULED.keys() & UNATTAINABLE.keys()
     for exemption in OVERRULED.values():
         assert exemption.rows
@@ -86,6 +88,6 @@ def test_either_rows_of_the_table_overrule_or_a_reason_is_given() -> None:
         assert not exemption.rows
 
 
-def test_vectors_are_many_and_apart() -> None:
+def test_all_406_vectors_have_different_names() -> None:
     assert len(VECTORS) == len(load_vectors()) == 406
     assert {vector.level for vector in VECTORS.values()} == {"must", "should", "may"}

@@ -1,4 +1,4 @@
-"""The vectors as objects: what to run, what the Go program did, and where ours is meant to differ."""
+"""The vectors: how to run each, what the Go program did, and where the sidecar differs on purpose."""
 
 from __future__ import annotations
 
@@ -28,21 +28,23 @@ HTTP_KEYS = frozenset(
         "max_s",
     }
 )
-"""What an expectation may say about one answer; all else is about the process."""
+"""The keys of an expectation that concern one response; all others concern the process."""
 
 Fragment = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What must hold for the process as a whole, and for each step."""
+    """The requirements on the process as a whole, and on each step."""
 
     process: Fragment
     steps: Mapping[int, Fragment]
 
     @classmethod
     def of(cls, fragment: Fragment, steps: Mapping[int, Fragment]) -> Expectation:
-        """From JSON, where a vector with a single request says on one level what its answer and its process are like."""
+        """
+        From JSON, in which a vector with a single request has the keys of its response and of its process on one level.
+        """
         process = {key: value for key, value in fragment.items() if key not in HTTP_KEYS}
         answer = {key: value for key, value in fragment.items() if key in HTTP_KEYS}
         if answer:
@@ -51,7 +53,7 @@ class Expectation:
 
     @property
     def timed(self) -> bool:
-        """Whether it asks how long something takes, so that a busy machine can make it fail."""
+        """Whether it depends on the speed of the machine."""
         text = json.dumps([self.process, *self.steps.values()])
         return any(word in text for word in ('"min_s"', '"max_s"', '"grpc_timeout_range_s"', "_seconds_bucket"))
 
@@ -94,24 +96,24 @@ class Vector:
 
     @property
     def waits_for_http(self) -> bool:
-        """Whether the run begins with HTTP being up, and not with the process's end or a time."""
+        """Whether the run begins when HTTP is served; otherwise it waits for the process's end or for a time."""
         return self.wait_exit_s is None and self.observe_s is None
 
 
 @dataclass(frozen=True, slots=True)
 class Exemption:
-    """A vector that ours contradicts: on purpose, then `rows` are those of the table of differences, or for a `reason`."""
+    """A vector that the sidecar contradicts: on purpose (`rows` of the table of differences), or for a `reason`."""
 
     still: Expectation
-    """What ours does instead."""
+    """The sidecar's behaviour."""
     rows: tuple[int, ...] = ()
     reason: str = ""
     until_stderr: re.Pattern[str] | None = None
-    """Ends the wait for an exit that does not come."""
+    """A match ends the wait for an exit that does not come."""
     timed: bool = False
-    """What ours does instead depends on the speed of the machine, though it does not say so."""
+    """Whether the sidecar's behaviour depends on the speed of the machine, without a time in the expectation."""
     flaky_original: bool = False
-    """The recorded expectation can come true by chance of timing."""
+    """Whether the recorded expectation can hold by chance of timing."""
 
     @classmethod
     def from_json(cls, raw: Fragment) -> Exemption:
@@ -135,7 +137,7 @@ def load_vectors() -> tuple[Vector, ...]:
 
 
 def load_exemptions() -> tuple[dict[str, Exemption], dict[str, Exemption]]:
-    """Those the table of differences overrules, and those that cannot or will not be met."""
+    """Two tables by vector: overruled by rows of the table of differences, and unattainable."""
     raw = json.loads((HERE / "overruled.json").read_text())
     overruled, unattainable = (
         {name: Exemption.from_json(entry) for name, entry in raw[part].items()} for part in ("overruled", "unattainable")
@@ -144,7 +146,7 @@ def load_exemptions() -> tuple[dict[str, Exemption], dict[str, Exemption]]:
 
 
 def fill(value: Any, places: Mapping[str, str]) -> Any:
-    """`value` with each {PLACE} replaced by what it is in this run."""
+    """`value` with each {PLACE} replaced by its value in this run."""
     if isinstance(value, str):
         for name, text in places.items():
             value = value.replace(f"{{{name}}}", text)

@@ -321,7 +321,7 @@ def test_a_path_of_107_bytes_works(prefix: str, platform: str) -> None:
     [("/" + "x" * 107, 108), ("/" + "é" * 53 + "x", 108), ("/" + "é" * 54, 109), ("/" + "\udcff" * 107, 108)],
     ids=["ascii", "two bytes each", "more", "no UTF-8"],
 )
-def test_bytes_count_and_not_characters(prefix: str, path: str, size: int) -> None:
+def test_the_length_of_a_path_is_counted_in_bytes(prefix: str, path: str, size: int) -> None:
     assert (
         f"the path is {size} bytes long and a unix socket's can have 107; mount the driver's folder under a shorter path"
         in refusal(f"{prefix}{path}")
@@ -332,7 +332,7 @@ def test_a_path_of_106_bytes_in_wide_characters_works() -> None:
     assert parse_csi_address("/" + "é" * 53, "linux").name == "/" + "é" * 53
 
 
-def test_it_is_the_decoded_path_that_counts() -> None:
+def test_the_length_of_the_decoded_path_counts() -> None:
     assert parse_csi_address("unix:/" + "%41" * 106, "linux").name == "/" + "A" * 106
     assert "108 bytes" in refusal("unix:/" + "%41" * 107)
 

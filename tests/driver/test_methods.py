@@ -1,4 +1,4 @@
-"""Which method may be a probe: what reads, and nothing that may change a volume."""
+"""The methods that may be a probe: methods that read, and none that may change a volume."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from livenessprobe.driver.methods import HEALTH_CHECK, PROBE, parse_method
 
-# All methods of csi.proto v1.12, by service: those that read, and those that may write.
+# All methods of csi.proto v1.12, by service: first the read-only methods, then the others.
 CSI: dict[str, tuple[set[str], set[str]]] = {
     "Identity": ({"GetPluginInfo", "GetPluginCapabilities", "Probe"}, set()),
     "Controller": (
@@ -49,12 +49,12 @@ WRITES = sorted(f"/csi.v1.{service}/{name}" for service, (_, writes) in CSI.item
 
 
 @pytest.mark.parametrize("method", READS)
-def test_what_reads_may_be_a_probe(method: str) -> None:
+def test_a_read_only_method_may_be_a_probe(method: str) -> None:
     assert parse_method(method) == method
 
 
 @pytest.mark.parametrize("method", WRITES)
-def test_what_may_write_is_refused_and_named(method: str) -> None:
+def test_a_method_that_may_write_is_refused_by_name(method: str) -> None:
     name = method.rpartition("/")[2]
     with pytest.raises(ValueError, match=f"^{name} may change a volume, and a probe is sent again and again; choose one"):
         parse_method(method)
@@ -62,7 +62,7 @@ def test_what_may_write_is_refused_and_named(method: str) -> None:
 
 @pytest.mark.parametrize("method", WRITES)
 @pytest.mark.parametrize("version", ["csi.v0", "csi.v2", "csi.v1alpha1", "csi", "csi.v1.x"])
-def test_what_may_write_is_refused_in_every_version(method: str, version: str) -> None:
+def test_a_method_that_may_write_is_refused_in_every_version_of_csi(method: str, version: str) -> None:
     with pytest.raises(ValueError, match="may change a volume"):
         parse_method(method.replace("csi.v1", version))
 
@@ -70,7 +70,7 @@ def test_what_may_write_is_refused_in_every_version(method: str, version: str) -
 @pytest.mark.parametrize(
     "method",
     [
-        "/csi.v1.Controller/ControllerFormatVolume",  # of a version to come
+        "/csi.v1.Controller/ControllerFormatVolume",  # in a future version
         "/csi.v1.Node/NodeProbe",
         "/csi.v1.Shredder/Run",
         "/csi.v1.Controller/Probe",
@@ -80,7 +80,7 @@ def test_what_may_write_is_refused_in_every_version(method: str, version: str) -
         "/csi.v1.Identity.Controller/CreateVolume",
     ],
 )
-def test_what_is_unknown_of_csi_may_write(method: str) -> None:
+def test_unknown_methods_of_csi_are_refused(method: str) -> None:
     with pytest.raises(ValueError, match="may change a volume"):
         parse_method(method)
 
@@ -94,13 +94,13 @@ def test_what_is_unknown_of_csi_may_write(method: str) -> None:
         "/a.B/C",
         "/Service/Method",
         "/my_driver.v1.Health/Are_you_there",
-        "/csix.v1.Controller/CreateVolume",  # of others' packages nothing is known
+        "/csix.v1.Controller/CreateVolume",  # nothing is known about other packages
         "/my.csi.v1.Controller/CreateVolume",
         "/_a._b/_c",
         "/a1.b2.C3/D4",
     ],
 )
-def test_other_methods_are_taken_as_they_are(method: str) -> None:
+def test_methods_outside_csi_are_accepted(method: str) -> None:
     assert parse_method(method) == method
 
 
@@ -110,7 +110,7 @@ GARBAGE = [
     "//",
     "Probe",
     "/Probe",
-    "csi.v1.Identity/Probe",  # as people write it
+    "csi.v1.Identity/Probe",  # as users often write it
     "csi.v1.Controller/CreateVolume",
     "csi.v1.Identity.Probe",
     "/csi.v1.Identity/",
@@ -142,7 +142,7 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("text", GARBAGE)
-def test_what_is_no_method_is_refused_with_an_example(text: str) -> None:
+def test_text_that_is_no_method_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match=f"^it is no gRPC method; write one such as {PROBE}$"):
         parse_method(text)
 
@@ -155,7 +155,7 @@ def test_what_is_no_method_is_refused_with_an_example(text: str) -> None:
         st.from_regex(r"/(csi\.)?[a-z.A-Z]{1,12}/[A-Za-z]{1,12}"),
     )
 )
-def test_whatever_is_taken_is_a_method_in_ascii_that_writes_nothing(text: str) -> None:
+def test_any_accepted_text_is_an_ascii_method_that_may_not_write(text: str) -> None:
     try:
         method = parse_method(text)
     except ValueError:

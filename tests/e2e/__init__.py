@@ -1,1 +1,1 @@
-"""The image and the sidecar on the real thing: containers, foreign drivers, Prometheus, a kubelet."""
+"""The image and the sidecar with real containers, foreign drivers, Prometheus and a kubelet."""

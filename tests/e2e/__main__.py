@@ -1,7 +1,7 @@
 """
-`python -m tests.e2e [STAGE …]`: run these stages, or all of them, and sum up.
+`python -m tests.e2e [STAGE …]`: run these stages, or all of them, and print a summary.
 
-`short` stands for those that need no more than podman; CI runs them.
+`short` selects the stages that need only podman; CI runs them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STAGES = {
 def main(chosen: list[str]) -> int:
     names = [name for each in chosen or STAGES for name in (SHORT if each == "short" else [each])]
     if unknown := [name for name in names if name not in STAGES]:
-        print(f"no stage is called {', '.join(unknown)}; there are: short, {', '.join(STAGES)}")
+        print(f"no stage has the name {', '.join(unknown)}; there are: short, {', '.join(STAGES)}")
         return 2
     outcomes = {}
     for name in names:

@@ -1,8 +1,8 @@
 """
 The base images, or stand-ins for them where no registry can be reached.
 
-A stand-in has the same Debian packages in the same places; what differs is said where it is made.  It is named localhost/…,
-so that it can never pass for the real one.
+A stand-in has the same Debian packages in the same places; its maker below names the differences.  Its name is
+localhost/…, so that it cannot be mistaken for the real image.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ DISTROLESS = (
     *("libc6", "libssl3t64", "libzstd1", "zlib1g"),
     *("libgomp1", "libstdc++6", "libgcc-s1", "gcc-14-base"),
 )
-"""The packages of cc-debian13: those of `static`, of `base`, and its own."""
+"""The packages of cc-debian13: of its `static`, of its `base`, and its own."""
 
 PYTHON = (
     *("python3.15", "python3.15-minimal", "libpython3.15", "libpython3.15-minimal", "libpython3.15-stdlib"),
-    "libexpat1",  # a newer one than trixie's; python.org's build has its own inside
+    "libexpat1",  # newer than trixie's; python.org's build has its own copy inside
 )
 PYTHON_NEEDS = (
     "ca-certificates,netbase,tzdata,libffi8,libbz2-1.0,liblzma5,libsqlite3-0,libncursesw6,libreadline8t64,libuuid1"
@@ -39,7 +39,7 @@ GROUPS = "root:x:0:\nnobody:x:65534:\ntty:x:5:\nstaff:x:50:\n"
 
 
 def names() -> dict[str, str]:
-    """The build arguments of the Dockerfile that name a base image, and their defaults."""
+    """The build arguments of the Dockerfile that name a base image, with their defaults."""
     found = dict(re.findall(r"^ARG (\w+)=(\S+[:/]\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
     if sorted(found) != sorted(MAKERS):
         raise Failed(f"Dockerfile names the bases {sorted(found)}, stand-ins exist for {sorted(MAKERS)}")
@@ -48,7 +48,7 @@ def names() -> dict[str, str]:
 
 @cache
 def resolve() -> dict[str, str]:
-    """An image for each of `names`; says which are taken."""
+    """The image to use for each of `names`: all real, or all stand-ins; prints which."""
     wanted = names()
     if all(podman.pull(image) for image in wanted.values()):
         say(f"bases: the real {', '.join(wanted.values())}")
@@ -76,7 +76,7 @@ def _archive(root: Path, archive: Path) -> None:
 
 
 def _make_base(archive: Path) -> None:
-    """Packages are unpacked and none of their scripts run, as in the real one; no shell, no package manager."""
+    """Packages are unpacked without running their scripts, as in the real image; no shell, no package manager."""
     root = archive.with_suffix(".root")
     shutil.rmtree(root, ignore_errors=True)
     for name in ("bin", "sbin", "lib", "lib64"):
@@ -84,7 +84,7 @@ def _make_base(archive: Path) -> None:
         (root / name).symlink_to(f"usr/{name}")
     packages = debian.packages(SUITE, "cc", *DISTROLESS)
     _unpack(packages, root)
-    # What scanners read: one file for each package.
+    # One file for each package, for scanners.
     status = root / "var/lib/dpkg/status.d"
     status.mkdir(parents=True)
     for package in packages:
@@ -105,9 +105,9 @@ def _make_base(archive: Path) -> None:
 
 def _make_python(archive: Path) -> None:
     """
-    CPython 3.15 of Debian sid, put where the official image has its own.
+    CPython 3.15 of Debian sid, in the place of the official image's CPython.
 
-    Debian builds more extension modules into libpython, so fewer are files of their own.
+    Debian builds more extension modules into libpython, so fewer are separate files.
     """
     install("mmdebstrap", "gcc", "libc6-dev", "patchelf")
     root = archive.with_suffix(".root")
@@ -124,12 +124,12 @@ def _make_python(archive: Path) -> None:
     for library in ("libpython3.15.so.1.0", "libexpat.so.1"):
         shutil.copy(next((unpacked / "usr/lib").rglob(library)), local / "lib" / library)
     run("patchelf", "--set-rpath", "$ORIGIN", local / "lib/libpython3.15.so.1.0")
-    # Debian's program has libpython inside; the official one is a few lines around the library, as this is.
+    # Debian's program contains libpython; the official one is a few lines around the shared library, as this one.
     program = ["gcc", "-O2", "-s", "-o", local / "bin/python3.15", HERE / "python.c", "-Wl,--allow-shlib-undefined"]
     run(*program, "-L", local / "lib", "-l:libpython3.15.so.1.0", "-Wl,-rpath,$ORIGIN/../lib")
     (local / "bin/python3").symlink_to("python3.15")
 
-    # Debian looks for packages in a folder of another name.
+    # Debian searches packages in a folder with another name.
     packages = local / "lib/python3.15/site-packages"
     packages.mkdir()
     (local / "local").symlink_to(".")

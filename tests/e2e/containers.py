@@ -1,4 +1,4 @@
-"""The image in containers, as manifests run it: what it needs, what it survives, and the commands people give it."""
+"""The image in containers, as manifests run it: its limits, its users, and the commands that users give it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HARDENED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--pids-limit=64")
 PATIENCE = 60
-"""Seconds for a sidecar to answer."""
+"""Seconds for a sidecar to respond."""
 
 
 def limited(memory: str, cpus: str) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ def free_port() -> int:
 
 @contextmanager
 def sidecar(driver: Driver, *arguments: str, options: tuple[str, ...] = HARDENED) -> Iterator[tuple[str, Container]]:
-    """The URL of a sidecar beside `driver` once it answers, and its container."""
+    """The URL of a sidecar beside `driver` once it responds, and its container."""
     port = free_port()
     endpoint = ("--csi-address=/csi/csi.sock", f"--http-endpoint=127.0.0.1:{port}")
     with Container(image.ready(), *endpoint, *arguments, options=(*options, mounted(driver))) as container:
@@ -58,7 +58,7 @@ def wait_for_answer(url: str, container: Container, seconds: float = PATIENCE) -
             raise Failed(f"the sidecar ended:\n{container.log()[-2000:]}")
         return get(f"{url}/healthz", 5)[0]
 
-    return wait_for("an answer of the sidecar", look, seconds, 0.05)
+    return wait_for("a response of the sidecar", look, seconds, 0.05)
 
 
 # --- limits
@@ -70,16 +70,16 @@ def stage_hardened() -> None:
     if ready > 10:
         raise Failed(f"the first 200 came after {ready:.1f} s; upstream's example probe begins after 10 s")
     if slow > 250:
-        raise Failed(f"an answer took {slow:.0f} ms with 0.1 CPU")
+        raise Failed(f"a response took {slow:.0f} ms with 0.1 CPU")
 
 
 ENOUGH = (("128m", "1"), ("96m", "0.05"), ("64m", "0.1"), ("64m", "0.05"))
 TOO_LITTLE = (("96m", "0.02"), ("56m", "0.1"), ("48m", "0.1"))
-"""Nothing is asked of these; how far they get is worth knowing."""
+"""Nothing is required of these; they only show where the limits are."""
 
 
 def stage_limits() -> None:
-    """The same with more and with less of both."""
+    """The same with more and with less memory and CPU."""
     for memory, cpus in ENOUGH:
         _measure(memory, cpus)
     for memory, cpus in TOO_LITTLE:
@@ -90,7 +90,7 @@ def stage_limits() -> None:
 
 
 def stage_hour() -> None:
-    """As many probes as a kubelet makes in an hour, each with a connection of its own, and little memory and CPU."""
+    """As many probes as a kubelet makes in an hour, each with a connection of its own, with little memory and CPU."""
     for memory, cpus in (("64m", "0.1"), ("48m", "0.1"), ("40m", "0.1"), ("32m", "0.1")):
         try:
             _measure(memory, cpus, 360, 0.5, "--connection-reuse=0s")
@@ -101,7 +101,7 @@ def stage_hour() -> None:
 
 
 def _measure(memory: str, cpus: str, requests: int = 100, pause: float = 0.2, *more: str) -> tuple[float, float]:
-    """Seconds to the first 200, and the milliseconds of the slowest answer."""
+    """Seconds to the first 200, and milliseconds of the slowest response."""
     port = free_port()
     arguments = ("--csi-address=/csi/csi.sock", f"--http-endpoint=127.0.0.1:{port}", *more)
     url = f"http://127.0.0.1:{port}"
@@ -129,7 +129,7 @@ def _measure(memory: str, cpus: str, requests: int = 100, pause: float = 0.2, *m
 
 
 def forget_pages(name: str) -> None:
-    """Drop the image's files from the page cache: whoever reads them first pays for them."""
+    """Drop the image's files from the page cache, so that the next container pays for reading them."""
     folders = podman.podman(
         "image", "inspect", "--format", "{{.GraphDriver.Data.UpperDir}}:{{.GraphDriver.Data.LowerDir}}", name
     )
@@ -159,21 +159,21 @@ def _cpu(container: Container) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-# --- who and how
+# --- users and commands
 
 
 def stage_uid() -> None:
-    """Under another uid: right, and a driver's socket of root's is told to be out of reach."""
+    """Under another uid: 200, but a socket that only root may use is reported as such."""
     options = (*HARDENED, "--user=65532:65532")
     with drivers.example() as driver, sidecar(driver, "--unreachable-grace=0s", options=options) as (url, container):
         driver.socket.chmod(0o755)
         status, body = get(f"{url}/healthz")
-        say(f"socket of root's: {status} {body}")
+        say(f"socket of root: {status} {body}")
         if status != 500 or "ermission" not in body:
-            raise Failed("a socket that may not be written to is not told as such")
+            raise Failed("a socket without write permission is not reported as such")
         driver.socket.chmod(0o777)
         wait_for("200", lambda: get(f"{url}/healthz")[0] == 200, 5)
-        say("socket of everybody's: 200")
+        say("socket of all users: 200")
         if owner := {Path(f"/proc/{container.pid}").stat().st_uid} - {65532}:
             raise Failed(f"the process runs as {owner}")
 
@@ -194,7 +194,7 @@ def stage_smoke() -> None:
 
 
 def stage_longhorn() -> None:
-    """What Longhorn documents: its variables, and `exec: cat /tmp/health` as the liveness probe."""
+    """Longhorn's documented use: its variables, and `exec: cat /tmp/health` as the liveness probe."""
     settings = (
         "--env=CSI_ENDPOINT=unix:///csi/csi.sock",
         "--env=LIVENESS_PROBE_INTERVAL=1s",
@@ -226,7 +226,7 @@ def stage_command() -> None:
     """`command: [/livenessprobe]`, exec probes, a terminal, foreign Python variables, SIGTERM."""
     variables = tuple(f"--env={name}={value}" for name, value in HOSTILE.items())
     with drivers.example() as driver:
-        # Were it on the path, it would end the process.
+        # If one of these were on the module path, it would end the process.
         for name in ("sitecustomize.py", "usercustomize.py", "signal.py", "socket.py", "x.py"):
             (driver.folder / name).write_text("import os\nos._exit(77)\n")
         options = (*HARDENED, "--entrypoint=/livenessprobe", "--workdir=/csi", *variables)
@@ -234,14 +234,14 @@ def stage_command() -> None:
             _expect("foreign variables", get(f"{url}/healthz"), (200, "ok"))
             name = Path(f"/proc/{container.pid}/comm").read_text().strip()
             _expect("the process's name", name, "livenessprobe")
-            code, told = container.execute("/livenessprobe", "check", "--csi-address=/csi/csi.sock")
-            _expect("exec check of a ready driver", (code, told.strip()), (0, "healthy: ok"))
+            code, output = container.execute("/livenessprobe", "check", "--csi-address=/csi/csi.sock")
+            _expect("exec check of a ready driver", (code, output.strip()), (0, "healthy: ok"))
             driver.order("not-ready")
             wait_for("500", lambda: get(f"{url}/healthz")[0] == 500, 5)
             code, _ = container.execute("/livenessprobe", "check", "--csi-address=/csi/csi.sock")
-            _expect("exec check of one that is not", code, 4)
+            _expect("exec check of a driver that is not ready", code, 4)
             _expect("the exit code after SIGTERM", container.stop(), 0)
-    _expect("exit code where a shell is asked for", _once("--entrypoint=sh")[0], 127)
+    _expect("exit code with a shell as entrypoint", _once("--entrypoint=sh")[0], 127)
     _expect("the log is coloured on a terminal", "\x1b[" in _once("--tty", arguments=("--http-endpoint=bad",))[1], True)
 
 

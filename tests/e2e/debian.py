@@ -1,7 +1,7 @@
 """
-Packages of any Debian suite, whatever this machine runs.
+Packages of any Debian suite, whatever suite this machine has.
 
-apt keeps the lists of such a suite in a folder of its own; nothing of it is installed here.
+apt keeps the lists of such a suite in a folder of its own; nothing is installed on this machine.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ KEY = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 def mirror() -> str:
-    """Where this machine gets its own packages from."""
+    """The mirror from which this machine gets its own packages."""
     for file in (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list")):
         if file.exists() and (found := re.search(r"^(?:URIs:|deb(?: \[.*?\])?)\s+(\S+)", file.read_text(), re.MULTILINE)):
             return found[1]
-    raise Skip("needs the packages of Debian, and this machine names no mirror of them")
+    raise Skip("needs Debian's packages, and this machine has no mirror configured")
 
 
 def sources(suite: str) -> str:
@@ -42,7 +42,7 @@ def _environment(suite: str) -> dict[str, str]:
 
 
 def _fetch(suite: str, folder: Path, *command: str) -> Path:
-    """The folder with what apt-get fetched there, now or in an earlier run."""
+    """The folder with the files that apt-get fetched, now or in an earlier run."""
     if not folder.exists():
         environment = _environment(suite)
         run("apt-get", "update", "-qq", env=environment)
@@ -53,7 +53,7 @@ def _fetch(suite: str, folder: Path, *command: str) -> Path:
 
 
 def packages(suite: str, name: str, *names: str) -> list[Path]:
-    """The .deb files of these packages alone, without what they depend on."""
+    """The .deb files of these packages, without their dependencies."""
     return sorted(_fetch(suite, CACHE / "debs" / f"{suite}-{name}", "download", "-qq", *names).glob("*.deb"))
 
 

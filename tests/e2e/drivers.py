@@ -1,4 +1,4 @@
-"""CSI drivers for the sidecar to stand beside: the example driver, one on grpc-go, and ember-csi from PyPI."""
+"""CSI drivers beside the sidecar: the example driver, a driver on grpc-go, and ember-csi from PyPI."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tests.e2e.host import ROOT, Failed, Skip, get, say, tools, wait_for
 
 EMBER = (
     "ember-csi==0.9.1",
-    "protobuf<3.21",  # its generated code is of that time
+    "protobuf<3.21",  # its generated code needs such an old version
     "setuptools<70",  # it imports pkg_resources
-    # what its fake backend, which is made for tests, imports
+    # imported by its fake backend, which is made for tests
     *("fixtures", "oslotest", "testtools", "ddt", "testscenarios"),
 )
 
@@ -45,7 +45,7 @@ class Driver:
         self._process.send_signal(number)
 
     def order(self, order: str) -> None:
-        """For the example driver, which takes orders from its standard input."""
+        """Send an order to the example driver, which reads orders from standard input."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{order}\n".encode())
         self._process.stdin.flush()
@@ -66,7 +66,7 @@ class Driver:
 
 @contextmanager
 def _running(command: list[str | Path], **environment: str) -> Iterator[Driver]:
-    """With `{folder}` in the command and the environment filled in."""
+    """A driver's process; `{folder}` is filled in in the command and the environment."""
     with tempfile.TemporaryDirectory(prefix="e2e-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -88,7 +88,7 @@ def on_grpc_go() -> object:
 
 
 def stage_go() -> None:
-    """A driver on grpc-go, through every way of answering Probe that the specification knows."""
+    """A driver on grpc-go, through all responses to Probe that the specification knows."""
     expected = [
         (200, "ok"),  # ready left out
         (200, "ok"),
@@ -102,7 +102,7 @@ def stage_go() -> None:
         for way in range(len(expected)):
             if way:
                 driver.signal(signal.SIGUSR1)
-                wait_for("the driver to turn", lambda count=way: driver.log().count("now: ") == count, 5)
+                wait_for("the driver to change", lambda count=way: driver.log().count("now: ") == count, 5)
             seen.append(get(f"{url}/healthz"))
         for answer in seen:
             say(f"{answer[0]} {answer[1]}")
@@ -115,7 +115,7 @@ def stage_go() -> None:
 
 
 def stage_ember() -> None:
-    """ember-csi of PyPI: a driver by other people, on Python 3.11."""
+    """ember-csi from PyPI: a driver of another project, on Python 3.11."""
     python = sys.executable if sys.version_info[:2] == (3, 11) else shutil.which("python3.11")
     if python is None:
         raise Skip("ember-csi runs on no newer Python than 3.11, and there is no python3.11 here")
@@ -141,14 +141,14 @@ def stage_ember() -> None:
     with _running([programs / "ember-csi"], **environment) as driver, containers.sidecar(driver) as (url, _):
         wait_for("200", lambda: get(f"{url}/healthz")[0] == 200, 20)
         label = wait_for("the driver's name", lambda: _name(get(f"{url}/metrics")[1]), 10)
-        say(f"200; the driver calls itself {label}")
+        say(f"200; the driver's name is {label}")
         if label != "e2e.ember-csi.io":
             raise Failed(f"its name is e2e.ember-csi.io, the metrics say {label}")
         driver.signal(signal.SIGSTOP)
         status, body = get(f"{url}/healthz")
         say(f"stopped: {status} {body}")
         if (status, body) != (500, "rpc error: code = DeadlineExceeded desc = context deadline exceeded"):
-            raise Failed("a stopped driver is not reported as one")
+            raise Failed("a stopped driver is not reported as stopped")
         driver.signal(signal.SIGCONT)
         wait_for("200 again", lambda: get(f"{url}/healthz")[0] == 200, 10)
 

@@ -1,8 +1,8 @@
 """
-Programs in Go out of Debian's source package of Kubernetes: a kubelet, and a CSI driver on grpc-go.
+Programs in Go from Debian's source package of Kubernetes: a kubelet, and a CSI driver on grpc-go.
 
-That source carries all it needs in its vendor folder, the CSI specification's types among it.  Its release is old enough
-for the Go compiler of the same Debian release; no registry of Go modules is asked.
+That source has all dependencies in its vendor folder, with the CSI specification's types.  Its release is old enough
+for the Go compiler of the same Debian release; no registry of Go modules is used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VERSION = "k8s.io/kubernetes/vendor/k8s.io/component-base/version"
 
 
 def _compiler() -> Path:
-    """Go's root."""
+    """GOROOT of the compiler."""
     folder = CACHE / "go"
     if not folder.exists():
         with made(folder) as draft:
@@ -36,7 +36,7 @@ def _build(name: str, package: str, flags: str = "") -> Path:
     install("dpkg-dev")
     say(f"building {name} from Debian's source of Kubernetes {RELEASE}")
     source, go = debian.source(SUITE, "kubernetes"), _compiler()
-    # The vendor folder predates Go's check of it: the old way, by GOPATH, takes it as it is.
+    # The vendor folder is older than Go's check of it, which the build with GOPATH does not make.
     inside = CACHE / "gopath/src/k8s.io/kubernetes"
     if not inside.is_symlink():
         inside.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def kubelet() -> Path:
 
 
 def driver() -> Path:
-    """Made anew after a change of its source."""
+    """Built again after a change of its source."""
     built = CACHE / "source/kubernetes/cmd/e2e-driver/main.go"
     if built.exists() and built.read_bytes() != (HERE / "driver/main.go").read_bytes():
         (CACHE / "bin/driver").unlink(missing_ok=True)

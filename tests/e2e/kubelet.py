@@ -1,4 +1,4 @@
-"""What a real kubelet does to a driver because of what the sidecar says."""
+"""A real kubelet restarts drivers according to the responses of the sidecar."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from tests.e2e.host import HERE, ROOT, Failed, say, wait_for
 from tests.e2e.node import Node
 
 HEALTHY = {"healthy-100m": "100m", "healthy-50m": "50m", "healthy-20m": "20m"}
-"""Pods whose driver has no fault, and the sidecar's limit of CPU."""
+"""Pods whose driver has no fault, with the sidecar's CPU limit."""
 BASE = "base"
-"""The pod of k8s/base as it is there, but for the images and the driver's arguments."""
+"""The pod of k8s/base, with other images and driver arguments."""
 SLOW = "slow-20s"
 """A pod whose driver needs 20 s to start."""
 UNHARMED = [*HEALTHY, SLOW, BASE]
 WATCHED = 300
-"""Seconds without a restart that are asked of them."""
+"""Seconds without a restart that are required of the pods in UNHARMED."""
 LIMIT = 60
-"""Seconds within which a restart must have come."""
+"""Seconds within which a restart must happen."""
 
 
 def _stop(found: Node, pod: str) -> None:
@@ -42,7 +42,7 @@ def _unlink(found: Node, pod: str) -> None:
 
 
 def _deny(found: Node, pod: str) -> None:
-    for _ in range(2):  # over "ready" to "not ready"
+    for _ in range(2):  # first to "ready", then to "not ready"
         os.kill(found.pid(pod, "driver"), signal.SIGUSR1)
         time.sleep(0.5)
 
@@ -73,7 +73,7 @@ def stage_kubelet() -> None:
         for pod, (what, harm) in FAULTS.items():
             add(pod)
             wait_for(f"{pod} to run", lambda pod=pod: _all_run(found, [pod]), 60)
-            time.sleep(15)  # the kubelet looks from the tenth second on
+            time.sleep(15)  # the kubelet probes from the tenth second on
             if found.status(pod, "driver").restarts:
                 raise Failed(f"the driver of {pod} was restarted before it had a fault")
             harmed = time.monotonic()
@@ -85,7 +85,7 @@ def stage_kubelet() -> None:
 
 
 def _base() -> str:
-    """A kubelet without an API server takes pods only, so the pod is taken out of the DaemonSet."""
+    """The pod of the DaemonSet: a kubelet without an API server takes pods only."""
     kubectl = Path(sys.executable).with_name("kubectl")
     built = subprocess.run([kubectl, "kustomize", ROOT / "k8s/base"], check=True, capture_output=True, text=True).stdout
     (daemon_set,) = yaml.safe_load_all(built)

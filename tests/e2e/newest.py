@@ -1,4 +1,4 @@
-"""What else runs on the interpreter of the image: the tests, and the bench."""
+"""Other things that run on the image's interpreter: the tests and the bench."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SOURCE = "/src"
 
 
 def stage_lazy() -> None:
-    """The tests of the processes as a whole, with lazy imports on the image's interpreter."""
+    """The tests of the whole process, with lazy imports on the image's interpreter."""
     _run("LAZY=1 python3 -m pytest -n 4 -p no:cacheprovider " + " ".join(LAZY))
 
 
@@ -24,7 +24,7 @@ def stage_lazy_all() -> None:
 
 
 def stage_bench() -> None:
-    """What all of it costs with lazy imports on the image's interpreter; QUICK=1 tries it out."""
+    """The bench with lazy imports on the image's interpreter; QUICK=1 for a trial run."""
     _run(
         "PYTHON=$(command -v python3) PYTHON_ARGS='-X lazy_imports=all' python3 -m bench", QUICK=os.environ.get("QUICK", "")
     )

@@ -1,7 +1,7 @@
 """
-A node of one kubelet and one containerd, without an API server: what is in its folder of manifests runs.
+A node with one kubelet and one containerd, without an API server: it runs the pods in its folder of manifests.
 
-It lives in a network namespace of its own that has no way out, and leaves nothing behind.
+It has a network namespace of its own without a route to other hosts, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ state = "{folder}/state"
   address = "{folder}/containerd.sock"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{pause}"
-  restrict_oom_score_adj = true  # lowering it needs a right that a machine may not give
+  restrict_oom_score_adj = true  # lowering it needs a capability that may be missing
   disable_apparmor = true
   stream_server_address = "127.0.0.1"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
@@ -56,7 +56,7 @@ KUBELET = {
     "enforceNodeAllocatable": [],
     "makeIPTablesUtilChains": False,
     "resolvConf": "",
-    # A full disk of the machine is none of the test's business.
+    # A full disk of the machine must not fail the test.
     "evictionHard": {"memory.available": "1Mi", "nodefs.available": "1%", "nodefs.inodesFree": "1%"},
     "imageGCHighThresholdPercent": 100,
 }
@@ -81,7 +81,7 @@ NETWORK = {
 
 @dataclass(frozen=True)
 class Status:
-    """What the kubelet says of one container."""
+    """The kubelet's report on one container."""
 
     id: str
     running: bool
@@ -98,13 +98,13 @@ class Node:
     # --- pods
 
     def add(self, name: str, manifest: str) -> None:
-        """Run a pod of the name `name`."""
+        """Run the pod in `manifest`; its name is `name`."""
         draft = self.folder / f"{name}.yaml"
         draft.write_text(manifest)
         draft.rename(self.folder / "manifests" / draft.name)
 
     def containers(self) -> dict[tuple[str, str], Status]:
-        """By the pod's name in its manifest and the container's."""
+        """Reports by name of the pod (as in its manifest) and of the container."""
         found = {}
         for pod in json.loads(self._get(f"http://127.0.0.1:{PORT}/pods"))["items"] or []:
             for each in pod["status"].get("containerStatuses", []):
@@ -118,7 +118,7 @@ class Node:
         return self.containers().get((pod, container), Status("", False, 0))
 
     def pid(self, pod: str, container: str) -> int:
-        """Of a container's first process."""
+        """The process id of a container's first process."""
         wanted = self.status(pod, container).id
         for line in self._ctr("tasks", "list").splitlines()[1:]:
             task, pid, _ = line.split()
@@ -127,14 +127,14 @@ class Node:
         raise Failed(f"{container} of {pod} does not run")
 
     def load(self, image: str) -> None:
-        """Give the node an image of podman's."""
+        """Load an image of podman's into the node."""
         archive = self.folder / "image.tar"
         podman.podman("save", "--quiet", "--format", "docker-archive", "--output", archive, image)
         self._ctr("images", "import", archive)
         archive.unlink()
 
     def log(self) -> str:
-        """The kubelet's."""
+        """The kubelet's log."""
         return (self.folder / "kubelet.log").read_text(errors="replace")
 
     def _get(self, url: str) -> str:
@@ -151,7 +151,7 @@ class Node:
         run("ip", "netns", "add", NAMESPACE)
         for words in (
             "link set lo up",
-            "link add node type bridge",  # a kubelet wants an address of the node
+            "link add node type bridge",  # a kubelet needs an address of the node
             "addr add 10.210.0.1/24 dev node",
             "link set node up",
             "route add default via 10.210.0.254 dev node",  # leads nowhere
@@ -218,7 +218,7 @@ class Node:
 
 @contextmanager
 def running() -> Iterator[Node]:
-    """A node with the images of a driver and of the pause container."""
+    """A running node, with the images of a driver and of the pause container."""
     if os.geteuid():
         raise Skip("a kubelet needs root")
     install("containerd", "runc", "containernetworking-plugins", "iproute2", "util-linux", "curl", "gcc", "libc6-dev")
@@ -243,7 +243,7 @@ def running() -> Iterator[Node]:
 
 
 def _pause() -> Path:
-    """The program that holds a pod's namespaces."""
+    """The program that keeps a pod's namespaces open."""
     program = CACHE / "bin/pause"
     if not program.exists():
         source = debian.source(golang.SUITE, "kubernetes") / "build/pause/linux/pause.c"
@@ -253,7 +253,7 @@ def _pause() -> Path:
 
 
 def image_of(program: Path, name: str) -> None:
-    """An image that holds one static program."""
+    """Make an image that holds one static program."""
     archive = CACHE / f"{program.name}.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(program, program.name)

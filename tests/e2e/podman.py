@@ -1,4 +1,4 @@
-"""Podman, set up so that it runs without systemd and without the right to raise limits, and one container of it."""
+"""Podman, configured to run without systemd and without the capability to raise limits; and one container."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.e2e.host import CACHE, Failed, install, run
 
 SETTINGS = """\
 [containers]
-default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]  # higher ones need a right that a machine may not give
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]  # higher ones need a capability that may be missing
 netns = "host"
 [engine]
-runtime = "runc"  # crun refuses a machine that has both versions of cgroups
+runtime = "runc"  # crun refuses a machine with both versions of cgroups
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 [network]
@@ -46,12 +46,12 @@ def exists(image: str) -> bool:
 
 
 def unnamed() -> set[str]:
-    """Images without a name that no other is made of: what builds leave behind."""
+    """Images without a name of which no other image is made: left behind by builds."""
     return set(podman("images", "--filter", "dangling=true", "--quiet", "--no-trunc").split())
 
 
 def pull(image: str) -> bool:
-    """Whether the image is here now."""
+    """Pull the image unless it is here; whether it is here now."""
     try:
         return exists(image) or bool(podman("pull", "--quiet", image, timeout=600))
     except (Failed, subprocess.TimeoutExpired):
@@ -59,7 +59,7 @@ def pull(image: str) -> bool:
 
 
 def load_root(archive: Path, image: str, settings: tuple[str, ...]) -> None:
-    """An image of one layer."""
+    """Import a file system as an image of one layer."""
     changes = [part for setting in settings for part in ("--change", setting)]
     podman("import", "--quiet", *changes, archive, image)
 
@@ -70,7 +70,7 @@ def inspect(image: str, field: str) -> str:
 
 @contextmanager
 def files_of(image: str) -> Iterator[Path]:
-    """The root of the image, as files to look at."""
+    """The root of the image, mounted."""
     root = podman("image", "mount", image)
     try:
         yield Path(root)
@@ -79,7 +79,7 @@ def files_of(image: str) -> Iterator[Path]:
 
 
 class Container:
-    """A running container; used as a context that removes it."""
+    """A running container; used as a context manager that removes it."""
 
     def __init__(self, image: str, *arguments: str, options: tuple[str, ...] = ()) -> None:
         self.started = time.monotonic()
@@ -103,7 +103,7 @@ class Container:
         return podman("logs", self.id)
 
     def execute(self, *command: str) -> tuple[int, str]:
-        """Exit code and output of a command inside."""
+        """Exit code and output of a command inside the container."""
         done = subprocess.run(
             ["podman", "exec", self.id, *command],
             env=environment(),
@@ -115,12 +115,12 @@ class Container:
         return done.returncode, done.stdout
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM; returns the exit code."""
         podman("stop", "--time", "20", self.id)
         return int(self._state("ExitCode"))
 
     def group(self) -> dict[str, Path]:
-        """The folder of its control group for each controller."""
+        """The folder of the container's control group, for each controller."""
         folders = {}
         for line in Path(f"/proc/{self.pid}/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -132,6 +132,6 @@ class Container:
 
 
 def layers(image: str) -> list[tuple[int, str]]:
-    """Bytes and origin of each layer that has any, the base's first."""
+    """Size in bytes and origin of each layer that is not empty, the base's first."""
     history = json.loads(podman("history", "--format", "json", "--no-trunc", image))
     return [(each["size"], each.get("CreatedBy", "")) for each in reversed(history) if each["size"]]

@@ -1,4 +1,4 @@
-"""Prometheus, beside a sidecar in its image."""
+"""A Prometheus that scrapes the sidecar in its image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ scrape_configs:
 
 
 def _programs() -> Path:
-    """The folder with prometheus and promtool; unpacked, since installing would start it."""
+    """The folder with prometheus and promtool; the package is only unpacked, since installing would start the server."""
     folder = CACHE / "prometheus"
     if not folder.exists():
         with made(folder) as draft:
@@ -54,21 +54,21 @@ def _scraping(target: str) -> Iterator[str]:
 
 
 def _value(server: str, query: str) -> float | None:
-    """What a query for one number gives now."""
+    """The present result of a query for one number."""
     status, body = get(f"{server}/api/v1/query?query={quote(query)}")
     result = json.loads(body)["data"]["result"] if status == 200 else []
     return float(result[0]["value"][1]) if result else None
 
 
 def stage_prometheus() -> None:
-    """promtool has nothing to complain of, and a scraping Prometheus sees the driver go."""
+    """promtool finds no problem in the metrics, and a Prometheus that scrapes them sees the driver stop."""
     with drivers.example() as driver, containers.sidecar(driver, "--unreachable-grace=0s") as (url, _):
         get(f"{url}/healthz")
         text = get(f"{url}/metrics")[1]
-        complaints = run(_programs() / "promtool", "check", "metrics", input=text)
-        say(f"promtool check metrics: {complaints or 'nothing to complain of'}")
-        if complaints:
-            raise Failed("promtool complains")
+        problems = run(_programs() / "promtool", "check", "metrics", input=text)
+        say(f"promtool check metrics: {problems or 'no problems'}")
+        if problems:
+            raise Failed("promtool finds problems")
         with _scraping(url.removeprefix("http://")) as server:
             probes = 'csi_sidecar_operations_seconds_count{method_name="/csi.v1.Identity/Probe",grpc_status_code="OK"}'
             for query in ("up", "livenessprobe_driver_up", f"{probes} > bool 1"):
@@ -77,4 +77,4 @@ def stage_prometheus() -> None:
             driver.end()
             get(f"{url}/healthz")
             wait_for("livenessprobe_driver_up = 0", lambda: _value(server, "livenessprobe_driver_up") == 0, 20)
-            say("driver gone: livenessprobe_driver_up = 0")
+            say("driver stopped: livenessprobe_driver_up = 0")

@@ -1,4 +1,4 @@
-"""klog's old log files: which file gets which record, headers, rotation, and what a full disk costs."""
+"""klog's old log files: the file of each record, headers, rotation, and errors such as a full disk."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ HEADER = re.compile(
 
 
 class Files:
-    """Log files as a process has them, with what they complain of."""
+    """Log files as a process has them, with their error messages."""
 
     def __init__(self, **options: object) -> None:
-        self.complaints: list[str] = []
-        self._files = LogFiles(Options(logtostderr=False, **options), self.complaints.append)  # type: ignore[arg-type]
+        self.errors: list[str] = []
+        self._files = LogFiles(Options(logtostderr=False, **options), self.errors.append)  # type: ignore[arg-type]
 
     def write(self, *records: str) -> None:
-        """Each record is a severity and a line, as `E failed`."""
+        """Each record is a severity and a line, as in `E failed`."""
         for record in records:
             self._files.write(record[0], record)
 
@@ -47,7 +47,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """The time that log files see; `clock.now` moves it."""
+    """The clock that the log files read; `clock.now` moves it."""
     clock = SimpleNamespace(now=1000.0, strftime=time.strftime)
     clock.monotonic = lambda: clock.now
     monkeypatch.setattr(files, "time", clock)
@@ -55,7 +55,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
 
 def dated(folder: Path) -> dict[str, Path]:
-    """The files in a folder by their severity."""
+    """The log files in a folder by severity, without links."""
     return {path.name.split(".log.")[1].split(".")[0]: path for path in folder.iterdir() if not path.is_symlink()}
 
 
@@ -98,7 +98,7 @@ def test_no_file_is_opened_before_its_first_record(tmp_path: Path) -> None:
     assert list(dated(tmp_path)) == ["INFO"]
 
 
-def test_a_file_name_tells_program_host_user_severity_time_and_process(tmp_path: Path) -> None:
+def test_a_file_name_has_program_host_user_severity_time_and_process(tmp_path: Path) -> None:
     before = time.strftime("%Y%m%d-%H%M%S")
     Files(log_dir=str(tmp_path)).write("I one")
     after = time.strftime("%Y%m%d-%H%M%S")
@@ -115,11 +115,11 @@ def test_a_file_name_tells_program_host_user_severity_time_and_process(tmp_path:
     [
         ("/livenessprobe", "node1.example.com", "root", "livenessprobe.node1.root.log."),
         ("livenessprobe", "node1", "DOMAIN\\a b", "livenessprobe.node1.DOMAIN_a_b.log."),
-        ("/bin/other", "node1", None, "other.node1.unknownuser.log."),  # a uid without an entry, as in most containers
+        ("/bin/other", "node1", None, "other.node1.unknownuser.log."),  # a uid without a passwd entry, as in most containers
         ("", "node1", "root", "livenessprobe.node1.root.log."),
     ],
 )
-def test_odd_names_of_host_and_user(
+def test_names_of_host_and_user_are_made_safe_for_a_file_name(
     program: str, host: str, user: str | None, beginning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def getuser() -> str:
@@ -165,8 +165,8 @@ def test_a_link_without_a_date_leads_to_the_newest_file(tmp_path: Path) -> None:
     }
 
 
-def test_what_stands_where_the_link_should_be_is_left_alone(tmp_path: Path) -> None:
-    """The link is a convenience; a file of that name may be somebody's."""
+def test_a_file_at_the_path_of_the_link_is_kept(tmp_path: Path) -> None:
+    """The link is a convenience; a file of that name may belong to another program."""
     (tmp_path / "livenessprobe.INFO").write_text("mine")
     files = Files(log_dir=str(tmp_path), skip_log_headers=True)
 
@@ -175,7 +175,7 @@ def test_what_stands_where_the_link_should_be_is_left_alone(tmp_path: Path) -> N
     assert (tmp_path / "livenessprobe.INFO").read_text() == "mine"
     (log,) = (path for path in tmp_path.iterdir() if ".log." in path.name)
     assert log.read_text() == "I one\n"
-    assert files.complaints == []
+    assert files.errors == []
 
 
 def test_without_log_dir_files_are_in_the_folder_for_temporary_files(
@@ -212,7 +212,7 @@ def test_skip_log_headers_leaves_the_records(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("one_output", [False, True])
 def test_a_log_file_gets_every_record_once(one_output: bool, tmp_path: Path) -> None:
-    """-log_dir and -one_output have no say then."""
+    """With -log_file, -log_dir and -one_output have no effect."""
     Files(
         log_file=str(tmp_path / "log"), log_dir=str(tmp_path / "none"), one_output=one_output, skip_log_headers=True
     ).write("I one", "W two", "E three", "F four")
@@ -244,9 +244,9 @@ def test_two_processes_can_append_to_one_file(tmp_path: Path) -> None:
 
 
 def test_a_full_log_file_is_emptied(tmp_path: Path) -> None:
-    """-log_file_max_size is in MB; the record that would reach it begins the file anew, under a new header."""
+    """-log_file_max_size is in MB; the record that would reach it begins a new file with a new header."""
     log = tmp_path / "log"
-    line = "I " + "x" * (256 * 1024 - 3)  # with its newline a quarter of a megabyte
+    line = "I " + "x" * (256 * 1024 - 3)  # with its newline a quarter of a MiB
     files = Files(log_file=str(log), log_file_max_size=1)
 
     files.write(line, line, line)
@@ -263,7 +263,7 @@ def test_a_full_log_file_is_emptied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("room", "kept"), [(5, False), (6, True)])
-def test_a_record_that_would_just_fill_the_file_begins_it_anew(room: int, kept: bool, tmp_path: Path) -> None:
+def test_a_record_that_would_reach_the_limit_begins_a_new_file(room: int, kept: bool, tmp_path: Path) -> None:
     """klog rotates at the limit, not beyond it."""
     log = tmp_path / "log"
     log.write_text("x" * (1024 * 1024 - room - len("I 1\n")))
@@ -275,7 +275,7 @@ def test_a_record_that_would_just_fill_the_file_begins_it_anew(room: int, kept: 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how many files are open")
-def test_rotation_closes_the_file_it_leaves(tmp_path: Path) -> None:
+def test_rotation_closes_the_old_file(tmp_path: Path) -> None:
     files = Files(log_file=str(tmp_path / "log"), log_file_max_size=1)
     line = "I " + "x" * (700 * 1024)
     files.write(line)
@@ -286,7 +286,7 @@ def test_rotation_closes_the_file_it_leaves(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_what_was_in_the_file_at_the_start_counts(tmp_path: Path) -> None:
+def test_bytes_from_before_the_start_count_for_the_limit(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("x" * (1024 * 1024 - 20))
     files = Files(log_file=str(log), log_file_max_size=1, skip_log_headers=True)
@@ -305,8 +305,8 @@ def test_a_log_file_of_size_0_is_unlimited(tmp_path: Path) -> None:
     assert log.stat().st_size == 1024 * 1024 * 2 + len("I one\nI two\n")
 
 
-def test_the_size_is_for_a_log_file_and_not_for_a_folder(tmp_path: Path) -> None:
-    """klog's own limit of 1800 MB counts in folders."""
+def test_the_size_limit_is_for_log_file_only(tmp_path: Path) -> None:
+    """In folders klog's own limit of 1800 MB counts."""
     files = Files(log_dir=str(tmp_path), log_file_max_size=1, skip_log_headers=True)
     line = "I " + "x" * (600 * 1024)
 
@@ -315,23 +315,23 @@ def test_the_size_is_for_a_log_file_and_not_for_a_folder(tmp_path: Path) -> None
     assert contents(tmp_path) == {"INFO": [line, line, line]}
 
 
-# --- faults
+# --- errors
 
 
-def test_a_folder_that_is_not_there_is_complained_of_once(tmp_path: Path, clock: SimpleNamespace) -> None:
+def test_a_missing_folder_is_reported_once(tmp_path: Path, clock: SimpleNamespace) -> None:
     files = Files(log_dir=str(tmp_path / "missing"))
 
     files.write("I one", "E two")
     clock.now += LogFiles.RETRY_SECONDS - 1
     files.write("I three")
 
-    (complaint,) = files.complaints
-    assert complaint.startswith("cannot write log file: ")
-    assert str(tmp_path / "missing") in complaint.replace("\\\\", "\\")
-    assert complaint.endswith("; trying again in 60s")
+    (error,) = files.errors
+    assert error.startswith("cannot write log file: ")
+    assert str(tmp_path / "missing") in error.replace("\\\\", "\\")
+    assert error.endswith("; trying again in 60s")
 
 
-def test_it_is_tried_again_after_a_minute(tmp_path: Path, clock: SimpleNamespace) -> None:
+def test_a_failed_file_is_tried_again_after_a_minute(tmp_path: Path, clock: SimpleNamespace) -> None:
     files = Files(log_dir=str(tmp_path / "late"), skip_log_headers=True)
     files.write("E lost")
     (tmp_path / "late").mkdir()
@@ -342,26 +342,26 @@ def test_it_is_tried_again_after_a_minute(tmp_path: Path, clock: SimpleNamespace
     clock.now += LogFiles.RETRY_SECONDS
     files.write("E kept")
     assert contents(tmp_path / "late") == {name: ["E kept"] for name in ("INFO", "WARNING", "ERROR")}
-    assert len(files.complaints) == 1
+    assert len(files.errors) == 1
 
 
-def test_a_fault_that_lasts_is_complained_of_every_minute(tmp_path: Path, clock: SimpleNamespace) -> None:
+def test_a_lasting_error_is_reported_every_minute(tmp_path: Path, clock: SimpleNamespace) -> None:
     files = Files(log_file=str(tmp_path / "missing" / "log"))
 
     for _ in range(180):
         files.write("I one")
         clock.now += 1.0
 
-    assert len(files.complaints) == 3
+    assert len(files.errors) == 3
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a disk that is always full")
-def test_a_full_disk_is_complained_of_and_raises_nothing() -> None:
+def test_a_full_disk_is_reported_and_raises_nothing() -> None:
     files = Files(log_file="/dev/full")
 
     files.write("I one", "E two")
 
-    assert files.complaints == ["cannot write log file: [Errno 28] No space left on device; trying again in 60s"]
+    assert files.errors == ["cannot write log file: [Errno 28] No space left on device; trying again in 60s"]
 
 
 def test_a_folder_in_place_of_the_file_raises_nothing(tmp_path: Path) -> None:
@@ -369,32 +369,32 @@ def test_a_folder_in_place_of_the_file_raises_nothing(tmp_path: Path) -> None:
 
     files.write("I one")
 
-    assert len(files.complaints) == 1
+    assert len(files.errors) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no FIFOs")
-def test_a_fifo_that_nobody_reads_does_not_block(tmp_path: Path) -> None:
+def test_a_fifo_without_a_reader_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "log")
     files = Files(log_file=str(tmp_path / "log"))
 
     files.write("I one")
 
-    assert len(files.complaints) == 1
+    assert len(files.errors) == 1
 
 
-def test_a_name_that_no_file_can_have_raises_nothing() -> None:
+def test_an_impossible_file_name_raises_nothing() -> None:
     files = Files(log_file="/a\0b")
 
     files.write("I one")
 
-    assert len(files.complaints) == 1
+    assert len(files.errors) == 1
 
 
 def test_a_line_of_any_text_is_written(tmp_path: Path) -> None:
-    """Surrogates that no encoding has do not stop the log."""
+    """Surrogates that no encoding can write do not stop the log."""
     files = Files(log_file=str(tmp_path / "log"), skip_log_headers=True)
 
     files.write("I é 世界 \ud800", "I next")
 
     assert (tmp_path / "log").read_bytes().decode() == "I é 世界 \\ud800\nI next\n"
-    assert files.complaints == []
+    assert files.errors == []

@@ -1,4 +1,4 @@
-"""What a record looks like as text and as JSON, which files -vmodule means, and which repeats are folded."""
+"""Records as text and as JSON, the files that -vmodule matches, and the folding of repeated records."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def error(message: str, err: object | None, *pairs: tuple[str, object]) -> Recor
     return Record("E", 0, message, pairs, err, CALLER, WALL)
 
 
-# --- text and JSON, beside what klog prints for the same call
+# --- text and JSON, compared with klog's output for the same call
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def error(message: str, err: object | None, *pairs: tuple[str, object]) -> Recor
     ],
     ids=lambda value: value.message if isinstance(value, Record) else "",
 )
-def test_a_record_is_what_klog_prints(record: Record, text: str, members: str) -> None:
+def test_a_record_is_printed_as_by_klog(record: Record, text: str, members: str) -> None:
     """No `v` on errors in JSON, keys sorted and HTML escaped in text only, equal keys merged in text only."""
     prefix = f'{{"ts":1795227593250.0,"caller":"k/main.go:11","msg":"{record.message}",'
 
@@ -105,7 +105,7 @@ def test_an_error_record_without_an_error_has_none() -> None:
     assert render_json(record) == '{"ts":1795227593250.0,"caller":"k/main.go:11","msg":"no err"}'
 
 
-def test_a_message_is_quoted_whatever_is_in_it() -> None:
+def test_any_message_is_quoted() -> None:
     record = info('msg with "quotes" and\nnewline', ("k", "v"))
 
     assert render_text(record, BARE) == '"msg with \\"quotes\\" and\\nnewline" k="v"'
@@ -127,14 +127,14 @@ def test_a_message_is_quoted_whatever_is_in_it() -> None:
         (BROKEN, '"bad\\xff\\xfe\\xc3"', '"bad\\ufffd\\ufffd\\ufffd"'),
         ("<a>&'`", '"<a>&\'`"', '"<a>&\'`"'),
         ("100% %s", '"100% %s"', '"100% %s"'),
-        # A newline makes a block of raw lines; one at the end adds nothing.
+        # A newline makes a block of raw lines; a newline at the end adds nothing.
         ("l1\nl2", "<\n\tl1\n\tl2\n >", '"l1\\nl2"'),
         ("l1\n", "<\n\tl1\n >", '"l1\\n"'),
         ("\nx", "<\n\t\n\tx\n >", '"\\nx"'),
         ("\n", "<\n\t\n >", '"\\n"'),
         ("a\n\nb", "<\n\ta\n\t\n\tb\n >", '"a\\n\\nb"'),
         ("a\n\n", "<\n\ta\n\t\n >", '"a\\n\\n"'),
-        # What a terminal would obey is shown, the end of a line of Windows apart.
+        # Control characters are shown as escapes, except the carriage return of a Windows line end.
         ("\x1b[2J\nx", "<\n\t\\x1b[2J\n\tx\n >", '"\\u001b[2J\\nx"'),
         (
             "\x00\x08\x0b\x0c\x0e\n\x1f\x7f\x80\x9f\xa0",
@@ -146,7 +146,7 @@ def test_a_message_is_quoted_whatever_is_in_it() -> None:
         ('a\r\nb "q"\n\tt', '<\n\ta\r\n\tb "q"\n\t\tt\n >', '"a\\r\\nb \\"q\\"\\n\\tt"'),
     ],
 )
-def test_a_string_value_is_what_klog_prints(value: str, text: str, in_json: str) -> None:
+def test_a_string_value_is_printed_as_by_klog(value: str, text: str, in_json: str) -> None:
     assert render_text(error("m", value), BARE) == f'"m" err={text}'
     assert render_text(info("m", ("k", value), ("z", 1)), BARE) == f'"m" k={text} z=1'
     assert render_json(error("m", value)).endswith(f'"msg":"m","err":{in_json}}}')
@@ -162,7 +162,7 @@ def test_a_string_value_is_what_klog_prints(value: str, text: str, in_json: str)
     ],
 )
 def test_bytes_are_one_line_of_ascii_in_text(value: bytes, text: str) -> None:
-    """klog writes []byte with %+q, which has no form of several lines."""
+    """klog writes []byte with %+q, which never makes several lines."""
     assert render_text(info("m", ("bytes", value)), BARE) == f'"m" bytes={text}'
 
 
@@ -180,7 +180,7 @@ def test_bytes_are_base64_in_json() -> None:
         ("prober.py", "prober.py"),
     ],
 )
-def test_json_names_the_last_folder_and_the_file(caller: str, shown: str) -> None:
+def test_json_has_the_last_folder_and_the_file_as_caller(caller: str, shown: str) -> None:
     record = Record("I", 0, "m", (), None, (caller, 7), 1795224600.6686082)
 
     assert render_json(record) == f'{{"ts":1795224600668.6082,"caller":"{shown}:7","msg":"m","v":0}}'
@@ -234,13 +234,13 @@ def test_month_day_and_microseconds_keep_their_zeros(set_zone: Callable[[str], N
 
 
 @pytest.mark.parametrize("pid", [1, 10951, 4194304])
-def test_the_process_number_is_seven_wide(pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_number_is_padded_to_seven_columns(pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getpid", lambda: pid)
 
     assert re.fullmatch(rf'I\d{{4}} \d\d:\d\d:\d\d\.\d{{6}} {pid:>7} main\.go:11\] "m"', render_text(info("m")))
 
 
-def test_a_record_is_stamped_when_it_is_made() -> None:
+def test_a_record_has_the_time_of_its_creation() -> None:
     before = time.time()
 
     assert before <= Record("I", 0, "m", (), None, CALLER).wall <= time.time()
@@ -252,7 +252,7 @@ def test_a_record_is_stamped_when_it_is_made() -> None:
         ("/usr/lib/livenessprobe/prober.py", "prober.py", "livenessprobe/prober.py"),
         ("C:\\app\\livenessprobe\\prober.py", "prober.py", "livenessprobe/prober.py"),
         ("/main.py", "main.py", "main.py"),
-        ("livenessprobe/prober.py", "prober.py", "prober.py"),  # klog wants a slash before the folder
+        ("livenessprobe/prober.py", "prober.py", "prober.py"),  # klog adds a folder only after a slash
         ("prober.py", "prober.py", "prober.py"),
     ],
 )
@@ -276,7 +276,7 @@ def test_options_not_given_are_the_defaults_of_the_flags() -> None:
 # --- properties
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=()))
-"""Lone surrogates of both kinds too: they stand for bytes that were no UTF-8, or come from careless libraries."""
+"""Lone surrogates of both kinds too: some stand for bytes that are not UTF-8, others come from faulty libraries."""
 SCALARS = st.one_of(ANY_TEXT, st.none(), st.booleans(), st.integers(), ANY_TEXT.map(ValueError), st.binary())
 KEYS = st.text(alphabet="abcxyz", min_size=1, max_size=3)
 ONE_LINE = st.text(alphabet=st.characters(exclude_categories=(), exclude_characters="\n"))
@@ -297,14 +297,14 @@ def test_a_json_record_is_one_line_of_utf8_that_parses(
 
 @given(ANY_TEXT)
 @example("\ud800\udbff\udc00\udfff\ud7ff\ue000")
-def test_json_gives_text_back_but_for_broken_bytes(text: str) -> None:
-    """Each byte that was no UTF-8 becomes a U+FFFD."""
+def test_json_reads_back_as_the_same_text_except_for_broken_bytes(text: str) -> None:
+    """Each byte that is not UTF-8 becomes a U+FFFD."""
     parsed = json.loads(render_json(error(text, text)))
 
     assert parsed["msg"] == parsed["err"] == re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
-def test_broken_bytes_deep_in_a_value_do_not_spoil_the_line() -> None:
+def test_broken_bytes_deep_in_a_value_are_escaped_too() -> None:
 
     line = render_json(info("m", ("k", [BROKEN])))
 
@@ -325,13 +325,13 @@ def test_broken_bytes_deep_in_a_value_do_not_spoil_the_line() -> None:
     ),
     st.none() | ONE_LINE,
 )
-def test_values_without_newlines_make_no_second_line(message: str, pairs: dict[str, object], err: str | None) -> None:
+def test_values_without_newlines_make_one_line(message: str, pairs: dict[str, object], err: str | None) -> None:
     """Newlines in the message, or deep in a list or map, are escaped."""
     assert "\n" not in render_text(Record("E", 0, message, tuple(pairs.items()), err, CALLER))
 
 
 @given(st.text(alphabet="ab\n \tE>"))
-def test_lines_of_a_value_cannot_pass_for_a_record(text: str) -> None:
+def test_no_line_of_a_value_looks_like_a_record(text: str) -> None:
     """Every line after the first begins with a tab, the last with a blank."""
     _, *rest = render_text(error("m", text)).split("\n")
 
@@ -379,7 +379,7 @@ def test_lines_of_a_value_cannot_pass_for_a_record(text: str) -> None:
         ("[c-a]", [], ["a", "b", "c", "-"]),
         ("[^c-a]", ["a", "b", "-", "\n"], ["", "ab"]),
         ("[a-bd-e]", ["b", "d"], ["c", "X", "-"]),
-        # Malformed for Go: no name matches.
+        # Malformed for Go: such a pattern matches no name.
         ("[", [], ["[", ""]),
         ("[a", [], ["a", "[a"]),
         ("[]", [], ["[]", ""]),
@@ -399,7 +399,7 @@ def test_lines_of_a_value_cannot_pass_for_a_record(text: str) -> None:
         ("[z-ab]", ["b"], ["z", "a", "m"]),
     ],
 )
-def test_patterns_of_go(pattern: str, matching: list[str], others: list[str]) -> None:
+def test_patterns_match_as_gos_filepath_match(pattern: str, matching: list[str], others: list[str]) -> None:
     match = compile_pattern(pattern)
 
     assert [name for name in matching if not match(name)] == []
@@ -409,8 +409,8 @@ def test_patterns_of_go(pattern: str, matching: list[str], others: list[str]) ->
 @settings(max_examples=300)
 @given(st.text(alphabet="[]\\*?^ab.&|~") | st.text(), st.text(alphabet="[]^ab.-") | st.text())
 @example("[a--b]", "a")
-def test_any_pattern_compiles_in_silence(pattern: str, name: str) -> None:
-    """Python warns of classes it may read differently one day; nobody should see that."""
+def test_any_pattern_compiles_without_a_warning(pattern: str, name: str) -> None:
+    """Python warns of character classes whose meaning may change; the user must not see such a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert compile_pattern(pattern)(name) in (True, False)
@@ -431,13 +431,13 @@ def offer(folder: Folder, times: int, now: float = 0.0, make: Callable[[], Recor
     return [folder.offer(make(), now) for _ in range(times)]
 
 
-def test_ten_equal_records_pass_and_the_rest_is_held_back() -> None:
+def test_ten_equal_records_are_written_and_the_others_folded() -> None:
     assert FOLD_AFTER == 10
     assert offer(Folder(), 13) == [True] * 10 + [False] * 3
 
 
-def test_what_is_not_held_back_is_not_kept() -> None:
-    """A driver's words may be long, and other ones each time."""
+def test_records_that_are_not_folded_use_no_memory() -> None:
+    """A driver's messages may be long, and different each time."""
     folder = Folder()
     records = [error("m", f"e{number}") for number in range(Folder.KEYS)]
     references = [sys.getrefcount(record) for record in records]
@@ -457,7 +457,7 @@ def test_the_end_of_the_window_yields_one_record_with_the_count() -> None:
     assert folder.due(FOLD_SECONDS * 2) == []
 
 
-def test_a_folded_record_bears_the_time_of_its_own() -> None:
+def test_a_summary_has_the_time_at_which_it_is_written() -> None:
     """The record is a year old here; the summary is written now."""
     folder = Folder()
     offer(folder, 11, make=lambda: Record("E", 0, "m", (), None, CALLER, time.time() - 31_536_000))
@@ -465,7 +465,7 @@ def test_a_folded_record_bears_the_time_of_its_own() -> None:
     assert abs(folder.due(FOLD_SECONDS)[0].wall - time.time()) < 60
 
 
-def test_a_window_with_few_records_ends_without_a_word() -> None:
+def test_a_window_with_few_records_ends_without_a_summary() -> None:
     folder = Folder()
     offer(folder, FOLD_AFTER)
 
@@ -473,7 +473,7 @@ def test_a_window_with_few_records_ends_without_a_word() -> None:
     assert folder.next_due() is None
 
 
-def test_after_its_window_a_record_passes_again() -> None:
+def test_after_the_window_a_record_is_written_again() -> None:
     folder = Folder()
     offer(folder, 30)
     folder.due(FOLD_SECONDS)
@@ -482,7 +482,7 @@ def test_after_its_window_a_record_passes_again() -> None:
 
 
 def test_the_window_begins_with_the_first_record() -> None:
-    """Records that keep coming do not push the summary away."""
+    """Records that keep coming do not delay the summary."""
     folder = Folder()
     for second in range(59):
         offer(folder, 1, float(second))
@@ -508,14 +508,14 @@ def test_records_that_differ_are_counted_apart(other: Record) -> None:
     assert folder.offer(other, 1.0)
 
 
-def test_place_and_time_make_no_difference() -> None:
+def test_records_that_differ_in_place_or_time_are_equal() -> None:
     folder = Folder()
     offer(folder, FOLD_AFTER)
 
     assert not folder.offer(Record("E", 0, "m", (), "e", ("/other.py", 1), 0.0), 1.0)
 
 
-def test_windows_end_one_by_one() -> None:
+def test_each_window_ends_at_its_own_time() -> None:
     folder = Folder()
     offer(folder, 11, 0.0)
     offer(folder, 12, 30.0, lambda: error("n", "e"))
@@ -526,8 +526,8 @@ def test_windows_end_one_by_one() -> None:
     assert [record.message for record in folder.due(90.0)] == ["n"]
 
 
-def test_only_so_many_records_are_remembered() -> None:
-    """Errors that are never the same, such as with a port number in them, cost no memory without end and are not lost."""
+def test_the_number_of_remembered_records_is_bounded() -> None:
+    """Errors that differ each time, for example by a port number, neither use unbounded memory nor get lost."""
     folder = Folder()
     for number in range(Folder.KEYS):
         offer(folder, 11, make=lambda: error(str(number), None))

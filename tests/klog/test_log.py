@@ -1,4 +1,4 @@
-"""The log of a process: levels, foreign records, a terminal."""
+"""The log of a process: levels, records of libraries, a terminal, a full queue."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ klog.flush()
 
 
 def run(body: str, **options: object) -> list[str]:
-    """stderr of a process that logs, without the headers."""
+    """The log of a process that runs `body`, without the headers."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(body=body)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     return [line.partition("] ")[2] or line for line in done.stderr.splitlines()]
 
 
-def test_verbosity_and_both_names_of_a_file() -> None:
-    """`--vmodule` knows a logger by its own file and by upstream's."""
+def test_verbosity_by_either_name_of_a_file() -> None:
+    """`--vmodule` matches a logger by its own file name and by upstream's."""
     body = """
 for vmodule in ((), (("main", 5),), (("prober", 5),), (("other", 9),)):
     klog.configure(klogfmt.Options(v=2, vmodule=vmodule))
@@ -38,7 +38,7 @@ for vmodule in ((), (("main", 5),), (("prober", 5),), (("other", 9),)):
     assert run(body) == ['"two"', '"two"', '"five"', '"two"', '"five"', '"two"']
 
 
-def test_records_of_libraries_are_ours_and_tracebacks_need_v_5() -> None:
+def test_records_of_libraries_have_our_format_and_tracebacks_need_v_5() -> None:
     body = """
 for v in (0, 5):
     klog.configure(klogfmt.Options(v=v))
@@ -57,7 +57,7 @@ logging.getLogger("lib").info("unseen")
 
 
 def test_json_mode_is_json_throughout() -> None:
-    """DESIGN row 15, verbosity above 127 included."""
+    """Verbosity above 127 included, which the Go program cuts to 8 bits."""
     body = 'klog.configure(klogfmt.Options(v=200, logging_format="json")); log.v(150).info("a"); log.error("b", err="c")'
     first, second = run(body)
     assert '"msg":"a","v":150}' in first
@@ -67,8 +67,8 @@ def test_json_mode_is_json_throughout() -> None:
 
 @not_on_windows("no pseudo-terminals")
 @pytest.mark.parametrize("value", ["[red]x[/red]", "[/csi]", "x" * 500])
-def test_a_terminal_gets_colour_and_nothing_is_eaten_or_wrapped(value: str) -> None:
-    """rich would read markup, and wrap at 80 columns."""
+def test_a_terminal_gets_colour_and_unchanged_text(value: str) -> None:
+    """rich would interpret markup, and wrap at 80 columns."""
     pty = pytest.importorskip("pty", exc_type=ImportError)
 
     code = SCRIPT.format(body=f'klog.configure(klogfmt.Options()); log.error("m", err={value!r})')
@@ -81,7 +81,7 @@ def test_a_terminal_gets_colour_and_nothing_is_eaten_or_wrapped(value: str) -> N
             while data := os.read(leader, 65536):
                 output += data
         except OSError:
-            pass  # Linux says EIO when the other end is closed
+            pass  # Linux reports EIO when the other end is closed
         assert process.wait() == 0
     os.close(leader)
     assert f'"m" err="{value}"'.encode() in output.replace(b"\x1b[0m", b"").replace(b"\x1b[31m", b"")
@@ -94,7 +94,7 @@ def test_rich_is_not_loaded_without_a_terminal() -> None:
 
 
 def test_when_the_queue_is_full_records_are_dropped_and_counted() -> None:
-    """What nobody reads holds up the thread that writes, with the first record; as many as the limit wait behind it."""
+    """An unread pipe blocks the writing thread at the first record; as many records as the limit wait behind it."""
     body = """
 import os, time
 reader, written = os.pipe()

@@ -1,1 +1,1 @@
-"""The machine of test_machine.py: its drivers, its model, its walk and its rules."""
+"""The parts of test_machine.py: drivers, model, walk and rules."""

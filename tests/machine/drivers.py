@@ -1,4 +1,4 @@
-"""Drivers that misbehave to order, each on a socket of its own in one folder, to be put in the place of the CSI socket."""
+"""Drivers that misbehave on demand, each on a socket of its own; a test moves one of the sockets to the CSI address."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ GREETINGS = {
     "tls": TLS_HELLO,
     "flood": os.urandom(65536),
 }
-"""What some say to everybody who connects."""
+"""Bytes that a driver of this kind sends to every client; then it only reads."""
 GO_AWAY = frame(GOAWAY, payload=bytes(8))
-LAST_WORDS = {
+BEFORE_CLOSE = {
     "closes": b"",
     "half_settings": frame(SETTINGS)[:5],
     "goaway_closes": frame(SETTINGS) + GO_AWAY,
@@ -48,11 +48,11 @@ LAST_WORDS = {
     "tls_closes": TLS_HELLO,
     "garbage_closes": GREETINGS["garbage"],
 }
-"""What others say before they hang up."""
+"""Bytes that a driver of this kind sends before it closes the connection."""
 
 
 class Wire:
-    """Bytes on a socket: HTTP/2 and gRPC as its `behaviours` say, or what its `kind` says instead."""
+    """A driver on a raw socket: HTTP/2 and gRPC with the behaviour in `probe`, or the bytes of its `kind`."""
 
     def __init__(self, path: str, kind: str = "h2", name: str = "raw.csi.test") -> None:
         self.kind = kind
@@ -83,8 +83,8 @@ class Wire:
     def _serve(self, accepted: socket.socket) -> None:
         self._open.add(accepted)
         with accepted, contextlib.suppress(OSError, EOFError):
-            if self.kind in LAST_WORDS:
-                accepted.sendall(LAST_WORDS[self.kind])
+            if self.kind in BEFORE_CLOSE:
+                accepted.sendall(BEFORE_CLOSE[self.kind])
                 if self.kind != "closes":
                     accepted.shutdown(socket.SHUT_WR)
                     accepted.settimeout(0.05)
@@ -125,13 +125,13 @@ class Wire:
 
 
 class GrpcDriver(FakeDriver):
-    """A driver of the real library, whose answers may also be long."""
+    """A driver on the grpc library, whose responses may also be long."""
 
     padding = 0
 
     def _ready(self, request: bytes) -> bytes:
         found = super()._ready(request)
-        if self.padding:  # a field that nobody knows
+        if self.padding:  # an unknown field
             size, length = self.padding, b""
             while size > 127:
                 length += bytes([size & 127 | 128])
@@ -139,15 +139,15 @@ class GrpcDriver(FakeDriver):
             found += b"\x7a" + length + bytes([size]) + bytes(self.padding)
         return found
 
-    def calm(self) -> None:
-        """Ready at once again; whatever hangs is let go."""
+    def reset(self) -> None:
+        """Ready at once again; calls that hang are released."""
         self.release.set()
         self.release = threading.Event()
         self.hang, self.ready, self.status, self.delay, self.padding = False, None, None, 0.0, 0
 
 
 class ProcessDriver:
-    """A ready driver in a process of its own, to be stopped and killed."""
+    """A ready driver as a process that can be stopped and killed."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -156,7 +156,7 @@ class ProcessDriver:
         self._serving = False
 
     def serving(self) -> None:
-        """Wait until it does."""
+        """Wait until it serves."""
         if not self._serving:
             assert self.process.stdout is not None
             assert self.process.stdout.readline() == b"serving\n"

@@ -1,4 +1,4 @@
-"""What a walk gives a sidecar: settings, requests, and things that are neither."""
+"""The inputs of a walk: settings, requests, garbage, bad settings files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Step = tuple[Any, ...]
 
 PATHS = ("/healthz", "/livez", "/readyz", "/startupz")
 SLACK = 1.2
-"""Seconds by which an answer may be late on a busy machine."""
+"""How many seconds late a response may be on a busy machine."""
 PLAIN = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 WHOLE = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Pad: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n\r\n"
 GARBAGE: tuple[bytes, ...] = (
@@ -42,7 +42,10 @@ ODD: tuple[bytes, ...] = (
     b"POST /healthz" + CLOSE + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 12 + b"0\r\n\r\n",
     b"GET /healthz" + CLOSE + b"Content-Length: 3\r\n\r\nabc",
 )
-"""Legal, and the last of a connection; a method is a matter of case, so `head` is none that Go knows, and has a body."""
+"""
+Valid requests, each the last of its connection.  Methods are case-sensitive: `head` is unknown to Go, so it gets a
+body.
+"""
 BAD_FILES: tuple[bytes, ...] = (
     b"",
     b'probe_timeout = "9',
@@ -57,7 +60,7 @@ BAD_FILES: tuple[bytes, ...] = (
 
 @dataclass
 class Settings:
-    """Those that a walk changes; seconds."""
+    """The settings that a walk changes; times in seconds."""
 
     probe_timeout: float = 0.5
     unreachable_grace: float | None = None
@@ -74,7 +77,7 @@ class Settings:
         return "\n".join(lines) + "\n"
 
     def slowness(self, wait: str) -> tuple[float, float]:
-        """How long an answer takes, at least and at most."""
+        """The least and the most seconds until the response, for a kind of wait of `Expect`."""
         grace = self.probe_timeout if self.unreachable_grace is None else min(self.unreachable_grace, self.probe_timeout)
         low, high = {
             "none": (0.0, 0.0),

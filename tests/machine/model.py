@@ -1,8 +1,8 @@
 """
-What the sidecar must say, written down once more and as simply as possible.
+The correct behaviour of the sidecar, written down a second time and as simply as possible.
 
-The model is a set of beliefs: all that the sidecar may have counted so far.  A probe takes each belief to one or more
-others; an answer strikes out those that it contradicts.  When none is left, sidecar and model disagree.
+The model is a set of beliefs, each a possible count of results so far.  A probe turns each belief into one or more new
+ones; a response removes the beliefs that contradict it.  If none is left, sidecar and model disagree.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 ANSWERS = (None, "not_ready", "driver_error", "unimplemented")
-"""Reasons of a driver that answers the call."""
+"""Reasons with which a driver counts as alive: it responded to the call."""
 ENOUGH = 3
-"""The largest threshold in use; longer runs need not be told apart."""
+"""The largest threshold in use; longer runs are counted as this long."""
 
 Socket = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a probe finds; `reached` if there was a connection that speaks gRPC."""
+    """The result of a probe; `reached` if there was a connection that speaks gRPC."""
 
     reason: str | None
     reached: bool = True
@@ -39,7 +39,10 @@ READY = Outcome(None)
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """One question: the last result, how many of its kind in a row, which kind is reported, and with what reason."""
+    """
+    The count for one question (ready or alive): the last result, the length of its run, the reported result and its
+    reason.
+    """
 
     good: bool | None = None
     run: int = 0
@@ -59,9 +62,9 @@ class Belief:
     alive: Count = Count()
     started: bool = False
     socket: Socket = None
-    """The one last reached."""
+    """The socket that was last reached."""
     changes: int = 0
-    """Of what is reported, since the step began."""
+    """Changes of the report since the step began."""
 
     def after(self, outcome: Outcome, socket: Socket, failures: int, successes: int) -> Belief:
         other = outcome.reached and socket != self.socket
@@ -76,7 +79,7 @@ class Belief:
         )
 
     def says(self, path: str) -> tuple[int, str | None]:
-        """Status and reason of an answer."""
+        """Status and reason of a response."""
         reported = None if self.ready.stands else self.ready.reason
         if path == "/startupz":
             return (200, None) if self.started else (500, reported)
@@ -94,5 +97,5 @@ class Belief:
 def probed(
     beliefs: Iterable[Belief], outcomes: Iterable[Outcome], socket: Socket, failures: int, successes: int
 ) -> set[Belief]:
-    """After one more probe."""
+    """The beliefs after one more probe."""
     return {belief.after(outcome, socket, failures, successes) for belief in beliefs for outcome in outcomes}

@@ -1,7 +1,7 @@
 """
-The machine: Hypothesis chooses the steps of walks, and shortens one that fails to those that matter.
+The rules by which Hypothesis chooses the steps of walks, and by which it shortens a walk that fails.
 
-What it chooses never depends on what the sidecar does, so the same seed leads to the same steps.
+The choice never depends on what the sidecar does, so the same seed gives the same steps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.machine.walk import ARRIVED, Walk
 from tests.machine.world import EXTRAS, LATER, LATEST, MESSAGES, MILD, NAMES, PERMISSIONS, SOONER, WIRES
 
 ANEW = st.sampled_from([False] * 4 + [True])
-"""Whether the driver is on a new socket even if it need not be."""
+"""Whether to make a new socket for the driver even if the present one could stay."""
 FEW = st.integers(1, 5)
 READY = st.sampled_from([None, True, False])
 SETTINGS = st.fixed_dictionaries(
@@ -32,13 +32,13 @@ SETTINGS = st.fixed_dictionaries(
 )
 NOT_THERE = (
     "missing", "folder_missing", "folder_is_a_file", "dangling", "loop", "a_file", "a_folder", "a_pipe", "datagrams", "stale",
-    "nobody_accepts", "backlog_full", *PERMISSIONS,
+    "never_accepts", "backlog_full", *PERMISSIONS,
 )  # fmt: skip
 
 SLOW = {"not": st.just(0.0), "sooner": st.floats(0.001, SOONER), "later": st.floats(LATER, LATEST)}
-"""How long a driver takes to answer."""
+"""Seconds until a driver responds."""
 
-# What a driver's state takes, apart from the socket it is on.
+# Arguments of the states of drivers, without the choice of the socket.
 LIBRARY = st.tuples(
     st.sampled_from([None, None, True, False]),
     st.sampled_from(["not"] * 18 + ["sooner", "later"]).flatmap(SLOW.__getitem__),
@@ -73,17 +73,17 @@ SELDOM = st.one_of(
     ),
     st.just(("name",)),
 )
-"""Steps that take long, or change what the others mean."""
+"""Steps that take long, or change the meaning of the others."""
 
 
 class Machine(RuleBasedStateMachine):
-    """One sidecar and its world; every rule is a step, after which sidecar and model have to agree."""
+    """One sidecar and its world; every rule is a step, after which sidecar and model must agree."""
 
     notes: Counter[str] = Counter()
-    """How many steps of each kind there were, in all walks."""
+    """The number of steps of each kind, in all walks."""
     seconds: Counter[str] = Counter()
     most: Counter[str] = Counter()
-    """Of what is counted after each step."""
+    """The largest counts after any step: descriptors, tasks, threads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class Machine(RuleBasedStateMachine):
     def not_there(self, anew: bool, state: str) -> None:
         self._do(state, anew)
 
-    # --- its callers
+    # --- its clients
 
     @rule(paths=st.permutations(PATHS))
     def ask(self, paths: list[str]) -> None:
@@ -160,7 +160,7 @@ class Machine(RuleBasedStateMachine):
     def hold(self, count: int, sent: int) -> None:
         self._do("hold", count, sent)
 
-    @rule(count=st.integers(1, 3), how=st.sampled_from(["finish", "let_go"]))
+    @rule(count=st.integers(1, 3), how=st.sampled_from(["finish", "close_held"]))
     def end_held(self, count: int, how: str) -> None:
         self._do(how, count)
 
@@ -172,7 +172,7 @@ class Machine(RuleBasedStateMachine):
     def odd_request(self, number: int) -> None:
         self._do("odd_request", number)
 
-    # --- the rest
+    # --- other steps
 
     @rule(step=SELDOM)
     def seldom(self, step: tuple[Any, ...]) -> None:

@@ -1,4 +1,4 @@
-"""A walk: steps as plain data, done to a sidecar one after another; after each the model is asked whether it agrees."""
+"""A walk: steps as plain data, done to a sidecar one after another; after each step sidecar and model must agree."""
 
 from __future__ import annotations
 
@@ -26,44 +26,44 @@ from tests.machine.world import PERMISSIONS, STATES
 from tests.support import Answer, Sidecar
 
 END_SECONDS = 1.5
-"""Which an end may take, beyond the requests it waits for."""
+"""Seconds that the process may take to end, beyond the requests that it waits for."""
 ARRIVED = 0.05
-"""Seconds after which a request has certainly come in, unless something stalls."""
+"""Seconds after which a request has certainly arrived, unless the machine stalls."""
 HELD_MAX = 30
 
 STACKS = re.compile(r'(Current thread|Thread) 0x|  File "|  <|Extension modules:|SIGQUIT: quit$|$')
-"""What SIGQUIT adds to the log."""
+"""Lines that SIGQUIT adds to the log."""
 
 
 class _Received(io.BytesIO):
-    """What has come on a connection, to be read as from a socket; what an answer leaves of it can be read on."""
+    """The bytes received on a connection, in place of a socket; bytes after the response stay readable."""
 
     def makefile(self, _mode: str) -> _Received:
         return self
 
     def close(self) -> None:
-        """Not yet."""
+        """Bytes after the response must stay readable."""
 
 
 class Walk(Watch):
-    """Steps, and what must come of each."""
+    """The steps, and what must follow from each."""
 
     def do(self, step: Step) -> None:
-        """One step; raises Disagreement."""
+        """Do one step; raises Disagreement."""
         self.done.append(step)
         self._stalls.worst = 0.0
         self._starved_before = self._starved()
         try:
             self._do(step)
         except (Disagreement, OSError, http.client.HTTPException) as error:
-            told = str(error) if isinstance(error, Disagreement) else f"{step}: {error!r}"
-            raise Disagreement(f"{told}\nlog:\n{self._log_tail()}\nsteps:\n{pformat(self.done, width=120)}") from None
+            message = str(error) if isinstance(error, Disagreement) else f"{step}: {error!r}"
+            raise Disagreement(f"{message}\nlog:\n{self._log_tail()}\nsteps:\n{pformat(self.done, width=120)}") from None
 
     def _do(self, step: Step) -> None:
         kind, arguments = step[0], step[1:]
         self.notes[kind] += 1
         began = time.monotonic()
-        turn = len(self.done) % len(PATHS)  # in slow states only the first is asked
+        turn = len(self.done) % len(PATHS)  # in slow states only the first path is requested
         paths = PATHS[turn:] + PATHS[:turn]
         if kind == "start":
             self._start(*arguments)
@@ -90,7 +90,7 @@ class Walk(Watch):
         return socket.create_connection(("127.0.0.1", self._process.port), timeout=20)
 
     def _step_ask(self) -> None:
-        """Nothing but what follows each step."""
+        """Only the checks that follow every step."""
 
     def _step_parallel(self, count: int, path: str) -> None:
         with ThreadPoolExecutor(count) as pool:
@@ -102,14 +102,14 @@ class Walk(Watch):
         if not 1 <= counted <= count:
             self._fail(f"{counted} probes for {count} requests")
         beliefs, said, outcomes = self._beliefs, set(), self._outcomes()
-        for number in range(counted + 1):  # one more, as who runs out of time counts for himself
+        for number in range(counted + 1):  # one more, since a caller that runs out of time counts separately
             beliefs = self._after(beliefs, outcomes)
             said |= {belief.says(path) for belief in beliefs}
             if number == counted - 1:
                 self._beliefs = beliefs
         for answer in answers:
-            if (told := self._told(path, answer)) not in said:
-                self._fail(f"one of {count} at a time: {path} says {told}, not one of {said}")
+            if (answered := self._checked(path, answer)) not in said:
+                self._fail(f"one of {count} at a time: {path} says {answered}, not one of {said}")
             low, high = self._settings.slowness(self._world.expect.wait)
             if not low <= answer.seconds <= high + 2 * self._stalls.worst + count * 0.01:
                 self._fail(f"one of {count} at a time took {answer.seconds:.3f}s")
@@ -119,7 +119,7 @@ class Walk(Watch):
         self._beliefs = {belief.anew() for belief in self._beliefs}
 
     def _step_overtake(self, state: str, arguments: tuple[Any, ...]) -> None:
-        """A request waits for a driver that hangs; another driver takes its place, and another request comes."""
+        """While a request waits for a hung driver, another driver takes its place and another request arrives."""
         if self._settings.interval:
             return
         self._enter("library_hangs", False)
@@ -128,7 +128,7 @@ class Walk(Watch):
         first.start()
         time.sleep(self._settings.probe_timeout / 2)
         before = set(self._world.expect.outcomes)
-        if state.startswith("library"):  # the same program on another socket: it lets the hung call go, and answers it
+        if state.startswith("library"):  # the same program on another socket: it releases the hung call, and responds to it
             before.add(Outcome(None, True))
         self._enter(state, True, *arguments)
         second = self._process.get()
@@ -147,7 +147,7 @@ class Walk(Watch):
             self._fail(f"the request to the old driver says {answers[0].reason}")
         if not 1 <= counted <= 3:
             self._fail(f"{counted} probes for two requests")
-        # The new driver has the last word: what is found of the old one counts before that, or not at all.
+        # The new driver counts last: results of the old one count before that, or not at all.
         either = self._outcomes() | before | {Outcome("refused", False)}
         paths, beliefs = set(), self._beliefs
         for _ in range(counted):
@@ -170,13 +170,13 @@ class Walk(Watch):
             if reset:
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             each.close()
-        self._loose += count
+        self._uncertain += count
 
     def _step_half_close(self) -> None:
         with self._connect() as connection:
             connection.sendall(PLAIN)
             connection.shutdown(socket.SHUT_WR)
-            self._loose += 1
+            self._uncertain += 1
             self._closes(connection)
 
     def _closes(self, connection: socket.socket) -> bytes:
@@ -187,7 +187,7 @@ class Walk(Watch):
                 while more := connection.recv(65536):
                     received += more
             except TimeoutError:
-                self._fail("a connection that is of no more use is not closed")
+                self._fail("a finished connection is not closed")
         if received and not received.startswith(b"HTTP/1."):
             self._fail(f"not HTTP: {received[:100]!r}")
         return received
@@ -200,12 +200,12 @@ class Walk(Watch):
             self._held.append((each, WHOLE[sent:], time.monotonic()))
 
     def _step_finish(self, count: int) -> None:
-        """They come to the end of them, and get the right answer."""
+        """Slow clients complete their requests, and must get the right response."""
         for _ in range(min(count, len(self._held))):
             connection, rest, since = self._held.pop(0)
             with connection:
                 if time.monotonic() - since > 60 or self._settings.interval:
-                    continue  # nearly too slow; and with an interval no answer is certain before the step's end
+                    continue  # nearly timed out; or with an interval, where the response is uncertain until the step's end
 
                 def finish(_path: str, connection: socket.socket = connection, rest: bytes = rest) -> Answer:
                     started = time.monotonic()
@@ -218,14 +218,14 @@ class Walk(Watch):
 
                 self._ask("/healthz", finish)
 
-    def _step_let_go(self, count: int) -> None:
-        """They give up."""
+    def _step_close_held(self, count: int) -> None:
+        """Slow clients disconnect."""
         for _ in range(min(count, len(self._held))):
             self._held.pop(0)[0].close()
 
     def _step_garbage(self, number: int) -> None:
         with self._connect() as connection:
-            with contextlib.suppress(OSError):  # it may be refused, and the connection gone, before all of it is sent
+            with contextlib.suppress(OSError):  # the sidecar may refuse and close before all of it is sent
                 connection.sendall(GARBAGE[number])
                 connection.shutdown(socket.SHUT_WR)
             received = self._closes(connection)
@@ -233,7 +233,7 @@ class Walk(Watch):
             self._fail(f"garbage is answered with {received[:100]!r}")
 
     def _step_odd_request(self, number: int) -> None:
-        """Few clients ask like that; they get the right answer too."""
+        """Valid but unusual requests, which must get the right response."""
 
         def odd(_path: str) -> Answer:
             started = time.monotonic()
@@ -242,12 +242,12 @@ class Walk(Watch):
                 return self._only_answer(self._closes(connection), time.monotonic() - started)
 
         if self._settings.interval:
-            self._told("", odd(""))
+            self._checked("", odd(""))
         else:
             self._ask("/healthz", odd)
 
     def _only_answer(self, received: bytes, seconds: float) -> Answer:
-        """All that came on a connection, which must be one answer and no more."""
+        """The one response in `received`; anything after it is a failure."""
         whole = _Received(received)
         try:
             response = http.client.HTTPResponse(whole)  # type: ignore[arg-type]
@@ -256,7 +256,7 @@ class Walk(Watch):
         except http.client.HTTPException as error:
             self._fail(f"{error!r}: {received[:300]!r}")
         if more := whole.read():
-            self._fail(f"after the only answer there is {more[:300]!r}")
+            self._fail(f"after the only response there is {more[:300]!r}")
         headers = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, body, headers, seconds)
 
@@ -268,7 +268,7 @@ class Walk(Watch):
         end = time.monotonic() + 10
         while not adopted(self._process.figures()):
             if time.monotonic() > end + 2 * self._stalls.worst:
-                self._fail("the settings file is not taken over")
+                self._fail("the settings file does not take effect")
             time.sleep(0.02)
 
     def _step_reload(self, settings: dict[str, Any], hangup: bool) -> None:
@@ -279,7 +279,7 @@ class Walk(Watch):
         self._await_file(hangup, lambda figures: figures["livenessprobe_config_hash"] != before)
         self._settings, self._bad_file = wanted, False
         if old.interval:
-            # What is in flight ends by the settings it began with.
+            # A probe in flight ends with the settings with which it began.
             time.sleep(old.probe_timeout + 0.3)
             self._baseline()
             self._beliefs |= self._after(self._beliefs)
@@ -293,7 +293,7 @@ class Walk(Watch):
         self._process.process.send_signal(signal.SIGHUP)
 
     def _step_end(self, name: str, requests: int, pause: float) -> None:
-        """A signal ends the sidecar, whatever it is at; another takes its place."""
+        """A signal ends the sidecar in whatever state it is; then a new one is started."""
         asked = [self._connect() for _ in range(requests)]
         for each in asked:
             each.sendall(PLAIN)
@@ -305,12 +305,12 @@ class Walk(Watch):
             self._compare_last(last, certain=pause >= ARRIVED)
         for each in self._held:
             if received := self._closes(each[0]):
-                self._fail(f"who has not asked is told {received[:300]!r}")
+                self._fail(f"a client without a complete request received {received[:300]!r}")
         self._compare_end(name, began)
         for connection in (*asked, *(each[0] for each in self._held)):
             connection.close()
         self._held.clear()
-        if self._bad_file:  # with that one it would start on its defaults
+        if self._bad_file:  # with a bad file it would start on its defaults
             self._files += 1
             self._config.swap(self._settings.file(self._files))
             self._bad_file = False
@@ -319,7 +319,7 @@ class Walk(Watch):
         self._begin(Sidecar(old.arguments, prefix=old.prefix, port=old.port))
 
     def _compare_last(self, last: list[tuple[bytes, float]], *, certain: bool) -> None:
-        """Requests that were open at the end have the right answer; if that is not `certain` to have come in, or none."""
+        """Requests that were open at the end must have the right response; if arrival was not `certain`, perhaps none."""
         beliefs, said, outcomes = self._beliefs, set(), self._outcomes()
         for _ in range(len(last) + 1):
             beliefs = self._after(beliefs, outcomes)
@@ -327,9 +327,9 @@ class Walk(Watch):
         for received, seconds in last:
             if not received and (not certain or self._stalled()):
                 continue
-            told = self._told("/healthz", self._only_answer(received, seconds))
-            if told not in said and not self._settings.interval:
-                self._fail(f"at the end /healthz says {told}, not one of {said}")
+            answered = self._checked("/healthz", self._only_answer(received, seconds))
+            if answered not in said and not self._settings.interval:
+                self._fail(f"at the end /healthz says {answered}, not one of {said}")
 
     def _compare_end(self, name: str, began: float) -> None:
         quits = name == "SIGQUIT"
@@ -337,12 +337,12 @@ class Walk(Watch):
         try:
             code = self._process.process.wait(max(0.0, began + bound - time.monotonic()) + 2 * self._stalls.worst)
         except subprocess.TimeoutExpired:
-            self._fail(f"{name} has not ended it within {bound:.1f}s")
+            self._fail(f"{name} has not ended the process within {bound:.1f}s")
         if code != (2 if quits else 0):
-            self._fail(f"{name} has ended it with {code}")
+            self._fail(f"{name} has ended the process with {code}")
         self.most["ms of an end"] = max(self.most["ms of an end"], round((time.monotonic() - began) * 1000))
         if not quits and (left := sorted(self._folder.glob("*health*"))):
-            self._fail(f"after {name} there is {left}")
+            self._fail(f"after {name} these files are left: {left}")
         if quits and "SIGQUIT: quit" not in self._process.log():
             self._fail("no stacks")
         for line in self._new_lines():
@@ -355,7 +355,7 @@ class Walk(Watch):
         self._process.process.send_signal(signal.SIGCONT)
 
     def _step_name(self) -> None:
-        """The driver's present name is learnt in the end."""
+        """The sidecar must learn the present name of the driver."""
         name = self._world.expect.name
         if not name:
             return
@@ -365,7 +365,7 @@ class Walk(Watch):
         end = time.monotonic() + 20
         while self._count_of(series) == before:
             if time.monotonic() > end:
-                self._fail(f"the driver's name {name!r} is not learnt")
+                self._fail(f"the sidecar does not learn the driver's name {name!r}")
             if not self._settings.interval:
                 self._ask("/healthz")
             time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""What is seen of one sidecar after each step of a walk: its answers, metrics, log, files and what it holds."""
+"""The checks after each step of a walk: responses, metrics, log, files, and resources of one sidecar."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from tests.machine.world import World
 from tests.support import Answer, ConfigMap, Sidecar
 
 STALL = 0.04
-"""A pause of this machine that may cost a good driver its probe timeout."""
+"""Seconds; a longer pause of this machine may cost a good driver its probe timeout."""
 BACK_SECONDS = 4.0
-"""For which what a step has opened may stay open."""
+"""Seconds for which a step's descriptors, tasks and threads may stay."""
 FDS = 12
 """
 Descriptors beyond those of the start, held connections not counted.
 
-Once gRPC is awake it keeps five, and a connection to the driver that is kept is the sixth.  Where nobody accepts, and with an
-interval, a probe and the question for the name hang in dials of some descriptors each for as long as that lasts.
+gRPC keeps five once it is in use, and a reused connection to the driver is the sixth.  If the driver never accepts, and
+with an interval, a probe and the request for the name hang in dials of several descriptors each.
 """
 TASKS = 1
-"""Tasks beyond those of the start: the name is perhaps being asked for.  Held connections have none."""
+"""Tasks beyond those of the start: perhaps the request for the name.  Held connections have no task."""
 POOL = "event_engine"
-"""The name of the threads in gRPC's pool; it takes another one when all of them have work, and may keep it."""
+"""The name of threads in gRPC's pool; the pool starts another thread when all are busy, and may keep it."""
 THREADS, POOLED = 9, 14 + (os.cpu_count() or 1)
-"""Others, of which three are for files; and in the pool."""
+"""The most threads outside gRPC's pool (three of them for files), and in it."""
 PROBES = re.compile(r'csi_sidecar_operations_seconds_count\{.*method_name="/csi.v1.Identity/Probe"\}')
 FAILURES = re.compile(r'livenessprobe_probe_failures_total\{reason="(\w+)"\}')
 LABEL = re.compile(r'driver_name="((?:[^"\\]|\\.)*)"')
@@ -47,12 +47,12 @@ BAD = ("Traceback", "never retrieved", "inside the sidecar", "internal error", "
 
 
 class Disagreement(AssertionError):
-    """The sidecar is not as the model says."""
+    """The sidecar does not behave as the model says."""
 
 
 @dataclass
 class Stalls:
-    """Notices when this machine stands still: a thread that wants to wake 200 times a second."""
+    """Measures how long this machine stands still, with a thread that wants to run 200 times a second."""
 
     worst: float = 0.0
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -72,7 +72,7 @@ class Stalls:
 
 
 MINIMAL = shutil.which("setpriv") if os.getuid() == 0 else None
-"""Takes from root the power to pass over permissions."""
+"""setpriv, to take from root the capability to ignore file permissions."""
 
 
 class Watch:
@@ -82,7 +82,7 @@ class Watch:
         self.notes: Counter[str] = Counter()
         self.seconds: Counter[str] = Counter()
         self.most: Counter[str] = Counter()
-        """Of what is counted after each step."""
+        """The largest counts after any step: descriptors, tasks, threads."""
         self.done: list[Step] = []
         self._folder = Path(tempfile.mkdtemp(prefix="lpm"))
         self._stalls = Stalls()
@@ -125,12 +125,12 @@ class Watch:
         self._tasks = self._figures["livenessprobe_tasks"]
 
     def _begin(self, sidecar: Sidecar) -> None:
-        """Nothing is known of it yet, as it knows nothing."""
+        """A new sidecar, about which only the empty belief holds."""
         self._sidecar = sidecar
         self._read = 0
         self._said: list[tuple[float, str]] = []
         self._beliefs = {Belief()}
-        self._loose = 0
+        self._uncertain = 0
         self._before: set[str] = set()
         self._figures = self._sidecar.figures()
         self._probes = 0.0
@@ -149,7 +149,7 @@ class Watch:
             return 0
 
     def _starved(self) -> float:
-        """Seconds for which threads of the sidecar wanted to run and had no CPU, all told."""
+        """Seconds for which threads of the sidecar were ready to run and had no CPU, in total."""
         if self._sidecar is None:
             return 0.0
         waited = 0
@@ -189,8 +189,8 @@ class Watch:
 
     # --- answers
 
-    def _told(self, path: str, answer: Answer) -> tuple[int, str | None]:
-        """What an answer says; its body must be in keeping."""
+    def _checked(self, path: str, answer: Answer) -> tuple[int, str | None]:
+        """Status and reason of a response, whose body must fit them."""
         body = answer.body.encode(errors="surrogateescape")
         expect = self._world.expect
         if answer.status not in (200, 500):
@@ -213,46 +213,46 @@ class Watch:
             self._fail(f"{path} took {answer.seconds:.3f}s, not at least {low:.3f}s")
 
     def _ask(self, path: str, get: Callable[[str], Answer] | None = None) -> None:
-        """One request, one probe."""
+        """One request, which makes one probe."""
         answer = (get or self._process.get)(path)
-        told = self._told(path, answer)
-        if not self._loose:
+        answered = self._checked(path, answer)
+        if not self._uncertain:
             self._in_time(path, answer)
         beliefs = self._after(self._beliefs)
-        kept = {belief for belief in beliefs if belief.says(path) == told}
+        kept = {belief for belief in beliefs if belief.says(path) == answered}
         if not kept:
             beliefs = self._after(self._beliefs, self._outcomes())
-            kept = {belief for belief in beliefs if belief.says(path) == told}
+            kept = {belief for belief in beliefs if belief.says(path) == answered}
         if not kept:
-            self._fail(f"{path} says {told}, not one of { ({belief.says(path) for belief in beliefs}) }")
+            self._fail(f"{path} says {answered}, not one of { ({belief.says(path) for belief in beliefs}) }")
         self._beliefs = kept
         self._asked += 1
 
     def _agree(self, paths: tuple[str, ...]) -> None:
-        """Ask everywhere; answers, metrics, log and health file must be the model's."""
+        """Send requests to `paths`; responses, metrics, log and health file must agree with the model."""
         if self._settings.interval:
             self._settle(paths)
         else:
-            if self._loose:  # they may or may not have counted
+            if self._uncertain:  # the abandoned requests may or may not have counted
                 beliefs = self._beliefs
-                for _ in range(self._loose):
+                for _ in range(self._uncertain):
                     beliefs = self._after(beliefs)
                     self._beliefs = self._beliefs | beliefs
             slow = self._world.expect.wait in ("timeout", "any") or (
                 self._world.expect.wait == "unreached" and self._settings.slowness("unreached")[0] > 0.05
             )
-            answered = all(each.alive for each in self._world.expect.outcomes)  # else there is a pause between probes
+            answered = all(each.alive for each in self._world.expect.outcomes)  # otherwise there is a pause between probes
             for path in paths[: 1 if slow else 4 if answered else 2]:
                 self._ask(path)
             self._compare(self._process.figures())
         self._compare_health_file()
         self._compare_log()
         self._beliefs = {belief.anew() for belief in self._beliefs}
-        self._loose = self._asked = 0
+        self._uncertain = self._asked = 0
         self._before = set()
 
     def _settle(self, paths: tuple[str, ...]) -> None:
-        """With an interval: what is reported must soon be what the state makes it, and stay so."""
+        """With an interval the report must soon fit the driver's state, and stay so."""
         settings = self._settings
         limit = time.monotonic() + 3 * (settings.interval + settings.probe_timeout) + 3
         first = self._beliefs
@@ -262,15 +262,15 @@ class Watch:
                 beliefs = beliefs | self._after(beliefs)
             for _ in range(3):
                 beliefs = self._after(beliefs)
-            # What was seen of a state that lasted for a moment only may have counted for this.
+            # Probes of a state that lasted only a moment may have counted too.
             beliefs |= {replace(each, started=True) for each in beliefs} | {
                 replace(each, started=each.ready.stands or False) for each in beliefs
             }
             self._beliefs = beliefs
             wrong = ""
             for path in (*paths, *paths):
-                told = self._process.get(path)
-                said = (told.status, told.reason)
+                answered = self._process.get(path)
+                said = (answered.status, answered.reason)
                 kept = {belief for belief in beliefs if belief.says(path) == said}
                 if not kept:
                     wrong = f"{path} says {said}"
@@ -286,7 +286,7 @@ class Watch:
                     break
                 wrong = f"driver_up and healthy are {shown}"
             if time.monotonic() > limit + 2 * self._stalls.worst:
-                self._fail(f"with an interval, for too long: {wrong}")
+                self._fail(f"with an interval, wrong for too long: {wrong}")
             time.sleep(0.02)
         if (
             grown := set(self._grown(figures))
@@ -300,10 +300,10 @@ class Watch:
     # --- metrics
 
     def _compare(self, figures: dict[str, float], mixed: frozenset[str] = frozenset()) -> None:
-        """Metrics after a step without an interval."""
+        """Compare metrics after a step without an interval."""
         counted = sum(value for series, value in figures.items() if PROBES.match(series)) - self._probes
-        if not self._asked <= counted <= self._asked + self._loose:
-            self._fail(f"{counted} probes were counted for {self._asked} requests and {self._loose} loose ones")
+        if not self._asked <= counted <= self._asked + self._uncertain:
+            self._fail(f"{counted} probes were counted for {self._asked} requests and {self._uncertain} uncertain ones")
         allowed = {each.reason for each in self._world.expect.outcomes} | mixed
         grown = self._grown(figures)
         if set(grown) - allowed:
@@ -366,7 +366,7 @@ class Watch:
             time.sleep(0.002)
 
     def _compare_log(self) -> None:
-        """Well-formed lines, no faults of the sidecar's own, and the last word on health is the model's."""
+        """Lines are well-formed, none is an internal error, and the last record about health agrees with the model."""
         end = time.monotonic() + 2
         while True:
             now = time.monotonic()
@@ -384,11 +384,11 @@ class Watch:
             if last in wanted or any(often[each] >= 5 for each in wanted if each):  # then it may be folded
                 return
             if now > end + 2 * self._stalls.worst:
-                self._fail(f"the log's last word is {last!r}, not one of {wanted}")
+                self._fail(f"the log's last record about health says {last!r}, not one of {wanted}")
             time.sleep(0.005)
 
     def _new_lines(self) -> list[str]:
-        """Those of the log that are complete, and were not when it was read before."""
+        """The complete lines that the log has gained since the last call."""
         log = self._process.log()
         new, self._read = log[self._read :], log.rfind("\n") + 1
         return new[: new.rfind("\n") + 1].split("\n")[:-1]
@@ -404,7 +404,7 @@ class Watch:
         if any(bad in line for bad in BAD):
             self._fail(f"in the log: {line[:1000]}")
 
-    # --- what it holds
+    # --- resources
 
     def _healthy_process(self) -> None:
         if self._process.process.poll() is not None:
@@ -415,10 +415,10 @@ class Watch:
         self._comes_back("other threads", THREADS, lambda: sum(name != POOL for name in self._process.threads()))
 
     def _comes_back(self, what: str, most: float, count: Callable[[], float]) -> None:
-        """Wait until there are at most so many; those of a moment ago may be on their way out."""
+        """Wait until the count is at most `most`: objects of the last step may still be closing."""
         end = time.monotonic() + BACK_SECONDS
         while (found := count()) > most:
             if time.monotonic() > end + 2 * self._stalls.worst:
-                self._fail(f"{found:.0f} {what}, where {most:.0f} can be explained")
+                self._fail(f"{found:.0f} {what}, but at most {most:.0f} are expected")
             time.sleep(0.02)
         self.most[what] = max(self.most[what], round(found))

@@ -1,4 +1,4 @@
-"""The states a driver can be in, how each is brought about, and what a probe may find in it."""
+"""The states of a driver: how a test makes each, and which results a probe may have in it."""
 
 from __future__ import annotations
 
@@ -36,26 +36,29 @@ MESSAGES: dict[str, bytes] = {
     "http": b"Received http2 header with status: 503",
     "closed": b"failed to connect to all addresses; last error: UNKNOWN: Socket closed",
 }
-QUIBBLES = {"removed", "http"}
-"""Messages in the library's own words; they are taken for the library's."""
+LIKE_THE_LIBRARY = {"removed", "http"}
+"""Messages in the library's own words; the sidecar takes such an error for the library's."""
 NAMES = ("grpc.csi.test", "renamed.csi.test", 'odd"name\n\x1b[0m.test')
 LATER, LATEST = 1.2, 1.6
 """Seconds; well above each probe timeout in use."""
 SOONER = 0.06
-"""Well below."""
+"""Well below each probe timeout in use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """What a probe may find, how long that takes, and what the sidecar then says."""
+    """The results that a probe may have, how long it takes, and what the sidecar responds."""
 
     outcomes: frozenset[Outcome]
     wait: str = "none"
-    """"none"; "unreached": the grace for a driver that cannot be reached; "timeout": the whole probe timeout; "any"."""
+    """
+    How long a response takes: "none", "unreached" (the grace for an unreachable driver), "timeout" (the probe timeout),
+    or "any".
+    """
     body: bytes | None = None
-    """Of /healthz, if there is only one."""
+    """The body of /healthz, if only one is possible."""
     name: str = ""
-    """The driver's, if it can be learnt."""
+    """The driver's name, if the sidecar can learn it."""
     delay: float = 0.0
 
 
@@ -69,7 +72,7 @@ def unreached(*reasons: str, **more: Any) -> Expect:
 
 
 class World:
-    """A folder with a CSI socket, and drivers that take turns there."""
+    """A folder with a CSI socket, at which different drivers take turns."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -79,7 +82,7 @@ class World:
         self._pool = folder / "pool"
         self._pool.mkdir()
         self._at = ""
-        """Which of the pool's sockets is at the address."""
+        """The name of the pool's socket that is at the address."""
         self._serial = 0
         self._frozen = False
         self.grpc = GrpcDriver(str(self._pool / "grpc"), NAMES[0])
@@ -92,8 +95,8 @@ class World:
         self.socket: Socket = None
 
     def close(self) -> None:
-        self._calm()
-        self.grpc.calm()
+        self._reset()
+        self.grpc.reset()
         self.grpc.stop()
         self.raw.close()
         for wire in self._wires.values():
@@ -103,8 +106,8 @@ class World:
         self._process.kill()
 
     def enter(self, state: str, anew: bool, *arguments: Any) -> Expect:
-        """Bring about `state`; `anew` if the socket is to be another one even if it need not."""
-        self._calm()
+        """Bring about `state`; with `anew` on a new socket even if the present one could stay."""
+        self._reset()
         if anew:
             self._clear()
         self.expect = STATES[state](self, *arguments)
@@ -117,7 +120,7 @@ class World:
 
     # --- placing
 
-    def _calm(self) -> None:
+    def _reset(self) -> None:
         if self.mount.is_dir():
             os.chmod(self.mount, 0o700)
         if self._frozen:
@@ -173,8 +176,8 @@ class World:
     # --- states
 
     def library(self, ready: bool | None, delay: float, padding: int, link: bool) -> Expect:
-        """A driver of the real library that answers."""
-        self.grpc.calm()
+        """A driver on the grpc library that responds."""
+        self.grpc.reset()
         self.grpc.ready, self.grpc.delay, self.grpc.padding = ready, delay, padding
         self._put("grpc", link)
         name = self.grpc.name
@@ -187,14 +190,14 @@ class World:
         return found(None, name=name, body=b"ok", delay=delay)
 
     def library_hangs(self) -> Expect:
-        self.grpc.calm()
+        self.grpc.reset()
         self.grpc.hang = True
         self._put("grpc")
         body = b"rpc error: code = DeadlineExceeded desc = context deadline exceeded"
         return found("deadline", wait="timeout", body=body, name=self.grpc.name)
 
     def library_error(self, code: int, message: str) -> Expect:
-        self.grpc.calm()
+        self.grpc.reset()
         status = next(each for each in grpc.StatusCode if each.value[0] == code)
         text = MESSAGES[message].decode(errors="replace")
         self.grpc.status = status, text
@@ -202,7 +205,7 @@ class World:
         return self._error(code, message, text.encode(), self.grpc.name)
 
     def library_restarts(self, name: int) -> Expect:
-        self.grpc.calm()
+        self.grpc.reset()
         self.grpc.stop()
         if self._at == "grpc":
             self._clear()
@@ -228,7 +231,7 @@ class World:
     def _error(self, code: int, message: str, text: bytes, name: str) -> Expect:
         spelled = CODES.split()[code] if code < 17 else "Unknown"
         reasons = {"unimplemented" if code == 12 else "driver_error"}
-        if message in QUIBBLES:
+        if message in LIKE_THE_LIBRARY:
             reasons = {"protocol_error"} | ({"connection_lost"} if spelled == "Unavailable" else set())
         return found(*reasons, body=f"rpc error: code = {spelled} desc = ".encode() + text, name=name)
 
@@ -306,7 +309,7 @@ class World:
         self._bind()
         return unreached("refused")
 
-    def nobody_accepts(self) -> Expect:
+    def never_accepts(self) -> Expect:
         self._bind().listen(4096)
         return found("deadline", reached=False, wait="timeout")
 

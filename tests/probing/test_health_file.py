@@ -1,4 +1,4 @@
-"""The health file: what is in it, when it counts, and what it never does to what is in its place."""
+"""The health file: its content, its expiry, and its respect for other things at its path."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support import not_on_windows
 
 
 class Clock:
-    """The clock of the machine's uptime, and the one on the wall."""
+    """Replaces the clock of the machine's uptime and the wall clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.uptime = 5000.0
@@ -48,10 +48,10 @@ def path(folder: Path) -> str:
     return str(folder / "health")
 
 
-# --- what is written
+# --- writing
 
 
-def test_what_is_written_is_one_line_of_json(path: str, clock: Clock) -> None:
+def test_the_content_is_one_line_of_json(path: str, clock: Clock) -> None:
     write(path, "csi.example.com", 14.0, age=0.5)
 
     content = Path(path).read_text()
@@ -67,7 +67,7 @@ def test_what_is_written_is_one_line_of_json(path: str, clock: Clock) -> None:
     assert os.listdir(os.path.dirname(path)) == ["health"]
 
 
-def test_it_is_of_now_unless_it_is_said_to_be_older(path: str, clock: Clock) -> None:
+def test_without_an_age_the_result_is_of_now(path: str, clock: Clock) -> None:
     write(path, "d", 14.0)
 
     assert json.loads(Path(path).read_text())["uptime"] == clock.uptime
@@ -75,13 +75,13 @@ def test_it_is_of_now_unless_it_is_said_to_be_older(path: str, clock: Clock) -> 
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=80), st.floats(0, 1e10), st.floats(0, 1e3))
-def test_what_is_written_is_read(path: str, driver: str, lasts: float, age: float) -> None:
+def test_a_written_file_can_be_read(path: str, driver: str, lasts: float, age: float) -> None:
     write(path, driver, lasts + age + 3600, age)
 
     assert read(path) == driver
 
 
-def test_what_was_there_is_replaced(path: str) -> None:
+def test_an_older_file_is_replaced(path: str) -> None:
     Path(path).write_text("something\nmuch longer" * 100)
     write(path, "one", 60.0)
     write(path, "two", 60.0)
@@ -90,7 +90,7 @@ def test_what_was_there_is_replaced(path: str) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
-def test_everybody_may_read_it_whatever_the_umask(path: str, umask: int) -> None:
+def test_all_users_may_read_it_whatever_the_umask(path: str, umask: int) -> None:
     """An exec probe may run as another user."""
     before = os.umask(umask)
     try:
@@ -102,8 +102,8 @@ def test_everybody_may_read_it_whatever_the_umask(path: str, umask: int) -> None
 
 
 @not_on_windows("a file has no such mode")
-def test_nobody_else_may_write_it_even_for_a_moment(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever opens it before its mode is set could write to it ever after."""
+def test_no_other_user_may_write_it_even_for_a_moment(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that opens the file before its mode is set could write to it ever after."""
     modes: list[int] = []
     chmod = os.chmod
 
@@ -122,9 +122,9 @@ def test_nobody_else_may_write_it_even_for_a_moment(path: str, monkeypatch: pyte
     assert modes == [0o644]
 
 
-@not_on_windows("nothing replaces a file that somebody never stops to read; tests/windows has one who does")
+@not_on_windows("a file cannot be replaced while it is read; tests/windows tests that")
 def test_a_reader_never_sees_half_a_file(path: str) -> None:
-    """Names of very different lengths, so that a file written in place would be caught half-way."""
+    """Names of very different lengths, so that a read in the middle of a write in place would be noticed."""
     drivers = ["d", "e" * 50_000]
     write(path, drivers[0], 60.0)
     stop, seen, faults = threading.Event(), set(), []
@@ -149,7 +149,7 @@ def test_a_reader_never_sees_half_a_file(path: str) -> None:
     assert seen == set(drivers)
 
 
-# --- how long it counts
+# --- expiry
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_reader_never_sees_half_a_file(path: str) -> None:
 )
 @pytest.mark.parametrize("age", [0.0, 0.75])
 def test_it_counts_until_it_expires(path: str, clock: Clock, age: float, later: float, counts: bool) -> None:
-    """Counted from the probe, not from the writing."""
+    """Counted from the probe, not from the write."""
     write(path, "d", 14.0, age)
     clock.go(max(later - age, 0.0))
     if counts:
@@ -172,15 +172,15 @@ def test_it_counts_until_it_expires(path: str, clock: Clock, age: float, later: 
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.floats(0, 1e8), st.floats(0, 100))
-def test_it_counts_at_once_however_the_clock_is_rounded(path: str, clock: Clock, uptime: float, age: float) -> None:
+def test_a_new_file_counts_at_once_whatever_the_clocks_rounding(path: str, clock: Clock, uptime: float, age: float) -> None:
     clock.uptime = uptime
     write(path, "d", age + 1.0, age)
 
     assert read(path) == "d"
 
 
-def test_one_from_before_a_restart_of_the_machine_has_expired(path: str, clock: Clock) -> None:
-    """Its uptime lies in the future then."""
+def test_a_file_from_before_a_restart_of_the_machine_has_expired(path: str, clock: Clock) -> None:
+    """Then its uptime lies in the future."""
     write(path, "d", 1e9)
     clock.uptime = 30.0
 
@@ -188,7 +188,7 @@ def test_one_from_before_a_restart_of_the_machine_has_expired(path: str, clock: 
         read(path)
 
 
-def test_a_wall_clock_that_is_set_changes_nothing(path: str, clock: Clock) -> None:
+def test_a_changed_wall_clock_does_not_change_the_expiry(path: str, clock: Clock) -> None:
     write(path, "d", 14.0)
     assert json.loads(Path(path).read_text())["uptime"] == clock.uptime
     for wall in (0.0, 2_000_000_000.0):
@@ -196,7 +196,7 @@ def test_a_wall_clock_that_is_set_changes_nothing(path: str, clock: Clock) -> No
         assert read(path) == "d"
 
 
-def test_the_times_are_for_people_and_agree(path: str) -> None:
+def test_the_two_times_in_the_file_agree(path: str) -> None:
     write(path, "d", 3600.0)
     content = json.loads(Path(path).read_text())
 
@@ -207,10 +207,10 @@ def test_the_times_are_for_people_and_agree(path: str) -> None:
     )
 
 
-# --- what is no such file
+# --- reading anything else
 
 
-def test_none_is_a_driver_that_is_not_healthy(path: str) -> None:
+def test_a_missing_file_means_a_driver_that_is_not_healthy(path: str) -> None:
     with pytest.raises(
         HealthFileError, match=f"^{re.escape(path)} does not exist: the driver is not healthy, or nobody has asked it yet$"
     ):
@@ -236,8 +236,8 @@ GOOD = {"driver": "d", "time": "t", "uptime": 0.0, "lasts": 1e12}
         b"{}",
         b"[" * 60_000,
         b"1" * 60_000,
-        json.dumps(GOOD).encode().rjust(65_537),  # one byte beyond what is read
-        json.dumps(GOOD | {"driver": "é" * 40_000}, ensure_ascii=False).encode(),  # it is bytes that count
+        json.dumps(GOOD).encode().rjust(65_537),  # one byte more than is read
+        json.dumps(GOOD | {"driver": "é" * 40_000}, ensure_ascii=False).encode(),  # the limit is in bytes
         *(json.dumps({name: value for name, value in GOOD.items() if name != left_out}).encode() for left_out in GOOD),
         *(
             json.dumps(GOOD | {name: value}).encode()
@@ -248,27 +248,27 @@ GOOD = {"driver": "d", "time": "t", "uptime": 0.0, "lasts": 1e12}
         json.dumps(GOOD | {"uptime": -(10**400)}).encode(),
     ],
 )
-def test_what_is_no_health_file_says_so(path: str, content: bytes) -> None:
+def test_any_other_content_is_refused(path: str, content: bytes) -> None:
     Path(path).write_bytes(content)
     with pytest.raises(HealthFileError, match=f"^{re.escape(path)} is no health file of livenessprobe's$"):
         read(path)
 
 
-def test_64_kib_are_read(path: str) -> None:
+def test_a_file_of_64_kib_is_read(path: str) -> None:
     Path(path).write_bytes(json.dumps(GOOD).encode().rjust(65_536))
 
     assert read(path) == "d"
 
 
 @not_on_windows("what is below a file does not exist")
-def test_what_cannot_be_read_says_why(path: str) -> None:
+def test_a_failed_read_has_a_reason(path: str) -> None:
     Path(path).touch()
     with pytest.raises(HealthFileError, match=f"^{path}/below cannot be read: Not a directory$"):
         read(f"{path}/below")
 
 
 @pytest.mark.parametrize(("name", "value"), [("uptime", 1e300), ("uptime", float("nan")), ("lasts", -1), ("lasts", 0)])
-def test_numbers_that_make_no_sense_have_expired(path: str, name: str, value: float) -> None:
+def test_impossible_numbers_count_as_expired(path: str, name: str, value: float) -> None:
     Path(path).write_text(json.dumps(GOOD | {name: value}))
     with pytest.raises(HealthFileError, match="has expired"):
         read(path)
@@ -282,7 +282,7 @@ def test_numbers_that_make_no_sense_have_expired(path: str, name: str, value: fl
         max_leaves=12,
     )
 )
-def test_no_json_ends_in_anything_but_a_name_or_a_sentence(path: str, value: object) -> None:
+def test_any_json_is_a_name_or_an_error_sentence(path: str, value: object) -> None:
     Path(path).write_text(json.dumps(value))
     try:
         assert isinstance(read(path), str)
@@ -291,8 +291,8 @@ def test_no_json_ends_in_anything_but_a_name_or_a_sentence(path: str, value: obj
 
 
 @pytest.fixture(params=["folder", "FIFO", "socket", "link", "link to nowhere"] if sys.platform != "win32" else ["folder"])
-def thing(request: pytest.FixtureRequest, path: str) -> Iterator[str]:
-    """Something at the path that is no plain file."""
+def not_a_file(request: pytest.FixtureRequest, path: str) -> Iterator[str]:
+    """Something other than a plain file at the path."""
     listener = socket.socket(socket.AF_UNIX if sys.platform != "win32" else socket.AF_INET)
     match request.param:
         case "folder":
@@ -310,40 +310,42 @@ def thing(request: pytest.FixtureRequest, path: str) -> Iterator[str]:
     listener.close()
 
 
-def test_what_is_no_plain_file_is_left_alone(thing: str) -> None:
-    """A typing error must not cost a driver its socket."""
-    before, beside = os.lstat(thing), sorted(os.listdir(os.path.dirname(thing)))
-    for action in (lambda: write(thing, "d", 60.0), lambda: remove(thing)):
-        with pytest.raises(HealthFileError, match=f"^{re.escape(thing)} is there and is no plain file; choose another path"):
+def test_only_a_plain_file_is_replaced_or_removed(not_a_file: str) -> None:
+    """A typing error in --health-file must not delete a driver's socket."""
+    before, beside = os.lstat(not_a_file), sorted(os.listdir(os.path.dirname(not_a_file)))
+    for action in (lambda: write(not_a_file, "d", 60.0), lambda: remove(not_a_file)):
+        with pytest.raises(
+            HealthFileError, match=f"^{re.escape(not_a_file)} is there and is no plain file; choose another path"
+        ):
             action()
 
-    after = os.lstat(thing)
+    after = os.lstat(not_a_file)
     assert (after.st_mode, after.st_ino, after.st_ctime_ns) == (before.st_mode, before.st_ino, before.st_ctime_ns)
-    assert sorted(os.listdir(os.path.dirname(thing))) == beside
-    if os.path.exists(f"{thing}.other"):
-        assert Path(f"{thing}.other").read_text() == "precious"
+    assert sorted(os.listdir(os.path.dirname(not_a_file))) == beside
+    if os.path.exists(f"{not_a_file}.other"):
+        assert Path(f"{not_a_file}.other").read_text() == "precious"
 
 
-def test_what_is_no_plain_file_is_not_waited_for(thing: str) -> None:
-    """Reading a FIFO would hang, and an exec probe with it."""
-    with pytest.raises(HealthFileError, match=f"^{re.escape(thing)} "):
-        read(thing)
+def test_reading_something_else_than_a_file_does_not_hang(not_a_file: str) -> None:
+    """Reading a FIFO would hang, and so would the exec probe."""
+    with pytest.raises(HealthFileError, match=f"^{re.escape(not_a_file)} "):
+        read(not_a_file)
 
 
 @not_on_windows("only administrators make links")
-def test_a_reader_may_be_led_there_by_a_link(path: str) -> None:
+def test_a_link_to_the_file_can_be_read(path: str) -> None:
     write(path, "d", 60.0)
     os.symlink(path, f"{path}.link")
 
     assert read(f"{path}.link") == "d"
 
 
-# --- when it cannot be written
+# --- failed writes
 
 
 @not_on_windows("only administrators make links")
 def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(path: str, folder: Path) -> None:
-    """In /tmp anybody can put one there."""
+    """In /tmp any user can make one."""
     other = folder / "other"
     other.write_text("precious")
     os.symlink(other, f"{path}.new")
@@ -356,27 +358,27 @@ def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(path: str, fo
 
 
 @not_on_windows("only administrators make links")
-def test_a_link_that_comes_at_the_last_moment_is_not_followed_either(
+def test_a_link_made_at_the_last_moment_is_not_followed_either(
     path: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look and the making somebody may be quicker."""
+    """Another process may make the link between the unlink and the open."""
     other = folder / "other"
     other.write_text("precious")
     unlink = os.unlink
 
-    def unlink_and_be_quicker(name: str) -> None:
+    def unlink_and_make_a_link(name: str) -> None:
         unlink(name)
         os.symlink(other, name)
 
     os.symlink(other, f"{path}.new")
     with monkeypatch.context() as patch, pytest.raises(HealthFileError, match="cannot be written: File exists$"):
-        patch.setattr(os, "unlink", unlink_and_be_quicker)
+        patch.setattr(os, "unlink", unlink_and_make_a_link)
         write(path, "d", 60.0)
 
     assert other.read_text() == "precious"
 
 
-def test_what_an_earlier_process_left_half_written_is_in_nobodys_way(path: str, folder: Path) -> None:
+def test_a_half_written_file_of_an_earlier_process_is_replaced(path: str, folder: Path) -> None:
     Path(f"{path}.new").write_text('{"driver": "ha')
     write(path, "d", 60.0)
 
@@ -384,10 +386,10 @@ def test_what_an_earlier_process_left_half_written_is_in_nobodys_way(path: str, 
     assert os.listdir(folder) == ["health"]
 
 
-def test_a_failed_write_takes_the_old_file_away(path: str) -> None:
-    """It would go on saying that all is well."""
+def test_a_failed_write_removes_the_old_file(path: str) -> None:
+    """The old file would go on saying that the driver is healthy."""
     write(path, "d", 60.0)
-    os.mkdir(f"{path}.new")  # nothing can be made there
+    os.mkdir(f"{path}.new")  # no file can be created at this path
     with pytest.raises(HealthFileError, match=f"^health file {re.escape(path)} cannot be written: "):
         write(path, "d", 60.0)
 
@@ -395,19 +397,19 @@ def test_a_failed_write_takes_the_old_file_away(path: str) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_may_have_room_once_the_old_file_is_gone(
+def test_on_a_full_disk_the_old_file_is_removed_to_make_space(
     path: str, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     replace = os.replace
 
-    def replace_if_there_is_room(new: str, old: str) -> None:
+    def replace_if_the_old_file_is_gone(new: str, old: str) -> None:
         if os.path.exists(old):
             raise OSError(number, os.strerror(number))
         replace(new, old)
 
     write(path, "one", 60.0)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", replace_if_there_is_room)
+        patch.setattr(os, "replace", replace_if_the_old_file_is_gone)
         write(path, "two", 60.0)
 
     assert read(path) == "two"
@@ -417,7 +419,7 @@ def test_a_full_disk_may_have_room_once_the_old_file_is_gone(
     ("platform", "refusals", "asked"),
     [("linux", 0, 1), ("linux", 1, 1), ("win32", 0, 1), ("win32", 20, 21), ("win32", 21, 21)],
 )
-def test_windows_is_asked_again_while_somebody_reads(
+def test_on_windows_a_replace_is_retried_while_the_file_is_read(
     path: str, monkeypatch: pytest.MonkeyPatch, platform: str, refusals: int, asked: int
 ) -> None:
     replace, calls, pauses = os.replace, [], []
@@ -442,23 +444,23 @@ def test_windows_is_asked_again_while_somebody_reads(
     assert pauses == [0.01] * (asked - 1)
 
 
-def test_a_folder_that_is_missing_is_a_sentence(folder: Path) -> None:
+def test_a_missing_folder_is_an_error_sentence(folder: Path) -> None:
     with pytest.raises(HealthFileError, match="cannot be written: No such file or directory$"):
         write(f"{folder}/none/health", "d", 60.0)
     remove(f"{folder}/none/health")
 
 
 @pytest.fixture
-def locked(folder: Path) -> Iterator[str]:
+def read_only_folder(folder: Path) -> Iterator[str]:
     """The path of a health file in a folder where nothing can be made or removed."""
     if sys.platform == "win32":
-        pytest.skip("Windows: a folder's mode keeps nobody out")
+        pytest.skip("Windows: a folder's mode does not forbid anything")
     path = str(folder / "health")
     write(path, "d", 60.0)
     os.chmod(path, 0o444)
     os.chmod(folder, 0o555)
     root = os.geteuid() == 0
-    if root:  # whom no mode keeps out
+    if root:  # modes do not restrict root
         os.chown(path, 65534, 65534)
         os.seteuid(65534)
     yield path
@@ -467,26 +469,26 @@ def locked(folder: Path) -> Iterator[str]:
     os.chmod(folder, 0o755)
 
 
-def test_a_folder_that_is_locked_is_a_sentence(locked: str) -> None:
-    """The old file cannot be taken away, and so its expiry is what ends it."""
-    with pytest.raises(HealthFileError, match=f"^health file {locked} cannot be written: Permission denied$"):
-        write(locked, "d", 60.0)
-    with pytest.raises(HealthFileError, match=f"^health file {locked} cannot be removed: Permission denied$"):
-        remove(locked)
-    assert read(locked) == "d"
+def test_a_folder_without_write_permission_is_an_error_sentence(read_only_folder: str) -> None:
+    """The old file cannot be removed either, so it counts until it expires."""
+    with pytest.raises(HealthFileError, match=f"^health file {read_only_folder} cannot be written: Permission denied$"):
+        write(read_only_folder, "d", 60.0)
+    with pytest.raises(HealthFileError, match=f"^health file {read_only_folder} cannot be removed: Permission denied$"):
+        remove(read_only_folder)
+    assert read(read_only_folder) == "d"
 
 
 @pytest.mark.parametrize("action", [remove, lambda path: write(path, "d", 60.0)])
-def test_what_cannot_be_taken_away_is_emptied(locked: str, action: Callable[[str], None]) -> None:
-    """So that it says nothing, if it may be written at least."""
-    os.chmod(locked, 0o644)
-    with pytest.raises(HealthFileError, match=f"^health file {locked} cannot be "):
-        action(locked)
+def test_a_file_that_cannot_be_removed_is_emptied(read_only_folder: str, action: Callable[[str], None]) -> None:
+    """An empty file is no health file, so it does not count."""
+    os.chmod(read_only_folder, 0o644)
+    with pytest.raises(HealthFileError, match=f"^health file {read_only_folder} cannot be "):
+        action(read_only_folder)
     with pytest.raises(HealthFileError, match="is no health file"):
-        read(locked)
+        read(read_only_folder)
 
 
-def test_what_is_removed_is_gone_and_may_be_gone_already(path: str) -> None:
+def test_removing_twice_is_no_error(path: str) -> None:
     write(path, "d", 60.0)
     remove(path)
     remove(path)

@@ -1,8 +1,9 @@
-"""The health file at the end of the process, and what is told of one that makes trouble."""
+"""The health file while the process runs and at its end, and what is recorded of one that cannot be written."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -12,40 +13,90 @@ from types import SimpleNamespace
 
 import pytest
 
-from livenessprobe.driver.result import READY
+from livenessprobe.driver.result import NOT_READY, READY
 from livenessprobe.probing import health_file, reporter
-from livenessprobe.probing.reporter import TELL_AGAIN_SECONDS, Outlets
+from livenessprobe.probing.reporter import REPEAT_SECONDS, Reporter
 from livenessprobe.probing.standing import Standing
 from livenessprobe.settings.model import Settings, Thresholds
 
 HEALTHY = Standing().after(READY, Thresholds(), 0.0)
+UNHEALTHY = Standing().after(NOT_READY, Thresholds(), 0.0)
 
 
-def test_nothing_is_written_after_the_end(
-    folder: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A thread may have been sent to write, and get its turn only now."""
-    file = folder / "health"
-    settings = make_settings(health_file=str(file))
-    told = Outlets()
-    told.begin(str(file))
-    told._tell_file(settings, HEALTHY, "d", 0.0)
-    assert file.exists()
-    told.end()
+class Prober(SimpleNamespace):
+    """Stands for one that reports `standing`."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings=settings, changed=asyncio.Event(), driver_name=SimpleNamespace(text="d"))
+        self.report(HEALTHY)
+
+    def report(self, standing: Standing) -> None:
+        self.standing = standing
+        self.changed.set()
+
+
+class Running:
+    """A reporter that follows `prober` and has its health file in `folder`."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.file = folder / "health"
+        self.prober = Prober(settings._replace(health_file=str(self.file)))
+        self._reporter = Reporter(self.prober, self.prober.settings)  # type: ignore[arg-type]
+        self._task = asyncio.create_task(self._reporter.run(asyncio.Event()))
+
+    async def end(self) -> None:
+        """As the process does."""
+        self._task.cancel()
+        await self._reporter.close()
+        assert self._task.cancelled()
+
+
+@pytest.fixture
+async def running(folder: Path, make_settings: Callable[..., Settings]) -> Running:
+    return Running(folder, make_settings())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_the_file_is_there_while_the_driver_is_healthy_and_the_process_runs(running: Running) -> None:
+    await until(running.file.exists)
+    running.prober.report(UNHEALTHY)
+    await until(lambda: not running.file.exists())
+    running.prober.report(HEALTHY)
+    await until(running.file.exists)
+
+    await running.end()
+
+    assert not running.file.exists()
+
+
+async def test_nothing_is_written_after_the_end(folder: Path, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The write waits for a thread until then."""
+    await until(running.file.exists)
+    busy, pool = threading.Event(), ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(pool)
+    pool.submit(busy.wait)
     written: list[object] = []
     monkeypatch.setattr(health_file, "write", lambda *arguments: written.append(arguments))
+    running.prober.report(HEALTHY)
+    await asyncio.sleep(0.01)
 
-    told._tell_file(settings, HEALTHY, "d", 0.0)
+    await running.end()
+    busy.set()
+    pool.shutdown()
 
-    assert not file.exists()
-    assert written == []
+    assert (written, list(folder.iterdir())) == ([], [])
 
 
-def test_a_write_that_hangs_beyond_the_end_leaves_no_file(
-    folder: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+async def test_a_write_that_hangs_beyond_the_end_leaves_no_file(
+    folder: Path, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a disk that answers no more; the end does not wait for it."""
-    file = folder / "health"
+    await until(running.file.exists)
     began, goes_on, write = threading.Event(), threading.Event(), health_file.write
 
     def hang(*arguments: object) -> None:
@@ -54,64 +105,56 @@ def test_a_write_that_hangs_beyond_the_end_leaves_no_file(
         write(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(health_file, "write", hang)
-    told = Outlets()
-    told.begin(str(file))
-    settings = make_settings(health_file=str(file))
-    writer = threading.Thread(target=told._tell_file, args=(settings, HEALTHY, "d", 0.0))
-    writer.start()
-    assert began.wait(20)
+    running.prober.report(HEALTHY)
+    await until(began.is_set)
     started = time.monotonic()
-    told.end()
+    await running.end()
     assert time.monotonic() - started < 10
 
     goes_on.set()
-    writer.join()
+    await asyncio.get_running_loop().shutdown_default_executor()
 
-    assert not file.exists()
+    assert list(folder.iterdir()) == []
 
 
-def test_trouble_that_comes_and_goes_is_told_once_a_minute(
+async def test_an_error_that_comes_and_goes_is_logged_once_a_minute(
     folder: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, records = [1000.0], []
-    monkeypatch.setattr(reporter.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(reporter, "log", SimpleNamespace(error=lambda *_, err: records.append((now[0], err))))
     path = folder / "none" / "health"
-    settings = make_settings(health_file=str(path))
-    told = Outlets()
-    told.begin(str(path))
+    prober = Prober(make_settings(health_file=str(path)))
+    made = Reporter(prober, prober.settings, lambda: now[0])  # type: ignore[arg-type]
     for _ in range(130):
-        told._tell_file(settings, HEALTHY, "d", 0.0)
+        await made._report_in_file(HEALTHY)
         path.parent.mkdir()
-        told._tell_file(settings, HEALTHY, "d", 0.0)
+        await made._report_in_file(HEALTHY)
         assert path.exists()
         path.unlink()
         path.parent.rmdir()
         now[0] += 1
 
     sentence = f"health file {path} cannot be written: No such file or directory"
-    assert records == [(1000.0 + TELL_AGAIN_SECONDS * count, sentence) for count in range(3)]
+    assert records == [(1000.0 + REPEAT_SECONDS * count, sentence) for count in range(3)]
 
 
 class NoThreads(ThreadPoolExecutor):
-    """What asyncio has where the system gives no more threads."""
+    """The executor that asyncio has if the system starts no more threads."""
 
     def submit(self, *_: object, **__: object) -> object:
         raise RuntimeError("can't start new thread")
 
 
-async def test_without_a_thread_the_file_is_written_all_the_same(
+async def test_without_a_free_thread_the_file_is_written_on_the_event_loop(
     folder: Path, make_settings: Callable[..., Settings]
 ) -> None:
-    file = folder / "health"
     asyncio.get_running_loop().set_default_executor(NoThreads())
-    prober = SimpleNamespace(settings=make_settings(health_file=str(file)), standing=HEALTHY)
-    told = Outlets()
-    told.noted.set()
-    running = asyncio.create_task(told.run(prober, SimpleNamespace(driver_name="d"), asyncio.Event()))
-    await asyncio.sleep(0.1)
+    prober = Prober(make_settings(health_file=str(folder / "health")))
+    made = Reporter(prober, prober.settings)  # type: ignore[arg-type]
+    task = asyncio.create_task(made.run(asyncio.Event()))
+    await until((folder / "health").exists)
 
-    assert file.exists()
-    assert not running.done()
-    running.cancel()
-    await asyncio.wait({running})
+    assert not task.done()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

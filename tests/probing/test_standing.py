@@ -1,4 +1,4 @@
-"""What a probe found, in upstream's words and as a reason; and what a run of probes adds up to."""
+"""The result of one probe, in upstream's words and with a reason; and the standing after a run of probes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from livenessprobe.settings.model import Thresholds
 
 
 def test_the_reasons_never_change() -> None:
-    """They are header values and metric labels that alerts are written for."""
+    """They are header values and metric labels, and users write alerts for them."""
     assert [reason.value for reason in Reason] == [
         "socket_missing",
         "not_a_socket",
@@ -52,7 +52,7 @@ def test_a_reason_can_stand_in_a_header_and_a_label(reason: Reason) -> None:
     assert reason.value.islower()
 
 
-def test_ready_is_what_upstream_says() -> None:
+def test_ready_has_upstreams_words() -> None:
     assert READY == ProbeResult(None, "ok", "Health check succeeded", None, "OK")
     assert READY.ready
 
@@ -83,7 +83,7 @@ def test_a_driver_that_hangs_is_a_call_that_timed_out() -> None:
     ("code", "description", "text"),
     [
         ("Internal", "disk on fire", "rpc error: code = Internal desc = disk on fire"),
-        ("Unavailable", "", "rpc error: code = Unavailable desc = "),  # the blank is kept
+        ("Unavailable", "", "rpc error: code = Unavailable desc = "),  # with the blank at the end
         ("Unknown", "l1\nl2", "rpc error: code = Unknown desc = l1\nl2"),
         ("Internal", "bad\udcff", "rpc error: code = Internal desc = bad\udcff"),
     ],
@@ -100,7 +100,7 @@ def test_a_failed_call_has_grpc_gos_words(code: str, description: str, text: str
     [(MESSAGE_MAX, "m" * MESSAGE_MAX), (MESSAGE_MAX + 1, "m" * MESSAGE_MAX + "… (cut)")],
     ids=["the most", "too long"],
 )
-def test_a_message_that_goes_on_for_ever_is_cut(length: int, passed_on: str) -> None:
+def test_a_message_above_the_limit_is_cut(length: int, passed_on: str) -> None:
     result = rpc_error(Reason.DRIVER_ERROR, "Internal", "m" * length)
 
     assert result.body == result.err == f"rpc error: code = Internal desc = {passed_on}"
@@ -110,13 +110,13 @@ def test_a_message_that_goes_on_for_ever_is_cut(length: int, passed_on: str) -> 
     ("reason", "code"),
     [(Reason.SOCKET_MISSING, "Unavailable"), (Reason.REFUSED, "Unavailable"), (Reason.DEADLINE, "DeadlineExceeded")],
 )
-@pytest.mark.parametrize(("patience_spent", "err"), [(True, DEADLINE), (False, "no socket at /csi/csi.sock")])
-def test_an_unreachable_driver_has_a_sentence(reason: Reason, code: str, patience_spent: bool, err: str) -> None:
+@pytest.mark.parametrize(("timed_out", "err"), [(True, DEADLINE), (False, "no socket at /csi/csi.sock")])
+def test_an_unreachable_driver_has_a_sentence(reason: Reason, code: str, timed_out: bool, err: str) -> None:
     """The body says why; the record is upstream's where the whole timeout was spent, as upstream always does."""
     sentence = "no socket at /csi/csi.sock"
     record = "Failed to establish connection to CSI driver"
 
-    assert unreachable(reason, sentence, patience_spent=patience_spent) == ProbeResult(reason, sentence, record, err, code)
+    assert unreachable(reason, sentence, timed_out=timed_out) == ProbeResult(reason, sentence, record, err, code)
 
 
 @pytest.mark.parametrize("reason", Reason)
@@ -128,7 +128,7 @@ def test_any_reason_means_not_ready(reason: Reason) -> None:
 
 
 def results(signs: str) -> list[ProbeResult]:
-    """`+` for a good one, anything else for a failure; each told from the others by its body."""
+    """`+` is a success, any other sign a failure; the body is the result's index."""
     return [ProbeResult(None if sign == "+" else Reason.DEADLINE, str(place)) for place, sign in enumerate(signs)]
 
 
@@ -142,16 +142,17 @@ def healths(signs: str, thresholds: Iterable[Thresholds]) -> list[Health]:
 
 
 def reported(signs: str, failure: int, success: int) -> str:
-    """What is reported after each result."""
+    """The report after each result."""
     found = healths(signs, itertools.repeat(Thresholds(failure, success)))
     return "".join("+" if health.stands else "-" for health in found)
 
 
 def by_runs(signs: str, failure: int, success: int) -> str:
     """
-    What is to be reported after the last of `signs`, told from the runs in them and not step by step.
+    The report after the last of `signs`, computed from runs and not step by step.
 
-    It is the kind of the last run that was as long as its kind's threshold; before any such run, that of the first result.
+    It is the kind of the last run that reached the threshold of its kind; before any such run, the kind of the first
+    result.
     """
     stands = signs[0]
     for kind, run in itertools.groupby(signs):
@@ -170,22 +171,22 @@ def by_runs(signs: str, failure: int, success: int) -> str:
         ("+---++-++", 3, 2, "+++--++++"),
         ("+---+-++", 3, 2, "+++----+"),
         ("+---+---+---++", 3, 2, "+++----------+"),
-        # The first result is reported at once, of either kind.
+        # The first result is reported at once, success or failure.
         ("-", 3, 3, "-"),
         ("+", 3, 3, "+"),
         ("--", 3, 3, "--"),
         ("-+++", 3, 3, "---+"),
         ("-++-+++", 3, 3, "------+"),
         ("+-", 3, 3, "++"),
-        # Runs that are interrupted begin anew, however often.
+        # An interrupted run begins anew, however often.
         ("+--+--+--+--", 3, 1, "++++++++++++"),
         ("-+-+-+-+-+", 1, 2, "----------"),
         ("-+-+-+-+-+", 1, 1, "-+-+-+-+-+"),
-        # Longer runs than needed change nothing.
+        # A run longer than the threshold changes nothing.
         ("+-----+++++-----", 2, 3, "++------++++----"),
     ],
 )
-def test_what_is_reported(signs: str, failure: int, success: int, expected: str) -> None:
+def test_the_report_after_each_result(signs: str, failure: int, success: int, expected: str) -> None:
     assert reported(signs, failure, success) == expected
 
 
@@ -215,10 +216,10 @@ def test_with_thresholds_of_one_every_result_is_the_report(signs: str) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("+-"), THRESHOLDS), min_size=1, max_size=40))
-def test_the_report_turns_only_after_as_many_equal_results_as_the_threshold_says_then(
+def test_the_report_changes_when_the_threshold_of_that_moment_is_reached(
     steps: list[tuple[str, Thresholds]],
 ) -> None:
-    """Thresholds may change at any time; what was counted before still counts."""
+    """Thresholds may change at any time; earlier results still count."""
     signs = "".join(sign for sign, _ in steps)
     found = healths(signs, [thresholds for _, thresholds in steps])
 
@@ -240,7 +241,7 @@ def test_the_report_is_the_newest_result_of_the_kind_that_stands(steps: list[tup
 
 
 @given(SIGNS, THRESHOLDS)
-def test_failures_are_those_at_the_end(signs: str, thresholds: Thresholds) -> None:
+def test_failures_counts_the_run_of_failures_at_the_end(signs: str, thresholds: Thresholds) -> None:
     assert Health().failures == 0
     for place, health in enumerate(healths(signs, itertools.repeat(thresholds))):
         seen = signs[: place + 1]
@@ -250,12 +251,12 @@ def test_failures_are_those_at_the_end(signs: str, thresholds: Thresholds) -> No
 @pytest.mark.parametrize(
     ("signs", "failure", "expected"),
     [
-        ("+---", [9, 9, 9, 2], "+++-"),  # what was counted under the higher threshold is enough at once
+        ("+---", [9, 9, 9, 2], "+++-"),  # the results counted under the higher threshold are enough at once
         ("+--+--", [9, 9, 9, 9, 9, 2], "+++++-"),
         ("+--+-", [9, 9, 9, 9, 2], "+++++"),
         ("+---", [3, 3, 3, 4], "++++"),
         ("+----", [3, 3, 3, 4, 4], "++++-"),
-        ("+---", [3, 3, 2, 9], "++--"),  # what is reported is not taken back
+        ("+---", [3, 3, 2, 9], "++--"),  # the report does not change back
     ],
 )
 def test_a_threshold_that_changes_counts_from_the_next_result_on(signs: str, failure: list[int], expected: str) -> None:
@@ -264,21 +265,21 @@ def test_a_threshold_that_changes_counts_from_the_next_result_on(signs: str, fai
     assert "".join("+" if health.stands else "-" for health in found) == expected
 
 
-def test_a_health_is_never_changed() -> None:
+def test_a_health_is_immutable() -> None:
     before = Health().after(READY, Thresholds(), good=True)
     before.after(NOT_READY, Thresholds(), good=False)
 
     assert before == Health(good=True, run=1, report=READY, stands=True)
 
 
-# --- all that is reported of a driver
+# --- alive, ready and started
 
 
 ANSWERS = {None, Reason.NOT_READY, Reason.DRIVER_ERROR, Reason.UNIMPLEMENTED}
 
 
 @pytest.mark.parametrize("reason", [None, *Reason])
-def test_a_driver_is_alive_that_answers_in_whatever_way(reason: Reason | None) -> None:
+def test_a_driver_that_responds_is_alive(reason: Reason | None) -> None:
     result = ProbeResult(reason)
     standing = Standing().after(result, Thresholds(), 0.0)
 
@@ -294,17 +295,17 @@ def test_a_driver_is_alive_that_answers_in_whatever_way(reason: Reason | None) -
         ([Reason.NOT_READY], Thresholds(), True, False, False),
         ([Reason.REFUSED], Thresholds(), False, False, False),
         ([Reason.NOT_READY, None, Reason.REFUSED], Thresholds(), False, False, True),
-        # A backend that is away: for the driver's life nothing counts but that it answers.
+        # The driver's backend is away: the driver is alive as long as it responds.
         ([None, Reason.NOT_READY, Reason.DRIVER_ERROR, Reason.NOT_READY], Thresholds(3), True, False, True),
         ([None, Reason.NOT_READY, Reason.DEADLINE, Reason.DEADLINE], Thresholds(3), True, False, True),
         ([None, Reason.NOT_READY, Reason.DEADLINE, Reason.NOT_READY, Reason.DEADLINE], Thresholds(2), True, False, True),
         ([None, Reason.DEADLINE, Reason.DEADLINE, Reason.DEADLINE], Thresholds(3), False, False, True),
-        # One success suffices to have been started, whatever it takes to be reported.
+        # One success is enough to count as started, whatever the success threshold.
         ([Reason.REFUSED, None], Thresholds(1, 3), False, False, True),
         ([Reason.REFUSED, Reason.NOT_READY, Reason.NOT_READY], Thresholds(1, 2), True, False, False),
     ],
 )
-def test_life_readiness_and_start_are_three_questions(
+def test_alive_ready_and_started_are_decided_separately(
     reasons: list[Reason | None], thresholds: Thresholds, alive: bool, ready: bool, started: bool
 ) -> None:
     standing = Standing()
@@ -314,8 +315,8 @@ def test_life_readiness_and_start_are_three_questions(
     assert (standing.alive.stands, standing.ready.stands, standing.started) == (alive, ready, started)
 
 
-def test_a_new_driver_has_yet_to_be_ready_once() -> None:
-    """The counts go on: whether it is the old or the new one that fails is all the same to who reads the report."""
+def test_a_new_driver_has_not_started_until_it_is_ready() -> None:
+    """The counts go on: a reader of the report does not care whether the old or the new driver fails."""
     thresholds = Thresholds(3)
     old = Standing().after(READY, thresholds, 1.0)
 
@@ -330,7 +331,7 @@ def test_a_new_driver_has_yet_to_be_ready_once() -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
-def test_who_was_ready_since_it_came_has_started(steps: list[tuple[bool, bool]]) -> None:
+def test_a_driver_has_started_once_it_was_ready(steps: list[tuple[bool, bool]]) -> None:
     standing = Standing()
     for ready, new_driver in steps:
         standing = standing.after(READY if ready else NOT_READY, Thresholds(2, 2), 0.0, new_driver=new_driver)
@@ -340,11 +341,11 @@ def test_who_was_ready_since_it_came_has_started(steps: list[tuple[bool, bool]])
 
 
 @pytest.mark.parametrize(("now", "fresh"), [(100.0, True), (100.5, True), (114.0, True), (114.001, False), (1e9, False)])
-def test_a_report_is_fresh_until_it_is_older_than_it_lasts(now: float, fresh: bool) -> None:
+def test_a_report_is_fresh_for_the_given_seconds(now: float, fresh: bool) -> None:
     assert Standing().after(NOT_READY, Thresholds(), 100.0).is_fresh(now, 14.0) is fresh
 
 
-def test_what_was_never_found_is_not_fresh() -> None:
+def test_a_standing_without_a_result_is_not_fresh() -> None:
     assert not Standing().is_fresh(0.0, 1e9)
 
 

@@ -1,4 +1,4 @@
-"""The CPU quota of a container, from cgroup trees as kernels lay them out, and what --automaxprocs makes of it."""
+"""The CPU quota of a container, read from cgroup trees as kernels lay them out, and the effect of --automaxprocs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from livenessprobe.process.cpus import maxprocs, present, quota
 
 
 def tree(root: Path, cgroup: str | None, **files: str) -> Path:
-    """Files below sys/fs/cgroup, their names with `__` for a slash and `_DOT_` for a dot, and /proc/self/cgroup."""
+    """A cgroup tree below `root`.  In the names of files `__` stands for a slash, `_DOT_` for a dot."""
     if cgroup is not None:
         (root / "proc/self").mkdir(parents=True)
         (root / "proc/self/cgroup").write_text(cgroup)
@@ -55,14 +55,14 @@ def test_a_nested_group_under_v2(tmp_path: Path) -> None:
 
 
 def test_a_group_with_colons_in_its_name(tmp_path: Path) -> None:
-    """As containerd names them where systemd keeps the tree."""
+    """containerd names groups so where systemd manages the tree."""
     name = "pod1.slice:cri-containerd:c1"
 
     assert quota(tree(tmp_path, f"0::/{name}\n", **{f"{name}__cpu_DOT_max": "300000 100000"})) == 3.0
 
 
 def test_a_path_of_the_host_under_v2(tmp_path: Path) -> None:
-    """With the group mounted in place of the root its path is not there; what is mounted counts."""
+    """The path names a group of the host that is not mounted here; the mounted group counts."""
     assert quota(tree(tmp_path, "0::/kubepods/pod1/c1\n", cpu_DOT_max="50000 100000")) == 0.5
 
 
@@ -92,7 +92,7 @@ V1 = "12:cpuset:/\n4:cpu,cpuacct:/kubepods/pod1\n1:name=systemd:/kubepods/pod1\n
     ],
 )
 def test_the_quota_under_v1(limit: str, period: str, cpus: float | None, mount: str, group: str, tmp_path: Path) -> None:
-    """Under either name of the mount, with the group nested or mounted in place of the root."""
+    """With either name of the mount, and with the group nested or mounted as the root."""
     files = {f"{mount}{group}__cpu_DOT_cfs_quota_us": limit, f"{mount}{group}__cpu_DOT_cfs_period_us": period}
 
     assert quota(tree(tmp_path, V1, **files)) == cpus
@@ -109,8 +109,8 @@ def test_a_nested_group_under_v1_comes_first(tmp_path: Path) -> None:
     assert quota(tree(tmp_path, "4:cpu:/kubepods/pod1\n", **files)) == 3.0
 
 
-def test_other_controllers_are_no_cpu(tmp_path: Path) -> None:
-    """cpuset and cpuacct only begin like it."""
+def test_other_controllers_have_no_cpu_quota(tmp_path: Path) -> None:
+    """Their names only begin with "cpu"."""
     files = {f"{name}__cpu_DOT_cfs_{what}_us": "100000" for name in ("cpuset", "cpuacct") for what in ("quota", "period")}
 
     assert quota(tree(tmp_path, "3:cpuset:/\n2:cpuacct:/\n", **files)) is None
@@ -132,7 +132,7 @@ def test_without_groups_there_is_no_quota(cgroup: str | None, tmp_path: Path) ->
 
 
 def test_the_quota_of_this_process_can_be_read() -> None:
-    """Whatever this machine has."""
+    """On whatever machine the tests run."""
     limit = quota()
 
     assert limit is None or limit > 0
@@ -160,7 +160,7 @@ def test_the_quota_is_rounded_down_to_at_least_1(limit: float | None, count: int
 @pytest.mark.parametrize(
     ("text", "count"),
     [("3", 3), ("1", 1), ("08", 8), ("99999", 99999)]
-    # What Go cannot use leaves the number of CPUs, and is honoured all the same.
+    # Text that Go cannot parse counts as set; the number of CPUs stays.
     + [(text, 6) for text in ("", "0", "-1", "+3", "abc", "1.5", " 3", "٣", "²", "100000", "9" * 5000)],
 )
 @pytest.mark.parametrize("limit", [None, 2.0, 0.5])
@@ -170,13 +170,13 @@ def test_the_environment_wins_over_the_quota(text: str, count: int, limit: float
     assert maxprocs({"GOMAXPROCS": text, "PATH": "/bin"}, limit, 6) == (count, line)
 
 
-def test_the_cpus_present_are_those_this_process_may_use() -> None:
+def test_present_counts_the_cpus_this_process_may_use() -> None:
     assert 1 <= present() <= (os.cpu_count() or 1)
 
 
 @pytest.mark.skipif(sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="takes Linux and two CPUs")
-def test_cpus_that_others_have_to_themselves_do_not_count() -> None:
-    """As with `taskset` or a cpuset."""
+def test_only_cpus_in_the_affinity_mask_count() -> None:
+    """As `taskset` or a cpuset sets it."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:

@@ -16,7 +16,7 @@ from tests.support import ROOT, plain
 DATA = ROOT / "tests" / "data"
 
 
-# --- what is a flag, what is its value, and where flags end
+# --- which words are flags and values, and where flags end
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ DATA = ROOT / "tests" / "data"
         (["oops", "-h"], (), ("oops", "-h")),
         ([" --v=1"], (), (" --v=1",)),
         (["--v=1", "--v=2"], (("v", "1"), ("v", "2")), ()),
-        # Images that hold several programs are told which by a first argument; it is passed over once.
+        # Images that hold several programs name the program in the first argument; it is skipped once.
         (["livenessprobe"], (), ()),
         (["livenessprobe", "--v=1"], (("v", "1"),), ()),
         (["livenessprobe", "livenessprobe", "--v=1"], (), ("livenessprobe", "--v=1")),
@@ -79,12 +79,12 @@ def test_vmodule_accumulates() -> None:
     assert flags.parse_vmodule(line.values()["vmodule"]) == (("main", 1), ("connection", 5), ("a*", 2), ("main", 4))
 
 
-def test_an_emptied_vmodule_still_reads() -> None:
-    """`--vmodule= --vmodule=main=1` makes an empty item, which is skipped."""
+def test_an_empty_vmodule_item_is_skipped() -> None:
+    """`--vmodule= --vmodule=main=1` makes an empty item."""
     assert flags.parse_vmodule(parse(["--vmodule=", "--vmodule=main=1"]).values()["vmodule"]) == (("main", 1),)
 
 
-# --- what is refused, in Go's line
+# --- refusals, with Go's error lines
 
 
 @pytest.mark.parametrize(
@@ -139,8 +139,8 @@ def test_only_the_first_error_counts(arguments: list[str], line: str) -> None:
 
 
 @pytest.mark.parametrize("rest", [["--bogus", "--v=2"], ["---", "--v=2"], ["--v=x", "--v=2"], ["--v"]], ids=plain)
-def test_an_error_tells_what_was_read_before_it(rest: list[str]) -> None:
-    """Upstream acts on --automaxprocs while it parses, so its record is due even if a later flag is refused."""
+def test_an_error_carries_the_flags_read_before_it(rest: list[str]) -> None:
+    """Upstream acts on --automaxprocs while it parses, so its record must be logged even if a later flag is refused."""
     with pytest.raises(FlagError) as refused:
         parse(["--automaxprocs", "--v=1", *rest])
 
@@ -159,7 +159,7 @@ def test_a_command_has_flags_of_its_own() -> None:
 
 
 def test_the_usage_text_begins_with_upstreams_to_the_letter() -> None:
-    """People diff the output of --help."""
+    """Users diff the output of --help."""
     upstream = (DATA / "help_upstream.txt").read_text(encoding="utf-8")
 
     assert usage("{BIN}").startswith(upstream + "\n")
@@ -193,7 +193,7 @@ def test_rows_of_other_flags_have_gos_form(row: str) -> None:
 
 
 def test_a_command_has_its_own_flags_in_front() -> None:
-    """As Go does, the first word in back quotes is the name of the value, and others keep theirs."""
+    """As in Go, the first word in back quotes names the value; later back quotes stay."""
     own = flags.Flag("at", flags.STRING, "now", "The `when` or `when` of it.")
 
     assert usage("x", [own]).startswith(
@@ -234,7 +234,7 @@ WORDS = st.one_of(
 @settings(max_examples=400)
 @given(st.lists(WORDS, max_size=8))
 def test_any_arguments_are_read_or_refused(arguments: list[str]) -> None:
-    """Nothing but FlagError and HelpRequested comes out, and what comes out is made of what went in."""
+    """Parsing raises nothing but FlagError and HelpRequested, and a result consists of the given arguments."""
     try:
         line = parse(arguments)
     except (FlagError, HelpRequested):
@@ -258,8 +258,8 @@ def test_nothing_after_a_double_dash_is_read(arguments: list[str], rest: list[st
 
 
 @given(st.binary(max_size=20))
-def test_arguments_that_are_no_utf8_are_read_too(data: bytes) -> None:
-    """A path may hold any bytes; Python hands them over as surrogate escapes."""
+def test_arguments_that_are_not_utf8_are_read_too(data: bytes) -> None:
+    """A path may hold any bytes; Python passes them as surrogate escapes."""
     text = data.decode(errors="surrogateescape")
 
     assert parse([f"--csi-address={text}"]).values() == {"csi-address": text}

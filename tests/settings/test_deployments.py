@@ -1,4 +1,4 @@
-"""154 sidecars as people run them: swap only the image, and each dials, listens and waits as before."""
+"""154 real deployments of the sidecar: with only the image swapped, each dials, listens and times out as before."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.support import ROOT
 from tests.values import as_file, load_all
 
 CASES = {case["id"]: case for case in json.loads((ROOT / "tests" / "data" / "deployments.json").read_text(encoding="utf-8"))}
-"""Command and arguments as the kubelet hands them over, with the sidecar's environment and what the Go program does."""
+"""By id: command and arguments as the kubelet passes them, the sidecar's environment, and what the Go program does."""
 REFUSED = "D140"
-"""Go takes `--health-port=localhost:29613` as well, but cannot listen there."""
+"""Go accepts `--health-port=localhost:29613` too, but cannot listen on it."""
 PLACEHOLDERS = {"${LOG_LEVEL}": "2", "${LIVENESS_PROBE_PORT}": "10300"}
-"""Templates leave these; any value that fits stands in, and what holds one is not compared."""
+"""Values for variables that templates leave in arguments; expectations that contain such a variable are not compared."""
 FOREIGN = {
     "ADDRESS": "/elsewhere.sock",
     "CSI_ADDRESS": "/elsewhere.sock",
@@ -62,7 +62,7 @@ def settings(name: str, **environ: str) -> Settings:
 
 
 def dial_and_listen(case: dict) -> tuple[dict, list[dict]]:
-    """What the table expects, in the words of `livenessprobe config`."""
+    """The table's expectations in the format of `livenessprobe config`."""
     dial, listen, metrics = (case["expected"][part] for part in ("dial", "listen", "metrics"))
     serves = ["healthz"] if metrics is None else ["healthz", "metrics"]
     address = f"{listen['host']}:{listen['port']}"
@@ -71,9 +71,9 @@ def dial_and_listen(case: dict) -> tuple[dict, list[dict]]:
 
 @cache
 def effective(name: str) -> dict[str, object]:
-    """What a sidecar does, part by part, in the words of the table."""
+    """The settings in force, in the format of the table."""
     found = settings(name)
-    assert found.metrics is None  # nobody has a listener of its own for them
+    assert found.metrics is None  # no deployment has a separate listener for metrics
     return {
         "dial": {"network": found.csi_address.network, "path": found.csi_address.name},
         "host": found.http.host,
@@ -102,11 +102,11 @@ def parts() -> list[object]:
 
 
 @pytest.mark.parametrize(("name", "part", "value"), parts())
-def test_a_deployment_does_what_it_did(name: str, part: str, value: object) -> None:
+def test_a_deployment_behaves_as_with_the_go_program(name: str, part: str, value: object) -> None:
     assert effective(name)[part] == value
 
 
-def test_the_table_of_deployments_is_whole() -> None:
+def test_the_table_of_deployments_is_complete() -> None:
     assert len(CASES) == 154
     assert {len(case["expected"]) for case in CASES.values()} == {5}
 
@@ -116,8 +116,8 @@ def test_every_argument_is_read(name: str) -> None:
     assert command_line.parse(arguments(CASES[name])).unread == ()
 
 
-def test_a_port_that_is_an_address_is_refused_by_name() -> None:
-    """Go notices after the driver has answered, and exits with 0."""
+def test_an_address_as_health_port_is_refused_at_start() -> None:
+    """Go notices only after the driver has responded, and exits with 0."""
     with pytest.raises(SettingsError) as refused:
         settings(REFUSED)
 
@@ -129,14 +129,14 @@ def test_a_port_that_is_an_address_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize("name", ["D077", "D078", "D085"])
 def test_the_connection_timeout_of_old_manifests_is_accepted(name: str) -> None:
-    """Go has refused it since v2.0: exit 2, for ever."""
+    """Go has refused it since v2.0, with exit code 2."""
     assert command_line.parse(arguments(CASES[name])).values()["connection-timeout"] == "3s"
     assert settings(name).probe_timeout == 3.0
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != REFUSED])
 def test_variables_for_the_manifests_own_use_are_not_read(name: str) -> None:
-    """The flags were expanded from such variables; with quite other values in them nothing changes."""
+    """Manifests expand such variables into flags; other values in the variables themselves change nothing."""
     assert settings(name, **FOREIGN) == settings(name)
 
 
@@ -156,8 +156,8 @@ def test_the_settings_in_force_are_described_as_the_table_expects_them(name: str
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != REFUSED])
-def test_the_description_is_good_for_a_settings_file(name: str) -> None:
-    """Whoever wants to move from flags to a ConfigMap can copy it."""
+def test_the_printed_settings_work_as_a_settings_file(name: str) -> None:
+    """The printed values can be copied into a ConfigMap, to move from flags to a file."""
     start = loaded(name)
     described = document(start)["settings"]
     content = as_file({key: described[key]["value"] for key in FILE_KEYS})

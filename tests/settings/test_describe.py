@@ -1,4 +1,4 @@
-"""The settings in force as one JSON object, good for a settings file again; and what differs between two."""
+"""The settings in force as a JSON object that works as a settings file again; and the differences between two of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_file(content: bytes, platform: str = "linux") -> Loaded:
 
 
 def shown(**texts: str) -> dict[str, object]:
-    """The members of the document for settings that differ from the defaults."""
+    """The members of the document for these settings."""
     settings_of = document(read(**texts))["settings"]
     assert isinstance(settings_of, dict)
     return settings_of
@@ -62,7 +62,7 @@ def test_a_value_is_shown_as_its_type_whatever_its_spelling(key: str, text: str,
     assert shown(**{key: text})[key] == {"value": value, "source": f"flag --{KEYS[key].name}"}
 
 
-def test_the_grace_that_results_follows_the_timeout_and_keeps_its_own_source() -> None:
+def test_the_grace_in_force_follows_the_timeout_and_keeps_its_own_source() -> None:
     assert shown(probe_timeout="27s")["unreachable_grace"] == {"value": "27s", "source": "default"}
     assert shown(probe_timeout="-1s")["unreachable_grace"] == {"value": "0s", "source": "default"}
     assert shown(probe_timeout="27s", unreachable_grace="20s")["unreachable_grace"]["value"] == "20s"
@@ -87,7 +87,7 @@ def test_sources_are_those_of_the_values() -> None:
 @pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
 @settings(max_examples=12)
 @given(data=st.data())
-def test_what_is_printed_can_be_the_settings_file(keys: tuple[str, ...], data: st.DataObject) -> None:
+def test_the_printed_settings_work_as_a_settings_file(keys: tuple[str, ...], data: st.DataObject) -> None:
     texts = data.draw(st.fixed_dictionaries({key: VALID[key] for key in keys}))
     loaded = load_all(as_flags(texts), {}, b"#", path="x")
 
@@ -124,7 +124,7 @@ def test_what_is_printed_can_be_the_settings_file(keys: tuple[str, ...], data: s
         ("win32", "tcp://127.0.0.1:90", "dns:///127.0.0.1:90", {"network": "tcp", "address": "127.0.0.1:90"}),
     ],
 )
-def test_where_the_driver_is_said_to_be(platform: str, address: str, target: str, dial: dict[str, str]) -> None:
+def test_target_and_dial_address_of_the_driver(platform: str, address: str, target: str, dial: dict[str, str]) -> None:
     found = document(read(platform, csi_address=address))
 
     assert found["dial"] == dial
@@ -148,7 +148,7 @@ BOTH, HEALTH, METRICS = ["healthz", "metrics"], ["healthz"], ["metrics"]
         ({"metrics_address": "unix:/m.sock"}, [("0.0.0.0:9808", HEALTH, True), ("/m.sock", METRICS, False)]),
     ],
 )
-def test_where_it_is_said_to_listen(texts: dict[str, str], listen: list[tuple[str, list[str], bool]]) -> None:
+def test_addresses_of_the_listeners(texts: dict[str, str], listen: list[tuple[str, list[str], bool]]) -> None:
     assert document(read(**texts))["listen"] == [
         {"address": address, "serves": serves, "dual_stack": dual_stack} for address, serves, dual_stack in listen
     ]
@@ -190,7 +190,7 @@ def test_where_it_is_said_to_listen(texts: dict[str, str], listen: list[tuple[st
         ),
     ],
 )
-def test_what_changes_is_what_means_something_else(
+def test_a_change_is_a_different_value_and_not_a_different_spelling(
     before: str, after: str, expected: list[tuple[str, object, object, str | None, bool]]
 ) -> None:
     found = changes(read_file(before.encode()), read_file(after.encode()))
@@ -204,7 +204,7 @@ def test_what_changes_is_what_means_something_else(
 @settings(max_examples=12)
 @given(data=st.data())
 def test_changes_are_exactly_the_settings_that_differ(keys: tuple[str, ...], data: st.DataObject) -> None:
-    # A setting that others show through, or whose spelling is its value, has rows of its own above.
+    # Left out: a setting that others affect, and settings whose spelling is their value; these have rows above.
     keys = tuple(key for key in keys if key in FILE_KEYS and not key.endswith(("_buffer_size", "_grace")))
     pairs = data.draw(st.fixed_dictionaries({key: two(key) for key in keys}))
     swapped = data.draw(st.sets(st.sampled_from(keys)))

@@ -27,7 +27,7 @@ PAYLOADS = ("/etc/hostname", "{env[PATH]} {{ 7 * 7 }}")
 
 @pytest.mark.parametrize("cast", sorted(converters))
 @pytest.mark.parametrize("place", PLACES)
-def test_no_cast_of_dynaconfs_acts(cast: str, place: str) -> None:
+def test_no_cast_of_dynaconf_acts(cast: str, place: str) -> None:
     for payload in PAYLOADS:
         texts = {"log_dir": f"{cast} {payload}", "log_file": f"@int {cast} {payload}", "connection_timeout": f"{cast}"}
         given_flags = as_flags(texts) if place == "flag" else {}
@@ -84,7 +84,7 @@ def test_no_cast_gives_a_setting_its_type(cast: str) -> None:
         "[dynaconf]\nv = 9",
     ],
 )
-def test_what_dynaconf_reads_in_files_is_no_setting(content: str) -> None:
+def test_dynaconfs_own_keys_are_no_settings(content: str) -> None:
     loaded = load_all(file=content.encode())
 
     assert loaded.file_error.startswith(f"{PATH}: line 1: ")
@@ -238,7 +238,7 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
     return {**json.loads(done.stdout), "file": [str(file)], "cwd": [str(cwd)]}
 
 
-def test_texts_of_all_places_are_what_was_given(audit: dict[str, list]) -> None:
+def test_texts_of_all_sources_are_unchanged(audit: dict[str, list]) -> None:
     ([[*raws, file_error]], code), _ = audit["first"]
 
     assert (file_error, code) == ("", 0)
@@ -248,7 +248,7 @@ def test_texts_of_all_places_are_what_was_given(audit: dict[str, list]) -> None:
     assert 'default = "0"' in raws  # v
 
 
-def test_of_the_process_itself_only_the_settings_file_is_read(audit: dict[str, list]) -> None:
+def test_only_the_settings_file_is_read(audit: dict[str, list]) -> None:
     """But for Dynaconf's own default_settings.py, which it imports again for each instance."""
     _, events = audit["again"]
     own = os.path.join("dynaconf", "")
@@ -259,14 +259,14 @@ def test_of_the_process_itself_only_the_settings_file_is_read(audit: dict[str, l
     assert all("default_settings." in event for event in events if own in event)
 
 
-def test_no_switch_changes_what_is_done_or_found(audit: dict[str, list]) -> None:
+def test_no_variable_of_dynaconf_changes_anything(audit: dict[str, list]) -> None:
     different = [(name, value) for name, value, outcome in audit["each"] if outcome != audit["bare"]]
 
     assert different == []
     assert len(audit["each"]) > 200
 
 
-def test_all_switches_at_once_and_from_the_beginning_open_nothing_but_what_is_imported(audit: dict[str, list]) -> None:
+def test_all_variables_of_dynaconf_together_open_only_imported_files(audit: dict[str, list]) -> None:
     outcome, events = audit["first"]
     libraries = tuple({os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, str(ROOT / "livenessprobe"))})
     libraries += (sys.prefix, sys.base_prefix)
@@ -285,16 +285,16 @@ def test_all_switches_at_once_and_from_the_beginning_open_nothing_but_what_is_im
     }, sorted(kinds)
 
 
-def test_the_switches_are_gone_and_nothing_was_put_into_the_environment(audit: dict[str, list]) -> None:
+def test_dynaconfs_variables_are_removed_and_none_is_added(audit: dict[str, list]) -> None:
     assert (audit["left"], audit["changed"]) == ([], [])
 
 
-def test_dynaconf_as_people_use_it_falls_into_the_trap(audit: dict[str, list]) -> None:
+def test_dynaconf_in_its_usual_form_acts_on_these_inputs(audit: dict[str, list]) -> None:
     """So that the tests above are such."""
     assert {f"exec {audit['cwd'][0]}/evil.py", f"open {audit['cwd'][0]}/.env"} <= set(audit["trap"])
 
 
-def test_the_switches_that_are_tried_are_those_of_dynaconf() -> None:
+def test_the_tried_variables_are_those_of_dynaconf() -> None:
     tried = switches()
 
     assert len(tried) > 70

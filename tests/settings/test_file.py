@@ -99,7 +99,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("content", "sentence"), FAULTS)
-def test_a_fault_is_a_sentence_that_says_where_and_what_to_write(content: str, sentence: str) -> None:
+def test_an_error_names_the_line_and_the_fix(content: str, sentence: str) -> None:
     loaded = load_all(file=content.encode())
 
     assert loaded.file_error == f"{PATH}: {sentence}"
@@ -111,20 +111,20 @@ def test_a_fault_is_a_sentence_that_says_where_and_what_to_write(content: str, s
 
 
 @pytest.mark.parametrize("name", FLAG_ALIASES)
-def test_a_flag_of_longhorns_is_no_key_but_is_understood(name: str) -> None:
+def test_a_flag_of_longhorns_image_is_no_key_but_gets_a_hint(name: str) -> None:
     loaded = load_all(file=f"{name} = 1".encode())
 
     assert loaded.file_error == f"{PATH}: line 1: {name} is not a setting; did you mean {FLAG_ALIASES[name]}?"
 
 
 @pytest.mark.parametrize("name", VARIABLE_ALIASES)
-def test_a_variable_of_longhorns_is_no_key(name: str) -> None:
+def test_a_variable_of_longhorns_image_is_no_key(name: str) -> None:
     assert f"line 1: {name} is not a setting" in load_all(file=f"{name} = 1".encode()).file_error
 
 
 @pytest.mark.parametrize("key", FILE_KEYS)
 @pytest.mark.parametrize("value", ["{}", "1.5", "[[]]"])
-def test_no_setting_takes_a_type_that_it_cannot_have(key: str, value: str) -> None:
+def test_a_value_of_a_wrong_type_is_refused_for_every_setting(key: str, value: str) -> None:
     loaded = load_all(file=f"# first\n{key} = {value}".encode())
 
     assert loaded.file_error.startswith(f"{PATH}: line 2: {key} is ")
@@ -149,7 +149,7 @@ def test_no_setting_takes_a_type_that_it_cannot_have(key: str, value: str) -> No
         ("stderrthreshold = 1\nv = 1\nlog_dir = 'v'", 2),
     ],
 )
-def test_a_value_is_said_to_be_on_the_line_where_it_is(content: str, line: int) -> None:
+def test_the_source_of_a_value_has_its_line(content: str, line: int) -> None:
     assert load_all(file=content.encode()).raw["v"] == Raw("1", f"file {PATH}, line {line}, key v")
 
 
@@ -167,11 +167,11 @@ def test_a_value_is_said_to_be_on_the_line_where_it_is(content: str, line: int) 
         ('metrics_path = """\nv = 1.5\n"""\nv = 1.5', 4),
     ],
 )
-def test_a_fault_is_said_to_be_on_the_line_where_it_is(content: str, line: int) -> None:
+def test_an_error_has_the_line_of_its_key(content: str, line: int) -> None:
     assert load_all(file=content.encode()).file_error.startswith(f"{PATH}: line {line}: v is ")
 
 
-def test_no_line_is_better_than_a_wrong_one() -> None:
+def test_an_ambiguous_line_is_left_out() -> None:
     """An escape in a key, or more look-alikes than anybody would write."""
     assert load_all(file=rb'"\u0076" = 1').raw["v"].source == f"file {PATH}, key v"
     assert load_all(file=b"log_dir = '''\n" + b"v = 9\n" * 20 + b"'''\nv = 1").raw["v"].source == f"file {PATH}, key v"
@@ -184,7 +184,7 @@ VALUES = st.sampled_from(["", ":1", "/a", "1s", "0", "json", "a=1", "80:80", "ht
 @given(
     file=st.dictionaries(NAMES, VALUES, max_size=4), environ=st.dictionaries(st.sampled_from(FILE_KEYS), VALUES, max_size=1)
 )
-def test_the_file_is_named_exactly_once_in_what_is_said_of_it(file: dict[str, object], environ: dict[str, object]) -> None:
+def test_any_error_of_a_file_names_the_file_once(file: dict[str, object], environ: dict[str, object]) -> None:
     texts = {key: text for key, text in environ.items() if isinstance(text, str)}
     try:
         error = load_all({}, as_variables(texts), as_file(file)).file_error
@@ -197,7 +197,7 @@ def test_the_file_is_named_exactly_once_in_what_is_said_of_it(file: dict[str, ob
 # --- reading
 
 
-def test_what_cannot_be_read_is_named_exactly_once(folder: Path) -> None:
+def test_an_unreadable_file_is_named_once(folder: Path) -> None:
     os.mkfifo(folder / "fifo")
     (folder / "large").write_bytes(b"#" * 2_000_000)
     (folder / "latin").write_bytes(b"v = 1 # \xe9")
@@ -214,7 +214,7 @@ def test_what_cannot_be_read_is_named_exactly_once(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("blanks", [b" ", b"[ \t"])
-def test_a_file_of_blanks_is_read_in_no_time(blanks: bytes) -> None:
+def test_a_large_file_of_blanks_is_read_quickly(blanks: bytes) -> None:
     """It is a health check that waits: a line of a million blanks once took hours."""
     script = (
         "import contextlib, sys; from livenessprobe.settings.file import from_file\n"
@@ -223,7 +223,7 @@ def test_a_file_of_blanks_is_read_in_no_time(blanks: bytes) -> None:
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, input=b"v = 1\n" + blanks * 300_000, check=True, timeout=20)
 
 
-def test_the_default_file_is_used_if_it_is_there(folder: Path) -> None:
+def test_the_default_file_is_used_if_it_exists(folder: Path) -> None:
     default, named = str(folder / "default.toml"), str(folder / "named.toml")
 
     assert read_settings_file("", default) == FileContent(default)

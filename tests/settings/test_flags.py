@@ -1,4 +1,4 @@
-"""All flags: names and defaults beside those of upstream's releases, and what each takes."""
+"""All flags: names, defaults and values, compared with each release of the Go program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VERSIONS = json.loads((ROOT / "tests" / "data" / "flags_by_version.json").read_t
 """Release -> flag -> [type, default], from the -h of each release of the Go program."""
 
 
-# --- what is accepted
+# --- accepted values
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_value_that_go_accepts_has_its_meaning(name: str, text: str, value: ob
 
 
 @pytest.mark.parametrize("text", ["0", "main.go:0", "main.go:", ":5", "main.go", "main.go:-1", "main.go:1x"])
-def test_a_backtrace_wants_a_go_file_and_a_line(text: str) -> None:
+def test_a_backtrace_needs_a_go_file_and_a_line(text: str) -> None:
     with pytest.raises(FlagError, match="syntax error: expect file.go:234$"):
         parse([f"--log_backtrace_at={text}"])
 
@@ -76,14 +76,17 @@ def test_a_backtrace_wants_a_go_file_and_a_line(text: str) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_flag_of_every_release_is_known(version: str) -> None:
-    """A manifest written for any release starts: same name, boolean or not, and its default is a value we take."""
+    """
+    A manifest written for any release starts: the name is known, booleans are booleans, and the default is a valid
+    value.
+    """
     for name, (kind, default) in VERSIONS[version].items():
         assert BY_NAME[name].kind.is_bool == (kind == "bool"), name
         if default:
             assert parse([f"--{name}={default}"]).values() == {name: default}
 
 
-def test_the_table_of_releases_is_whole() -> None:
+def test_the_table_of_releases_is_complete() -> None:
     assert (len(VERSIONS), len({name for version in VERSIONS.values() for name in version})) == (22, 27)
 
 
@@ -105,7 +108,7 @@ def test_old_flags_have_the_defaults_of_the_last_release_that_had_them() -> None
 
 
 def test_a_flag_of_upstream_is_in_upstreams_group() -> None:
-    """Flags of our own do not look like upstream's in the usage text."""
+    """Flags of our own are not shown among upstream's in the usage text."""
     groups = {flag.name: flag.group for flag in FLAGS}
     known = {name for version in VERSIONS.values() for name in version}
 
@@ -123,7 +126,7 @@ def test_names_and_keys_are_unique() -> None:
     assert len({flag.key for flag in FLAGS}) == len({flag.name for flag in FLAGS}) == len(FLAGS) == len(BY_NAME)
 
 
-# --- what is refused, in Go's line
+# --- refusals, with Go's error lines
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def modes(environ: dict[str, str]) -> bool:
 @pytest.mark.parametrize(("name", "key"), FLAG_ALIASES.items())
 @settings(max_examples=3)
 @given(data=st.data())
-def test_a_flag_of_longhorns_is_the_setting(name: str, key: str, data: st.DataObject) -> None:
+def test_a_flag_of_longhorns_image_is_another_name_of_a_setting(name: str, key: str, data: st.DataObject) -> None:
     text, _ = data.draw(two(key))
 
     loaded = load_all(command_line.parse([f"--{name}={text}"]).values())
@@ -81,7 +81,7 @@ def test_a_flag_of_longhorns_is_the_setting(name: str, key: str, data: st.DataOb
 @pytest.mark.parametrize(("name", "key"), VARIABLE_ALIASES.items())
 @settings(max_examples=3)
 @given(data=st.data())
-def test_a_variable_of_longhorns_is_the_setting(name: str, key: str, data: st.DataObject) -> None:
+def test_a_variable_of_longhorns_image_is_another_name_of_a_setting(name: str, key: str, data: st.DataObject) -> None:
     text, _ = data.draw(two(key))
 
     loaded = load_all({}, {name: text})
@@ -136,7 +136,7 @@ SAME = {
 @pytest.mark.parametrize(("place", "key", "one", "other"), PAIRS_OF_NAMES)
 @settings(max_examples=2)
 @given(data=st.data())
-def test_two_names_may_say_the_same_and_the_projects_own_is_named(
+def test_two_names_with_equal_values_are_accepted_and_the_projects_own_is_the_source(
     place: str, key: str, one: str, other: str, data: st.DataObject
 ) -> None:
     text, _ = data.draw(two(key))
@@ -151,7 +151,7 @@ def test_two_names_may_say_the_same_and_the_projects_own_is_named(
             assert loaded.raw[key] == Raw(given_texts[named], f"{place} {'--' if place == 'flag' else ''}{named}")
 
 
-def test_what_is_contradicted_is_quoted_as_it_was_given() -> None:
+def test_contradicting_values_are_quoted_as_given() -> None:
     with pytest.raises(SettingsError) as refused:
         load_all({}, {"CSI_ENDPOINT": 'unix:///a "b"', "LIVENESSPROBE_CSI_ADDRESS": "/c\n"})
 
@@ -231,7 +231,7 @@ def test_longhorns_defaults_are_those_it_documents_and_no_others_change() -> Non
         (("--csi-address=/b.sock",), {"CSI_ENDPOINT": "unix:///a.sock"}, ("/b.sock", 0.0, 3.0, 1, "")),
     ],
 )
-def test_what_longhorns_names_bring_with_them(
+def test_longhorns_names_change_the_defaults(
     arguments: tuple[str, ...], environ: dict[str, str], expected: tuple[object, ...]
 ) -> None:
     found = load_all(given_by(*arguments), environ, merger=overlay).settings
@@ -265,7 +265,7 @@ LAYERS = st.lists(st.dictionaries(st.sampled_from(list(KEYS)), RAWS, max_size=8)
 
 @settings(max_examples=40)  # Dynaconf takes its time
 @given(LAYERS, st.booleans())
-def test_the_light_way_to_merge_agrees_with_dynaconf(layers: list[dict[str, Raw]], longhorn: bool) -> None:
+def test_the_small_merge_function_agrees_with_dynaconf(layers: list[dict[str, Raw]], longhorn: bool) -> None:
     lowest = defaults(longhorn=longhorn)
 
     assert overlay(lowest, *layers) == merge(lowest, *layers)

@@ -36,7 +36,7 @@ all_at_once = settings(phases=[Phase.explicit, Phase.reuse, Phase.generate], max
 @pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
 @all_at_once
 @given(data=st.data())
-def test_all_values_read_the_same_in_all_three_places(keys: tuple[str, ...], data: st.DataObject) -> None:
+def test_a_value_reads_the_same_in_all_three_sources(keys: tuple[str, ...], data: st.DataObject) -> None:
     texts = data.draw(st.fixed_dictionaries({key: VALID[key] for key in keys}))
     filed = in_files(texts)
 
@@ -54,7 +54,7 @@ def test_all_values_read_the_same_in_all_three_places(keys: tuple[str, ...], dat
     assert meanings(by_type, filed) == meanings(by_flag, filed)
 
 
-def test_the_groups_that_are_tried_have_every_setting() -> None:
+def test_the_two_groups_contain_every_setting() -> None:
     assert {key for keys in GROUPS for key in keys} == set(KEYS) == set(VALID)
 
 
@@ -104,7 +104,7 @@ def test_tomls_own_types_and_spellings_are_read(line: str, key: str, value: obje
 )
 @all_at_once
 @given(data=st.data())
-def test_of_any_two_places_the_upper_one_wins_for_every_setting(
+def test_of_any_two_sources_the_higher_one_wins_for_every_setting(
     upper: str, lower: str, keys: tuple[str, ...], data: st.DataObject
 ) -> None:
     keys = tuple(key for key in keys if key in FILE_KEYS or "file" not in (upper, lower))
@@ -133,7 +133,7 @@ def source(place: str, key: str, line: int) -> str:
 @pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
 @all_at_once
 @given(data=st.data())
-def test_each_setting_is_decided_by_itself(keys: tuple[str, ...], data: st.DataObject) -> None:
+def test_the_source_of_each_setting_is_independent_of_the_others(keys: tuple[str, ...], data: st.DataObject) -> None:
     """Whatever else is given where."""
     in_three = {
         key: st.fixed_dictionaries({}, optional=dict.fromkeys(("flag", "variable", "file"), VALID[key]))
@@ -161,11 +161,11 @@ def test_each_setting_is_decided_by_itself(keys: tuple[str, ...], data: st.DataO
         ({"config": ""}, {"LIVENESSPROBE_CONFIG": "/v"}, ""),
     ],
 )
-def test_the_file_is_the_one_that_the_flag_names(given_flags: Texts, environ: Texts, named: str) -> None:
+def test_the_config_flag_names_the_file(given_flags: Texts, environ: Texts, named: str) -> None:
     assert load_all(given_flags, environ).raw["config"].text == named
 
 
-def test_a_source_is_named_as_people_look_for_it() -> None:
+def test_a_source_is_named_as_users_know_it() -> None:
     content = b'probe_timeout = "7s"\nv = 7\nmetrics_path = "/seven"\n'
     environ = {"LIVENESSPROBE_PROBE_TIMEOUT": "6s", "LIVENESSPROBE_V": "6"}
 
@@ -187,7 +187,7 @@ def test_a_source_is_named_as_people_look_for_it() -> None:
         (b"v = " + b"[" * 100_000, "is not TOML: "),
     ],
 )
-def test_a_bad_file_is_passed_over_with_a_sentence(content: bytes, sentence: str) -> None:
+def test_a_bad_file_is_ignored_with_an_error_sentence(content: bytes, sentence: str) -> None:
     loaded = load_all(file=content, path="settings.toml")
     assert loaded.file_error.startswith("settings.toml: ")
     assert sentence in loaded.file_error
@@ -240,7 +240,7 @@ def test_live_keys_follow_the_file_and_restart_keys_stay(
 
 
 @given(st.dictionaries(st.sampled_from([PREFIX + key.upper() for key in KEYS]), st.text(max_size=30), max_size=4))
-def test_no_environment_ends_in_anything_but_settings_or_a_refusal(environ: dict[str, str]) -> None:
+def test_any_environment_is_settings_or_a_refusal(environ: dict[str, str]) -> None:
     environ.pop("LIVENESSPROBE_CONFIG", None)
     try:
         load_all({}, environ)
@@ -249,6 +249,6 @@ def test_no_environment_ends_in_anything_but_settings_or_a_refusal(environ: dict
 
 
 @given(st.binary(max_size=200))
-def test_no_file_ends_in_anything_but_settings_or_a_sentence(content: bytes) -> None:
+def test_any_file_is_settings_or_an_error_sentence(content: bytes) -> None:
     loaded = load_all(file=content)
     assert loaded.file_error == "" or loaded.file_error.startswith(f"{PATH}: ")

@@ -53,9 +53,7 @@ PORTS = st.lists(
     ports=PORTS,
     address=st.sampled_from(["10.96.0.7", "[fd00::7]"]),
 )
-def test_what_kubernetes_sets_for_services_is_passed_over(
-    service: str, ports: list[tuple[str, int, str]], address: str
-) -> None:
+def test_variables_of_kubernetes_services_are_ignored(service: str, ports: list[tuple[str, int, str]], address: str) -> None:
     loaded = load_all({}, service_links(service, ports, address))
 
     assert loaded.warnings == ()
@@ -70,7 +68,9 @@ def test_what_kubernetes_sets_for_services_is_passed_over(
         ({"LIVENESS_PROBE_TIMEOUT": "tcp://10.0.0.1:80"}, 2, "variable LIVENESS_PROBE_TIMEOUT"),
     ],
 )
-def test_a_setting_that_resembles_a_service_is_still_one(environ: dict[str, str], code: int, sentence: str) -> None:
+def test_a_setting_that_looks_like_a_service_variable_is_still_a_setting(
+    environ: dict[str, str], code: int, sentence: str
+) -> None:
     with pytest.raises(SettingsError) as refused:
         load_all({}, environ)
 
@@ -101,7 +101,7 @@ def test_an_unknown_variable_is_a_warning_with_the_nearest_name(name: str, hint:
     assert loaded.settings == load_all({"v": "3"}).settings
 
 
-def test_variables_of_others_are_not_looked_at() -> None:
+def test_variables_without_our_prefix_are_ignored() -> None:
     others = (
         "ADDRESS",
         "CSI_ADDRESS",
@@ -162,14 +162,14 @@ def test_variables_of_others_are_not_looked_at() -> None:
         ),
     ],
 )
-def test_longhorns_image_is_meant_by_names_that_only_it_has(
+def test_names_that_only_longhorns_image_has_select_its_defaults(
     arguments: tuple[str, ...], environ: dict[str, str], meant: bool
 ) -> None:
     assert longhorn_is_meant(given_by(*arguments), environ) is meant
 
 
 @given(st.sets(st.sampled_from([key for key in KEYS if key not in ("config", "config_strict")])))
-def test_no_flag_or_variable_of_our_own_means_longhorns_image(keys: set[str]) -> None:
+def test_no_flag_or_variable_of_our_own_selects_longhorns_defaults(keys: set[str]) -> None:
     given_flags = {KEYS[key].name: "x" for key in keys}
     environ = {f"LIVENESSPROBE_{key.upper()}": "x" for key in keys}
 
@@ -177,6 +177,6 @@ def test_no_flag_or_variable_of_our_own_means_longhorns_image(keys: set[str]) ->
     assert longhorn_is_meant(given_flags | {"retries": "3"}, environ)
 
 
-def test_longhorns_variables_stand_for_settings() -> None:
+def test_longhorns_variables_are_names_of_settings() -> None:
     assert set(LONGHORN_VARIABLES.values()) <= set(KEYS)
     assert set(LONGHORN_DEFAULTS) <= set(KEYS)

@@ -1,40 +1,44 @@
-"""What an application of ours answers, asked without a server."""
+"""What the Quart application answers, asked by its own test client; and how Quart is loaded."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from typing import Any
 
 import pytest
 
+from livenessprobe.driver.result import READY, ProbeResult
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.format import Options, render_text
 from livenessprobe.metrics import Exposition, Metrics
-from livenessprobe.web.app import App
-from livenessprobe.web.routes import Mux
+from livenessprobe.probing.standing import Standing
+from livenessprobe.settings.model import Thresholds
+from livenessprobe.web import app as app_module
+from livenessprobe.web.app import Applications, create_app
+from livenessprobe.web.health import Health
+from livenessprobe.web.routes import Routes
+from tests.support import eventually
 
-HEALTH = Mux(healthz=True, metrics_path="/metrics")
-SCOPE = {
-    "type": "http",
-    "http_version": "1.1",
-    "scheme": "http",
-    "method": "GET",
-    "root_path": "",
-    "query_string": b"",
-    "headers": [],
-    "client": ("127.0.0.1", 1),
-}
+ROUTES = Routes(healthz=True, metrics_path="/metrics")
+ERRORS = [ZeroDivisionError("oh"), MemoryError(), RecursionError("deep"), OSError(24, "no more")]
 
 
-class Broken:
-    """Stands for `Callers`."""
+class Answers:
+    """Stands for `Callers`: reports `result`, or fails with it."""
 
-    def __init__(self, error: Exception) -> None:
-        self._error = error
+    def __init__(self, result: ProbeResult | Exception = READY) -> None:
+        self._result = result
 
-    async def check(self, _caller: object) -> None:
-        raise self._error
+    async def check(self, _caller: object) -> Standing:
+        if isinstance(self._result, Exception):
+            raise self._result
+        return Standing().after(self._result, Thresholds(), 0.0)
+
+
+def health(result: ProbeResult | Exception = READY, routes: Routes = ROUTES, metrics: Metrics | None = None) -> Health:
+    return Health(Answers(result), metrics or Metrics(), routes)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -45,46 +49,90 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
-async def ask(app: App, path: str) -> list[dict[str, Any]]:
-    """All that is sent."""
-    sent: list[dict[str, Any]] = []
-    answered = asyncio.Event()
+@pytest.mark.parametrize(
+    ("path", "status", "body"),
+    [("/healthz", 200, "ok"), ("/livez", 200, "ok"), ("/metrics", 200, "livenessprobe_healthy"), ("/x", 404, "not found")],
+)
+async def test_the_application_answers_health_metrics_and_404(path: str, status: int, body: str) -> None:
+    client = create_app(health(), Metrics()).test_client()
 
-    async def send(event: dict[str, Any]) -> None:
-        sent.append(event)
-        if event["type"] == "http.response.body" and not event.get("more_body", False):
-            answered.set()
+    response = await client.get(path)
 
-    async def receive() -> dict[str, Any]:
-        await answered.wait()  # as a client that has its answer
-        return {"type": "http.disconnect"}
-
-    await app(SCOPE | {"path": path, "raw_path": path.encode()}, receive, send)
-    return sent
+    assert response.status_code == status
+    assert body in await response.get_data(as_text=True)
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/livez", "/readyz", "/startupz", "/metrics"])
-@pytest.mark.parametrize("error", [ZeroDivisionError("oh"), MemoryError(), RecursionError("deep"), OSError(24, "no more")])
-async def test_a_fault_while_answering_is_a_500_and_a_record(
-    path: str, error: Exception, logged: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "DELETE", "BREW"])
+async def test_metrics_are_served_for_every_method(method: str) -> None:
+    response = await create_app(health(), Metrics()).test_client().open("/metrics", method=method)
+
+    assert response.status_code == 200
+    assert "allow" not in response.headers
+
+
+@pytest.mark.parametrize("path", ["/<int:x>", "/{a}", "/m/", "/static/x", "/healthz2"])
+async def test_the_metrics_path_is_literal(path: str) -> None:
+    """None of it is a pattern of werkzeug's."""
+    client = create_app(health(routes=Routes(healthz=True, metrics_path=path)), Metrics()).test_client()
+
+    assert (await client.get(path)).status_code == 200
+    assert (await client.get("/metrics")).status_code == 404
+
+
+@pytest.mark.parametrize("host", ["", "a..b", "x" * 300, "localhost:99999"])
+async def test_any_host_is_served(host: str) -> None:
+    response = await create_app(health(), Metrics()).test_client().get("/metrics", headers={"Host": host})
+
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/livez", "/readyz", "/startupz"])
+@pytest.mark.parametrize("error", ERRORS)
+async def test_health_that_fails_inside_is_a_500_with_a_reason_and_a_record(
+    path: str, error: Exception, logged: list[str]
 ) -> None:
-    async def load(_app: App) -> None:
+    response = await create_app(health(error), Metrics()).test_client().get(path)
+
+    await assert_failure(response, error, logged)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+async def test_a_scrape_that_fails_is_a_500_with_a_reason_and_a_record(
+    error: Exception, logged: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Exposition:
         raise error
 
-    monkeypatch.setattr(App, "_load", load)
-    metrics = Metrics()
+    monkeypatch.setattr(Metrics, "expose", fail)
 
-    start, body = await ask(App(Broken(error), metrics, lambda: HEALTH), path)
+    response = await create_app(health(), Metrics()).test_client().get("/metrics")
 
-    headers = {name.lower(): value for name, value in start["headers"]}
-    assert (start["status"], headers[b"x-livenessprobe-reason"]) == (500, b"internal")
-    assert body["body"] == f"livenessprobe: internal error: {error!r}".encode()
+    await assert_failure(response, error, logged)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+async def test_an_inner_application_that_fails_is_a_500_with_a_reason_and_a_record(
+    error: Exception, logged: list[str]
+) -> None:
+    """Whatever fails in Quart itself, before its own handlers of errors."""
+
+    async def fail(*_: object) -> None:
+        raise error
+
+    app = create_app(health(), Metrics())
+    app.asgi_app = Health(Answers(), Metrics(), ROUTES, fail)  # type: ignore[method-assign, arg-type]
+
+    await assert_failure(await app.test_client().get("/metrics"), error, logged)
+
+
+async def assert_failure(response: Any, error: Exception, logged: list[str]) -> None:
+    assert (response.status_code, response.headers["x-livenessprobe-reason"]) == (500, "internal")
+    assert await response.get_data(as_text=True) == f"livenessprobe: internal error: {error!r}"
     assert [line.partition(" err=")[0] for line in logged] == ['E "Request failed inside the sidecar"']
-    assert b'livenessprobe_http_responses_total{code="500"} 1' in metrics.expose().body
 
 
-async def test_metrics_are_those_of_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They change on the event loop, so that is where they are read: in a thread half of them might be older."""
+async def test_metrics_are_read_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They change on the event loop: in another thread some would be read before a change and some after it."""
     threads: list[threading.Thread] = []
     expose = Metrics.expose
 
@@ -94,6 +142,127 @@ async def test_metrics_are_those_of_one_moment(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(Metrics, "expose", noted)
 
-    start, *_ = await ask(App(Broken(OSError()), Metrics(), lambda: HEALTH), "/metrics")
+    response = await create_app(health(), Metrics()).test_client().get("/metrics")
 
-    assert (start["status"], threads) == (200, [threading.current_thread()])
+    assert (response.status_code, threads) == (200, [threading.current_thread()])
+
+
+# --- loading Quart
+
+
+async def ask(app: Any, path: str) -> int:
+    """The status of the response to a GET of `path`."""
+    statuses: list[int] = []
+    answered = asyncio.Event()
+
+    async def send(event: dict[str, Any]) -> None:
+        if event["type"] == "http.response.start":
+            statuses.append(event["status"])
+        elif not event.get("more_body", False):
+            answered.set()
+
+    async def receive() -> dict[str, Any]:
+        await answered.wait()
+        return {"type": "http.disconnect"}
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "scheme": "http",
+        "method": "GET",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [],
+        "client": ("127.0.0.1", 1),
+        "path": path,
+        "raw_path": path.encode(),
+    }
+    await app(scope, receive, send)
+    (status,) = statuses
+    return status
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The thread of every load, which runs as ever; `fail` in it makes the next one fail."""
+    threads: list[str] = []
+    create = app_module.create_app
+
+    def noted(health: Health, metrics: Metrics) -> object:
+        threads.append(threading.current_thread().name)
+        if "fail" in threads:
+            threads.remove("fail")
+            raise ImportError("no Quart today")
+        return create(health, metrics)
+
+    monkeypatch.setattr(app_module, "create_app", noted)
+    return threads
+
+
+async def test_quart_is_loaded_once_in_a_thread_of_its_own_after_the_first_health_response(loads: list[str]) -> None:
+    applications = Applications([health()], Metrics())
+    (app,) = applications.listeners
+    loading = asyncio.create_task(applications.run())
+
+    assert [await ask(app, path) for path in ("/nowhere", "/nowhere")] == [404, 404]
+    await asyncio.sleep(0)
+    assert loads == []
+    assert await ask(app, "/healthz") == 200
+    await loading
+
+    assert loads == ["load Quart"]
+    eventually(lambda: "load Quart" not in [thread.name for thread in threading.enumerate()])
+    assert await ask(app, "/metrics") == await ask(app, "/healthz") == 200
+    assert loads == ["load Quart"]
+
+
+async def test_a_metrics_request_that_comes_first_loads_quart_and_waits(loads: list[str]) -> None:
+    applications = Applications([health()], Metrics())
+    (app,) = applications.listeners
+
+    statuses = await asyncio.gather(*(ask(app, "/metrics") for _ in range(5)))
+
+    assert (statuses, loads) == ([200] * 5, ["load Quart"])
+
+
+async def test_without_a_health_request_quart_is_loaded_in_time(loads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "FIRST_RESPONSE_SECONDS", 0.05)
+
+    await Applications([health()], Metrics()).run()
+
+    assert loads == ["load Quart"]
+
+
+async def test_a_load_that_fails_is_a_500_the_next_request_tries_again_and_health_goes_on(
+    loads: list[str], logged: list[str]
+) -> None:
+    applications = Applications([health()], Metrics())
+    (app,) = applications.listeners
+    loads.append("fail")
+
+    assert await ask(app, "/metrics") == 500
+    assert await ask(app, "/healthz") == 200
+    assert await ask(app, "/metrics") == 200
+
+    assert [line.partition(" err=")[0] for line in logged] == ['E "Request failed inside the sidecar"']
+
+
+async def test_every_listener_has_a_quart_application_of_its_own(loads: list[str]) -> None:
+    healths = [health(routes=Routes(healthz=True, metrics_path=None)), health(routes=Routes(False, "/m"))]
+    applications = Applications(healths, Metrics())
+
+    await applications.load()
+
+    first, second = applications.listeners
+    assert type(first.current).__name__ == type(second.current).__name__ == "Quart"
+    assert first.current is not second.current
+    assert [await ask(first, "/m"), await ask(second, "/m")] == [404, 200]
+    assert [await ask(first, "/healthz"), await ask(second, "/healthz")] == [200, 404]
+
+
+def test_neither_health_nor_its_application_needs_quart() -> None:
+    import subprocess
+
+    code = "import livenessprobe.web.app, livenessprobe.web.health, sys; print('quart' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -1,4 +1,4 @@
-"""What /livez, /readyz and /startupz say: a table of texts, and the same as JSON."""
+"""The responses of /livez, /readyz and /startupz, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from livenessprobe.driver.result import CALL_TIMED_OUT, NOT_READY, READY, ProbeResult, Reason, rpc_error, unreachable
 from livenessprobe.probing.standing import Standing
 from livenessprobe.settings.model import Thresholds
-from livenessprobe.web.responses import Part, as_json, parts, text, wants_json
+from livenessprobe.web.responses import Check, as_json, as_text, checks, wants_json
 from livenessprobe.web.routes import Handler
 
 LIVEZ, READYZ, STARTUPZ = Handler.LIVEZ, Handler.READYZ, Handler.STARTUPZ
 BROKEN = rpc_error(Reason.DRIVER_ERROR, "Internal", "disk on fire")
-REFUSED = unreachable(Reason.REFUSED, "nobody listens on /csi/csi.sock", patience_spent=False)
+REFUSED = unreachable(Reason.REFUSED, "nobody listens on /csi/csi.sock", timed_out=False)
 DEADLINE_TEXT = "deadline: rpc error: code = DeadlineExceeded desc = context deadline exceeded"
 NOT_READY_TEXT = "not_ready: driver responded but is not ready"
 BROKEN_TEXT = "driver_error: rpc error: code = Internal desc = disk on fire"
 
 
 def standing(found: Iterable[ProbeResult], thresholds: Thresholds, *, new_driver: bool = False) -> Standing:
-    """What is reported after these results, the last of which may be a new driver's."""
+    """The standing after these results; with `new_driver` the last result comes from a new driver."""
     *earlier, last = found
     reported = Standing()
     for result in earlier:
@@ -38,12 +38,12 @@ def standing(found: Iterable[ProbeResult], thresholds: Thresholds, *, new_driver
         (LIVEZ, [READY], "ok", "[+]answers ok\nlivez check passed\n"),
         (READYZ, [READY], "ok", "[+]answers ok\n[+]ready ok\nreadyz check passed\n"),
         (STARTUPZ, [READY], "ok", "[+]has-been-ready ok\nstartupz check passed\n"),
-        # A backend that is away: the driver lives, and has been ready.
+        # The driver's backend is away: the driver lives, and has been ready.
         (LIVEZ, [READY, NOT_READY], "ok", "[+]answers ok\nlivez check passed\n"),
         (LIVEZ, [READY, BROKEN], "ok", "[+]answers ok\nlivez check passed\n"),
         (STARTUPZ, [READY, NOT_READY], "ok", "[+]has-been-ready ok\nstartupz check passed\n"),
         (STARTUPZ, [READY, REFUSED], "ok", "[+]has-been-ready ok\nstartupz check passed\n"),
-        # A failure lists the parts without being asked for them.
+        # A failure lists the parts even if the request did not ask for them.
         (READYZ, [NOT_READY], f"[+]answers ok\n[-]ready failed: {NOT_READY_TEXT}\nreadyz check failed\n", None),
         (READYZ, [READY, BROKEN], f"[+]answers ok\n[-]ready failed: {BROKEN_TEXT}\nreadyz check failed\n", None),
         (LIVEZ, [CALL_TIMED_OUT], f"[-]answers failed: {DEADLINE_TEXT}\nlivez check failed\n", None),
@@ -58,17 +58,17 @@ def standing(found: Iterable[ProbeResult], thresholds: Thresholds, *, new_driver
         (STARTUPZ, [BROKEN, CALL_TIMED_OUT], f"[-]has-been-ready failed: {DEADLINE_TEXT}\nstartupz check failed\n", None),
     ],
 )
-def test_the_text(handler: Handler, found: list[ProbeResult], short: str, verbose: str | None) -> None:
-    shown = parts(handler, standing(found, Thresholds()))
+def test_the_text_response(handler: Handler, found: list[ProbeResult], short: str, verbose: str | None) -> None:
+    shown = checks(handler, standing(found, Thresholds()))
 
-    assert text(handler, shown, verbose=False) == short
-    assert text(handler, shown, verbose=True) == (verbose or short)
+    assert as_text(handler, shown, verbose=False) == short
+    assert as_text(handler, shown, verbose=True) == (verbose or short)
 
 
 @pytest.mark.parametrize(
     ("handler", "found", "thresholds", "short"),
     [
-        # Until the threshold is reached the earlier report stands, and so does its reason.
+        # Until the threshold is reached the earlier report stays, with its reason.
         (READYZ, [READY, BROKEN, BROKEN], Thresholds(3), "ok"),
         (READYZ, [READY, NOT_READY, NOT_READY, NOT_READY], Thresholds(3), None),
         (LIVEZ, [READY, NOT_READY, NOT_READY, NOT_READY], Thresholds(3), "ok"),
@@ -80,22 +80,22 @@ def test_the_text(handler: Handler, found: list[ProbeResult], short: str, verbos
             Thresholds(1, 2),
             f"[-]answers failed: {DEADLINE_TEXT}\nlivez check failed\n",
         ),
-        # To have been ready once takes one success, whatever is reported.
+        # One success is enough to have been ready, whatever is reported.
         (STARTUPZ, [BROKEN, READY, BROKEN], Thresholds(1, 3), "ok"),
     ],
 )
-def test_thresholds_count_for_what_is_said(
+def test_thresholds_decide_the_response(
     handler: Handler, found: list[ProbeResult], thresholds: Thresholds, short: str | None
 ) -> None:
-    said = text(handler, parts(handler, standing(found, thresholds)), verbose=False)
+    said = as_text(handler, checks(handler, standing(found, thresholds)), verbose=False)
 
     assert said == short or (short is None and said.startswith("[") and said.endswith("check failed\n"))
 
 
-def test_a_new_driver_whose_first_failure_is_not_reported_yet_has_no_reason_for_not_having_been_ready() -> None:
-    shown = parts(STARTUPZ, standing([READY, NOT_READY], Thresholds(3), new_driver=True))
+def test_a_new_driver_with_no_reported_failure_has_not_been_ready_yet() -> None:
+    shown = checks(STARTUPZ, standing([READY, NOT_READY], Thresholds(3), new_driver=True))
 
-    assert text(STARTUPZ, shown, verbose=False) == "[-]has-been-ready failed: not yet\nstartupz check failed\n"
+    assert as_text(STARTUPZ, shown, verbose=False) == "[-]has-been-ready failed: not yet\nstartupz check failed\n"
     assert json.loads(as_json(STARTUPZ, shown)) == {
         "check": "startupz",
         "status": "failed",
@@ -133,20 +133,20 @@ def test_a_new_driver_whose_first_failure_is_not_reported_yet_has_no_reason_for_
         (STARTUPZ, READY, {"check": "startupz", "status": "ok", "parts": [{"name": "has-been-ready", "ok": True}]}),
     ],
 )
-def test_the_json(handler: Handler, found: ProbeResult, expected: dict[str, object]) -> None:
-    said = as_json(handler, parts(handler, standing([found], Thresholds())))
+def test_the_json_response(handler: Handler, found: ProbeResult, expected: dict[str, object]) -> None:
+    said = as_json(handler, checks(handler, standing([found], Thresholds())))
 
     assert json.loads(said) == expected
     assert said.endswith("}\n")
     assert said.count("\n") == 1
 
 
-def test_bytes_that_are_no_text_go_through_both() -> None:
-    """A driver's message may hold them, as surrogate escapes: text has blanks for them, JSON stays ASCII."""
+def test_a_message_that_is_not_utf8_is_shown_in_text_and_json() -> None:
+    """A driver's message may hold them, as surrogate escapes: text shows blanks, JSON stays ASCII."""
     bad = rpc_error(Reason.DRIVER_ERROR, "Internal", b"caf\xe9\xff".decode(errors="surrogateescape"))
-    shown = parts(READYZ, standing([bad], Thresholds()))
+    shown = checks(READYZ, standing([bad], Thresholds()))
 
-    assert b"desc = caf  \n" in text(READYZ, shown, verbose=False).encode()
+    assert b"desc = caf  \n" in as_text(READYZ, shown, verbose=False).encode()
     said = as_json(READYZ, shown)
     assert said.isascii()
     assert json.loads(said)["parts"][1]["message"] == bad.body
@@ -157,26 +157,28 @@ def test_bytes_that_are_no_text_go_through_both() -> None:
 def test_text_and_json_agree(handler: Handler, reasons: list[Reason | None], body: str, data: st.DataObject) -> None:
     thresholds = data.draw(st.builds(Thresholds, st.integers(1, 3), st.integers(1, 3)))
     reported = standing([ProbeResult(reason, body) for reason in reasons], thresholds, new_driver=data.draw(st.booleans()))
-    shown = parts(handler, reported)
+    shown = checks(handler, reported)
     good = {LIVEZ: reported.alive.stands, READYZ: reported.alive.stands and reported.ready.stands}.get(
         handler, reported.started
     )
 
     said = json.loads(as_json(handler, shown))
-    assert (said["status"] == "ok") == good == (text(handler, shown, verbose=False) == "ok")
-    verbose = text(handler, shown, verbose=True)
+    assert (said["status"] == "ok") == good == (as_text(handler, shown, verbose=False) == "ok")
+    verbose = as_text(handler, shown, verbose=True)
     assert verbose.endswith(f"\n{said['check']} check {'passed' if good else 'failed'}\n")
     for part in said["parts"]:
         assert f"[{'+' if part['ok'] else '-'}]{part['name']} " in verbose
-        flat = "".join(each if each.isprintable() else " " for each in body)  # or a message could pass for a line
+        flat = "".join(
+            each if each.isprintable() else " " for each in body
+        )  # without this a message could look like a line of its own
         assert part["ok"] or part["reason"] is None or f"failed: {part['reason']}: {flat}\n" in verbose
     as_json(handler, shown).encode()
 
 
-def test_a_driver_that_is_ready_answers() -> None:
-    """So what /readyz lists first never contradicts what it lists second, for results of one kind in a row."""
+def test_a_ready_driver_also_answers() -> None:
+    """So in a run of equal results the first part of /readyz never contradicts the second."""
     for reason in [None, *Reason]:
-        answers, ready = parts(READYZ, standing([ProbeResult(reason)], Thresholds()))
+        answers, ready = checks(READYZ, standing([ProbeResult(reason)], Thresholds()))
         assert (answers.name, ready.name) == ("answers", "ready")
         assert answers.good or not ready.good
 
@@ -197,7 +199,7 @@ def test_a_driver_that_is_ready_answers() -> None:
         ("text/plain, application/json", False),
         ("*/*, application/json", False),
         ("text/*, application/json", False),
-        # What neither is said nor understood is passed over.
+        # Media types other than text/plain and application/json are ignored.
         ("text/html, application/json", True),
         ("application/xml, text/plain", False),
         ("application/*", False),
@@ -209,7 +211,7 @@ def test_a_driver_that_is_ready_answers() -> None:
         ("application/json" * 1000, False),
     ],
 )
-def test_json_is_for_those_who_ask_for_it_first(accept: str, json_wanted: bool) -> None:
+def test_json_is_sent_if_accept_names_it_before_text(accept: str, json_wanted: bool) -> None:
     assert wants_json(accept) is json_wanted
 
 
@@ -217,13 +219,13 @@ def test_json_is_for_those_who_ask_for_it_first(accept: str, json_wanted: bool) 
     st.text(max_size=60)
     | st.lists(st.sampled_from(["application/json", "text/plain", ";q=1", ",", " ", "*/*"])).map("".join)
 )
-def test_no_accept_header_is_too_odd(accept: str) -> None:
+def test_any_accept_header_is_understood(accept: str) -> None:
     assert wants_json(accept) in (True, False)
 
 
-def test_a_part_is_told_by_what_was_found_last_of_its_kind() -> None:
+def test_a_part_shows_the_last_result_of_its_kind() -> None:
     newest = rpc_error(Reason.DRIVER_ERROR, "Internal", "second")
-    answers, ready = parts(READYZ, standing([READY, BROKEN, newest], Thresholds(2)))
+    answers, ready = checks(READYZ, standing([READY, BROKEN, newest], Thresholds(2)))
 
-    assert answers == Part("answers", True, newest)
-    assert ready == Part("ready", False, newest)
+    assert answers == Check("answers", True, newest)
+    assert ready == Check("ready", False, newest)

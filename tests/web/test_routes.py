@@ -1,4 +1,4 @@
-"""Which handler a request reaches, as Go's http.ServeMux decides it."""
+"""The handler of a request, chosen as Go's http.ServeMux chooses it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livenessprobe.web.routes import Handler, Mux, Route
+from livenessprobe.web.routes import Handler, Route, Routes
 
-HEALTH_ONLY = Mux(healthz=True, metrics_path=None)
-BOTH = Mux(healthz=True, metrics_path="/metrics")
-METRICS_ONLY = Mux(healthz=False, metrics_path="/metrics")
-SUBTREE = Mux(healthz=True, metrics_path="/metrics/")
-ROOT = Mux(healthz=True, metrics_path="/")
+HEALTH_ONLY = Routes(healthz=True, metrics_path=None)
+BOTH = Routes(healthz=True, metrics_path="/metrics")
+METRICS_ONLY = Routes(healthz=False, metrics_path="/metrics")
+SUBTREE = Routes(healthz=True, metrics_path="/metrics/")
+ROOT = Routes(healthz=True, metrics_path="/")
 HEALTHZ, METRICS, NOT_FOUND, BAD_REQUEST = Handler.HEALTHZ, Handler.METRICS, Handler.NOT_FOUND, Handler.BAD_REQUEST
 
 
@@ -62,23 +62,23 @@ def test_a_malformed_target_is_a_bad_request(raw_path: str) -> None:
     assert HEALTH_ONLY.route("GET", raw_path) == Route(BAD_REQUEST)
 
 
-def test_an_asterisk_is_for_options_only() -> None:
+def test_an_asterisk_is_a_target_for_options_only() -> None:
     assert BOTH.route("OPTIONS", "*") == Route(Handler.SERVER_OPTIONS)
     assert BOTH.route("GET", "*") == Route(BAD_REQUEST)
 
 
 def test_a_listener_for_metrics_has_no_healthz() -> None:
     assert METRICS_ONLY.route("GET", "/healthz") == Route(NOT_FOUND)
-    assert Mux(healthz=False, metrics_path="/healthz").route("GET", "/healthz") == Route(METRICS)
+    assert Routes(healthz=False, metrics_path="/healthz").route("GET", "/healthz") == Route(METRICS)
 
 
 @pytest.mark.parametrize(
     ("path", "handler"), [("/livez", Handler.LIVEZ), ("/readyz", Handler.READYZ), ("/startupz", Handler.STARTUPZ)]
 )
-def test_paths_of_our_own_are_where_health_is_and_no_metrics_are(path: str, handler: Handler) -> None:
+def test_our_own_paths_exist_only_on_listeners_of_health(path: str, handler: Handler) -> None:
     assert BOTH.route("GET", path) == HEALTH_ONLY.route("POST", path) == Route(handler)
     assert METRICS_ONLY.route("GET", path) == Route(NOT_FOUND)
-    assert ROOT.route("GET", path) == Mux(healthz=True, metrics_path=path).route("GET", path) == Route(METRICS)
+    assert ROOT.route("GET", path) == Routes(healthz=True, metrics_path=path).route("GET", path) == Route(METRICS)
 
 
 # --- redirects to the clean path
@@ -133,13 +133,13 @@ def test_a_connect_request_is_not_redirected() -> None:
         (BOTH, "/", Route(NOT_FOUND)),
         (METRICS_ONLY, "/metrics", Route(METRICS)),
         (METRICS_ONLY, "/", Route(NOT_FOUND)),
-        (Mux(healthz=True, metrics_path="/m/x"), "/m/x", Route(METRICS)),
-        (Mux(healthz=True, metrics_path="/m/x"), "/metrics", Route(NOT_FOUND)),
-        # No pattern language: wildcards and methods are upstream's by accident.
-        (Mux(healthz=True, metrics_path="/{x}"), "/foo", Route(NOT_FOUND)),
-        (Mux(healthz=True, metrics_path="/{x}"), "/{x}", Route(METRICS)),
-        (Mux(healthz=True, metrics_path="/é"), "/%C3%A9", Route(METRICS)),
-        # With a slash at its end it is a subtree, and the path without it leads there.
+        (Routes(healthz=True, metrics_path="/m/x"), "/m/x", Route(METRICS)),
+        (Routes(healthz=True, metrics_path="/m/x"), "/metrics", Route(NOT_FOUND)),
+        # No pattern language; in upstream, wildcards and methods work only by accident.
+        (Routes(healthz=True, metrics_path="/{x}"), "/foo", Route(NOT_FOUND)),
+        (Routes(healthz=True, metrics_path="/{x}"), "/{x}", Route(METRICS)),
+        (Routes(healthz=True, metrics_path="/é"), "/%C3%A9", Route(METRICS)),
+        # A path with a slash at its end serves a subtree, and the path without the slash redirects there.
         (SUBTREE, "/metrics/", Route(METRICS)),
         (SUBTREE, "/metrics/foo", Route(METRICS)),
         (SUBTREE, "/metrics/a/b/", Route(METRICS)),
@@ -147,18 +147,18 @@ def test_a_connect_request_is_not_redirected() -> None:
         (SUBTREE, "/metricsx", Route(NOT_FOUND)),
         (SUBTREE, "/healthz", Route(HEALTHZ)),
         (SUBTREE, "/metrics/../healthz", Route(Handler.REDIRECT, "/healthz")),
-        # The root takes all but /healthz.
+        # The root serves everything but /healthz.
         (ROOT, "/", Route(METRICS)),
         (ROOT, "/anything/else", Route(METRICS)),
         (ROOT, "/healthz/", Route(METRICS)),
         (ROOT, "/healthz", Route(HEALTHZ)),
-        (Mux(healthz=False, metrics_path="/"), "/healthz", Route(METRICS)),
-        (Mux(healthz=True, metrics_path="/healthz/"), "/healthz", Route(HEALTHZ)),
-        (Mux(healthz=True, metrics_path="/healthz/"), "/healthz/x", Route(METRICS)),
+        (Routes(healthz=False, metrics_path="/"), "/healthz", Route(METRICS)),
+        (Routes(healthz=True, metrics_path="/healthz/"), "/healthz", Route(HEALTHZ)),
+        (Routes(healthz=True, metrics_path="/healthz/"), "/healthz/x", Route(METRICS)),
         (HEALTH_ONLY, "/metrics", Route(NOT_FOUND)),
     ],
 )
-def test_the_metrics_path(mux: Mux, raw_path: str, route: Route) -> None:
+def test_the_metrics_path(mux: Routes, raw_path: str, route: Route) -> None:
     assert mux.route("GET", raw_path) == route
 
 
@@ -177,7 +177,7 @@ METHODS = st.sampled_from(["GET", "HEAD", "POST", "OPTIONS", "CONNECT"]) | st.te
 @settings(max_examples=500)
 @given(METHODS, TARGETS, st.booleans(), st.sampled_from([None, "/", "/metrics", "/metrics/", "/healthz", "/é{x}"]))
 def test_any_target_has_a_handler(method: str, raw_path: str, healthz: bool, metrics_path: str | None) -> None:
-    route = Mux(healthz, metrics_path).route(method, raw_path)
+    route = Routes(healthz, metrics_path).route(method, raw_path)
 
     assert (route.handler is Handler.REDIRECT) == (route.location != "")
     assert route.handler is not Handler.HEALTHZ or healthz
@@ -186,8 +186,8 @@ def test_any_target_has_a_handler(method: str, raw_path: str, healthz: bool, met
 
 @settings(max_examples=500)
 @given(METHODS, TARGETS)
-def test_health_is_told_under_its_own_name_only(method: str, raw_path: str) -> None:
-    """Whatever the target, without its escapes and host it reads /healthz."""
+def test_only_healthz_is_answered_with_health(method: str, raw_path: str) -> None:
+    """Whatever the spelling, the decoded path is /healthz."""
     if BOTH.route(method, raw_path).handler is HEALTHZ:
         path = raw_path if raw_path.startswith("/") else urlsplit(raw_path).path
         assert unquote(path) == "/healthz"
@@ -196,7 +196,7 @@ def test_health_is_told_under_its_own_name_only(method: str, raw_path: str) -> N
 @settings(max_examples=500)
 @given(TARGETS)
 def test_a_redirect_leads_to_a_clean_local_path_at_once(raw_path: str) -> None:
-    """It is one line of ASCII on this host, and it is not redirected again."""
+    """The location is one line of ASCII on this host, and is not redirected again."""
     route = BOTH.route("GET", raw_path)
     if route.handler is not Handler.REDIRECT:
         return

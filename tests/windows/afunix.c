@@ -1,10 +1,10 @@
 /*
  * WinSock with unix sockets, for wine, which has none: WSASocket(AF_UNIX) fails there with 10047.
  *
- * gRPC's library is made to load this file instead of WS2_32.dll (see `setup`); afunix.def passes on to the real one what
- * is not here.  A unix socket is a TCP socket on loopback whose port is written in the "socket file", so that a file that
- * is missing, left over or replaced has the effects of a socket file.  AFUNIX_LOG names a file to write each path to that is
- * connected to, as gRPC gave it to the system.
+ * gRPC's library is patched to load this file instead of WS2_32.dll (see `setup`); afunix.def forwards all other functions to
+ * the real one.  A unix socket is a TCP socket on loopback whose port is written in the "socket file", so that a missing,
+ * left-over or replaced file has the effects of a socket file.  AFUNIX_LOG names a file that gets each path to which gRPC
+ * connects, byte for byte.
  */
 #include <winsock2.h>
 #include <mswsock.h>
@@ -17,7 +17,7 @@ static struct { SOCKET socket; char path[UNIX_PATH_MAX]; } unix_sockets[SOCKETS]
 static SRWLOCK lock = SRWLOCK_INIT;
 static LPFN_CONNECTEX real_connect;
 
-/* The entry of `socket`, -1 if it is no unix socket; of 0, a free one. */
+/* The entry of `socket`, or -1 if it is no unix socket; for socket 0 a free entry. */
 static int find(SOCKET socket)
 {
     for (int entry = 0; entry < SOCKETS; entry++)
@@ -91,7 +91,7 @@ int WSAAPI unix_bind(SOCKET socket, const struct sockaddr *address, int length)
     return 0;
 }
 
-/* gRPC takes the family of the sockets to accept on from here. */
+/* gRPC reads the family of the sockets that it accepts here. */
 int WSAAPI unix_getsockname(SOCKET socket, struct sockaddr *address, int *length)
 {
     int entry = look_up(socket);
@@ -130,7 +130,7 @@ static BOOL PASCAL unix_connect(SOCKET socket, const struct sockaddr *address, i
         CloseHandle(file);
     }
     if (got != sizeof loopback.sin_port) {
-        WSASetLastError(WSAECONNREFUSED); /* as Windows says of a missing file, too */
+        WSASetLastError(WSAECONNREFUSED); /* which Windows also returns for a missing file */
         return FALSE;
     }
     return real_connect(socket, (struct sockaddr *)&loopback, sizeof loopback, data, size, sent, overlapped);

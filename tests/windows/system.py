@@ -1,4 +1,4 @@
-"""What the tests ask of Windows itself; imports little, since it is measured along."""
+"""Calls of Windows itself for tests; imports little, since a test measures the memory of a process that imports it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import ctypes
 from collections.abc import Callable
 
 CLOSED, LOGGED_OFF, SHUT_DOWN = 2, 5, 6
-"""CTRL_CLOSE_EVENT and so on."""
+"""CTRL_CLOSE_EVENT, CTRL_LOGOFF_EVENT and CTRL_SHUTDOWN_EVENT."""
 
 
 def console_event(event: int) -> Callable[[], bool]:
     """
-    What the system does about `event`: begin a thread that goes through the process's handlers.
+    Do what the system does at a console event: start a thread that runs the process's handlers for `event`.
 
-    Whether the thread has been through with them is returned; that is when Windows ends the process, and wine does not.
+    The returned function tells whether the handlers have returned; then Windows ends the process, and wine does not.
     """
     routine = ctypes.WinDLL("kernelbase").CtrlRoutine
     kernel32 = ctypes.WinDLL("kernel32")
@@ -24,7 +24,7 @@ def console_event(event: int) -> Callable[[], bool]:
 
 
 def commit_size() -> int:
-    """Bytes that Windows has promised to this process; the limit of a container counts these."""
+    """Bytes of memory that Windows has committed for this process; the memory limit of a container counts these."""
 
     class Counters(ctypes.Structure):
         _fields_ = (

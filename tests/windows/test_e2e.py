@@ -1,4 +1,4 @@
-"""The sidecar and the example driver as processes on Windows: every form of address, faults of the driver, stops, ports."""
+"""The sidecar and the example driver as processes on Windows: forms of addresses, driver faults, stops, ports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 if sys.platform != "win32":
-    pytest.skip("Windows alone has these paths; `make test-windows` runs this under wine", allow_module_level=True)
+    pytest.skip("only Windows has these paths; `make test-windows` runs this under wine", allow_module_level=True)
 
 import grpc._cython
 
@@ -23,17 +23,17 @@ Start = Callable[..., Sidecar]
 
 SOCKET = "C:\\csi\\csi.sock"
 STAND_IN = (Path(grpc._cython.__file__).parent / "afunix.dll").exists()
-"""Whether unix sockets are made of files and TCP, as under wine."""
+"""Whether unix sockets are simulated by files and TCP, as under wine."""
 
 FORMS = {
-    # What manifests have: azure-disk, azure-file, smb, gce-pd, vsphere, portworx in YAML without double quotes …
+    # In manifests: azure-disk, azure-file, smb, gce-pd, vsphere, portworx in YAML without double quotes …
     "unix://C:\\\\csi\\\\csi.sock": "C:\\\\csi\\\\csi.sock",
-    # … and with them, as secrets-store;
+    # … and with double quotes, as in secrets-store;
     "unix://C:\\csi\\csi.sock": "C:\\csi\\csi.sock",
     # ebs, and vsphere's liveness probe: a path on the drive of the working directory;
     "unix:/csi/csi.sock": "/csi/csi.sock",
     "/csi/csi.sock": "/csi/csi.sock",
-    # what people write besides.
+    # other forms that users write.
     "unix:///csi/csi.sock": "/csi/csi.sock",
     "unix://C:/csi/csi.sock": "C:/csi/csi.sock",
     "unix:///C:/csi/csi.sock": "C:/csi/csi.sock",
@@ -41,12 +41,12 @@ FORMS = {
     "unix:C:/csi/csi.sock": "C:/csi/csi.sock",
     "C:\\csi\\csi.sock": "C:\\csi\\csi.sock",
 }
-"""Addresses, and the bytes that must reach the system: the Go program's."""
+"""Addresses, and the bytes that must reach the system, which are those of the Go program."""
 
 
 @pytest.fixture
 def on_drive_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory as a container has it."""
+    """A working directory as in a container."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir("C:\\")
 
@@ -67,7 +67,9 @@ def order(driver: subprocess.Popen[str], text: str) -> None:
     driver.stdin.flush()
 
 
-def test_the_driver_is_probed_and_its_faults_are_seen(example: subprocess.Popen[str], sidecar: Start, folder: Path) -> None:
+def test_the_driver_is_probed_and_its_faults_are_reported(
+    example: subprocess.Popen[str], sidecar: Start, folder: Path
+) -> None:
     """With the address that most manifests have."""
     process = sidecar("--csi-address=unix://C:\\\\csi\\\\csi.sock", "--unreachable-grace=0s", "--v=5")
     process.await_name()
@@ -100,7 +102,7 @@ def test_the_driver_is_probed_and_its_faults_are_seen(example: subprocess.Popen[
 @pytest.mark.parametrize("address", FORMS)
 def test_every_form_of_address_reaches_the_driver(address: str, example: subprocess.Popen[str], folder: Path) -> None:
     if STAND_IN and FORMS[address].startswith("/"):
-        pytest.skip("wine takes /csi for a folder of Linux; only real Windows can show this form")
+        pytest.skip("wine treats /csi as a folder of Linux; only real Windows can show this form")
     noted = folder / "paths"
     environ = os.environ | {"AFUNIX_LOG": str(noted)}
     command = [sys.executable, "-m", "livenessprobe", "check", f"--csi-address={address}", "--probe-timeout=20s"]
@@ -111,13 +113,13 @@ def test_every_form_of_address_reaches_the_driver(address: str, example: subproc
         assert set(noted.read_text().splitlines()) == {FORMS[address]}
 
 
-# A process cannot be sent these stops from outside, nor can wine tell the size of another one: a thread inside does it.
+# These stops cannot be sent from outside, and wine cannot tell the size of another process: a thread inside does both.
 INSIDE = """
 import signal, sys, threading, time, urllib.request
 from livenessprobe.__main__ import main
 from tests.windows.system import SHUT_DOWN, commit_size, console_event
 
-def beside():
+def requests():
     while True:
         try:
             urllib.request.urlopen({url!r} + "/metrics").read()
@@ -128,14 +130,14 @@ def beside():
     answer = urllib.request.urlopen({url!r} + "/healthz")
     print(answer.status, answer.read(), flush=True)
 
-threading.Thread(target=beside).start()
+threading.Thread(target=requests).start()
 sys.argv = ["livenessprobe", *{arguments!r}]
 sys.exit(main())
 """
 
 
 def run_with_thread_inside(then: str, after: float = 1.0) -> subprocess.CompletedProcess[str]:
-    """A sidecar that is asked once, and does `then` so many seconds after it was asked."""
+    """Run a sidecar with a thread inside that sends one request, and runs `then` after `after` seconds."""
     port = free_port()
     arguments = [f"--csi-address={SOCKET}", f"--http-endpoint=127.0.0.1:{port}", "--probe-timeout=20s"]
     code = INSIDE.format(url=f"http://127.0.0.1:{port}", after=after, then=then, arguments=arguments)
@@ -144,7 +146,7 @@ def run_with_thread_inside(then: str, after: float = 1.0) -> subprocess.Complete
 
 @pytest.mark.parametrize("stop", ["signal.raise_signal(signal.SIGBREAK)", "console_event(SHUT_DOWN)"])
 def test_a_stop_lets_an_open_request_finish(stop: str, example: subprocess.Popen[str]) -> None:
-    """The second is what the end of a container is: Windows kills the process as soon as its handler returns."""
+    """The second is how a container ends: Windows kills the process as soon as its handler returns."""
     order(example, "slow 3")
 
     done = run_with_thread_inside(stop)
@@ -152,8 +154,8 @@ def test_a_stop_lets_an_open_request_finish(stop: str, example: subprocess.Popen
     assert (done.returncode, done.stdout) == (0, "200 b'ok'\n"), done.stderr
 
 
-def test_what_windows_has_promised_it_is_below_the_limit_of_many_manifests(example: subprocess.Popen[str]) -> None:
-    """Azure's charts allow 150 MiB, in which Windows' own processes have to fit; under wine the number is wine's."""
+def test_its_committed_memory_is_below_the_limit_of_many_manifests(example: subprocess.Popen[str]) -> None:
+    """Azure's charts allow 150 MiB, including Windows' own processes.  Under wine the number is wine's."""
     done = run_with_thread_inside("(print(commit_size()), signal.raise_signal(signal.SIGTERM))", after=3)
 
     answer, size = done.stdout.splitlines()
@@ -162,7 +164,7 @@ def test_what_windows_has_promised_it_is_below_the_limit_of_many_manifests(examp
     assert 20 << 20 < int(size) < 128 << 20
 
 
-def test_a_port_that_is_taken_ends_the_second_sidecar_with_1(on_drive_c: None, sidecar: Start) -> None:
+def test_a_second_sidecar_on_the_same_port_exits_with_1(on_drive_c: None, sidecar: Start) -> None:
     first = sidecar()
     second = sidecar(f"--http-endpoint=127.0.0.1:{first.port}", await_http=False)
 
@@ -171,10 +173,8 @@ def test_a_port_that_is_taken_ends_the_second_sidecar_with_1(on_drive_c: None, s
     assert first.get().status == 500
 
 
-def test_new_content_of_the_settings_file_is_polled_for(
-    example: subprocess.Popen[str], sidecar: Start, folder: Path
-) -> None:
-    """There is no SIGHUP."""
+def test_the_settings_file_is_polled(example: subprocess.Popen[str], sidecar: Start, folder: Path) -> None:
+    """Windows has no SIGHUP."""
     file = folder / "settings.toml"
     file.write_text("probe_timeout = '2s'\n")
     process = sidecar(f"--csi-address={SOCKET}", f"--config={file}", "--config-poll-interval=200ms")

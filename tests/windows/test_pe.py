@@ -1,4 +1,4 @@
-"""`image/windows/check_pe` finds what Windows would not: run on programs of a few functions, where mingw is at hand."""
+"""`image/windows/check_pe` finds missing libraries and functions; tested on small programs, where mingw is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.support import ROOT
 
 MINGW = shutil.which("x86_64-w64-mingw32-gcc")
-pytestmark = pytest.mark.skipif(MINGW is None, reason="no mingw here to make programs with; `make windows-tree` installs it")
+pytestmark = pytest.mark.skipif(MINGW is None, reason="mingw is missing; `make windows-tree` installs it")
 
 
 def build(name: Path, source: str, *more: str) -> None:
@@ -21,7 +21,7 @@ def build(name: Path, source: str, *more: str) -> None:
 
 @pytest.fixture
 def tree(folder: Path) -> Path:
-    """A program and the library it needs."""
+    """A program and the library that it needs."""
     build(folder / "helper.dll", "__declspec(dllexport) int helper(void) { return 0; }", "-shared")
     build(
         folder / "program.exe",
@@ -40,23 +40,23 @@ def check(folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout.strip()
 
 
-def test_a_program_with_all_it_needs_is_fine(tree: Path) -> None:
+def test_a_complete_program_passes(tree: Path) -> None:
     assert check(tree) == (0, "every import of every library is resolved")
 
 
-def test_a_library_that_is_missing_is_named_with_what_wants_it(tree: Path) -> None:
+def test_a_missing_library_is_named_with_the_program_that_needs_it(tree: Path) -> None:
     (tree / "helper.dll").unlink()
 
     assert check(tree) == (1, "program.exe: there is no helper.dll (helper)")
 
 
-def test_a_library_without_the_function_is_as_bad(tree: Path) -> None:
+def test_a_library_without_the_function_is_named(tree: Path) -> None:
     build(tree / "helper.dll", "__declspec(dllexport) int other(void) { return 0; }", "-shared")
 
     assert check(tree) == (1, "program.exe: helper.dll has no helper")
 
 
-def test_what_only_a_whole_windows_has_is_not_counted_on(folder: Path) -> None:
+def test_a_library_that_nanoserver_lacks_counts_as_missing(folder: Path) -> None:
     build(
         folder / "program.exe",
         "#include <windows.h>\nint main(void) { return !ShellExecuteA(0, 0, 0, 0, 0, 0); }",

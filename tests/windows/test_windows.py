@@ -1,4 +1,4 @@
-"""What is different on Windows: accepting, the console, the clock, sockets, streams.  Run by `make test-windows`."""
+"""Differences on Windows: accepting, the console, the clock, sockets, streams.  Run by `make test-windows`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 if sys.platform != "win32":
-    pytest.skip("Windows alone has these; `make test-windows` runs them under wine", allow_module_level=True)
+    pytest.skip("only Windows has these; `make test-windows` runs them under wine", allow_module_level=True)
 
-from livenessprobe import metrics
 from livenessprobe.probing import health_file
 from livenessprobe.process import cpus, signals, termination, windows
+from livenessprobe.process.start_time import process_start_time
 from livenessprobe.settings.listen_address import parse_listen_address
 from livenessprobe.web.listener import ListenError, listen
 from tests.support import ROOT, eventually
@@ -31,7 +31,7 @@ from tests.windows.system import CLOSED, LOGGED_OFF, SHUT_DOWN
 
 
 async def resets_survived(times: int) -> bool:
-    """Whether a server still answers after so many clients have reset their connections as soon as they were made."""
+    """Whether a server still responds after `times` clients have reset their connections immediately."""
     listener = listen(parse_listen_address("127.0.0.1:0"))
     address = listener.getsockname()
 
@@ -39,7 +39,7 @@ async def resets_survived(times: int) -> bool:
         writer.write(b"ok")
         writer.close()
 
-    def be_rude() -> None:
+    def reset_connections() -> None:
         for _ in range(times):
             with socket.socket() as client:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("HH", 1, 0))
@@ -53,9 +53,9 @@ async def resets_survived(times: int) -> bool:
             return False
 
     server = await asyncio.start_server(answer, sock=listener)
-    rude = threading.Thread(target=be_rude)
-    rude.start()
-    rude.join()  # the loop accepts nothing meanwhile
+    resetting = threading.Thread(target=reset_connections)
+    resetting.start()
+    resetting.join()  # the loop accepts nothing meanwhile
     await asyncio.sleep(0.2)
     answered = await asyncio.to_thread(ask)
     server.close()
@@ -67,7 +67,7 @@ def run_in(loop: Callable[[], asyncio.AbstractEventLoop], main: object) -> objec
         with asyncio.Runner(loop_factory=loop) as runner:
             return runner.run(main)  # type: ignore[arg-type]
     finally:
-        gc.collect()  # asyncio closes no socket whose connection could not be accepted
+        gc.collect()  # asyncio does not close sockets whose connections could not be accepted
 
 
 @pytest.mark.filterwarnings(
@@ -80,11 +80,11 @@ def test_a_listener_outlives_clients_that_reset(caplog: pytest.LogCaptureFixture
 
 @pytest.mark.filterwarnings("ignore")
 def test_asyncio_alone_loses_its_listener() -> None:
-    """CPython issue 93821.  When this fails, it is mended, and `windows.event_loop` can go."""
+    """CPython issue 93821.  When this test fails, the issue is fixed, and `windows.event_loop` can go."""
     assert run_in(asyncio.ProactorEventLoop, resets_survived(50)) is False
 
 
-def test_a_listener_that_fails_for_good_ends_the_process() -> None:
+def test_a_permanent_failure_of_a_listener_ends_the_process() -> None:
     async def fail() -> None:
         context = {"message": "Accept failed on a socket", "exception": OSError("no network")}
         asyncio.get_running_loop().call_soon(asyncio.get_running_loop().call_exception_handler, context)
@@ -113,7 +113,7 @@ def test_accepting_can_be_cancelled() -> None:
 
 
 @pytest.mark.parametrize("option", [socket.SO_REUSEADDR, socket.SO_EXCLUSIVEADDRUSE, None])
-def test_nobody_else_gets_a_port_that_we_have(option: int | None) -> None:
+def test_no_other_process_can_bind_our_port(option: int | None) -> None:
     with listen(parse_listen_address("127.0.0.1:0")) as ours, socket.socket() as other:
         if option is not None:
             other.setsockopt(socket.SOL_SOCKET, option, 1)
@@ -121,7 +121,7 @@ def test_nobody_else_gets_a_port_that_we_have(option: int | None) -> None:
             other.bind(ours.getsockname())
 
 
-def test_a_port_that_is_taken_is_told_in_gos_words() -> None:
+def test_a_port_in_use_is_refused_in_gos_words() -> None:
     with listen(parse_listen_address("127.0.0.1:0")) as ours:
         port = ours.getsockname()[1]
         with pytest.raises(ListenError) as refused:
@@ -141,8 +141,8 @@ def test_wildcards_listen_for_both_families(text: str) -> None:
                 pass
 
 
-def test_unix_sockets_to_listen_on_are_refused() -> None:
-    """CPython for Windows has none."""
+def test_listening_on_a_unix_socket_is_refused() -> None:
+    """CPython for Windows has no unix sockets."""
     with pytest.raises(ListenError, match="use host:port"):
         listen(parse_listen_address("unix:///csi/health.sock"))
 
@@ -151,12 +151,13 @@ def test_unix_sockets_to_listen_on_are_refused() -> None:
 
 
 @pytest.mark.parametrize("event", [CLOSED, LOGGED_OFF, SHUT_DOWN])
-def test_the_end_of_the_console_stops_us_and_is_held_up_until_we_are_done(event: int) -> None:
-    """Windows ends a process when its handlers have returned.  This one says when it is done itself, with 7."""
+def test_a_console_event_stops_the_process_and_waits_until_it_has_ended(event: int) -> None:
+    """Windows ends a process when its handlers have returned.  This process ends itself first, with 7."""
     code = f"""
 import asyncio, sys
 from tests.windows.system import console_event
 from livenessprobe.process import signals, windows
+from livenessprobe.process.start_time import process_start_time
 
 async def main():
     with signals.control() as control:
@@ -172,7 +173,7 @@ with asyncio.Runner(loop_factory=windows.event_loop) as runner:
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGBREAK"])
-async def test_signals_stop_us(name: str) -> None:
+async def test_signals_stop_the_process(name: str) -> None:
     import signal
 
     with signals.control() as control:
@@ -184,25 +185,28 @@ async def test_signals_stop_us(name: str) -> None:
 
 
 def test_the_start_time_is_that_of_this_process_in_whole_seconds() -> None:
-    code = "from livenessprobe.metrics import process_start_time; print(process_start_time())"
+    code = "from livenessprobe.process.start_time import process_start_time; print(process_start_time())"
     before = time.time()
     time.sleep(1.1)
     after = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, text=True).stdout
 
-    assert metrics.process_start_time() <= before
+    assert process_start_time() <= before
     assert before < float(after) <= time.time()
     assert float(after) % 1 == 0
 
 
-def test_there_is_no_quota_to_ask_for_but_cpus() -> None:
+def test_all_cpus_count_since_there_is_no_quota() -> None:
     assert cpus.present() == os.cpu_count()
 
 
 # --- files and streams
 
 
-def test_standard_output_is_utf8_with_plain_newlines_where_it_is_redirected(folder: Path) -> None:
-    """Windows' own would be code page 1252, and `\\r\\n`."""
+def test_redirected_standard_output_is_utf8_with_plain_newlines(folder: Path) -> None:
+    """
+    Windows' default would be code page 1252, and `\\r\
+    `.
+    """
     command = [sys.executable, "-m", "livenessprobe", "config", "--csi-address=unix:///csi/caf\u00e9-\u2713.sock"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
 
@@ -218,7 +222,7 @@ def test_records_are_utf8_with_plain_newlines() -> None:
     assert b"\r" not in done.stderr
 
 
-def test_last_words_are_left_where_the_kubelet_mounts_them(folder: Path) -> None:
+def test_a_termination_message_is_written_to_the_mounted_file(folder: Path) -> None:
     path = folder / "termination-log"
     path.write_bytes(b"")
 
@@ -226,8 +230,8 @@ def test_last_words_are_left_where_the_kubelet_mounts_them(folder: Path) -> None
     assert path.read_bytes() == b"the driver is down\n"
 
 
-def test_a_reader_of_the_health_file_does_not_cost_it(folder: Path) -> None:
-    """Windows lets nobody replace a file that somebody reads."""
+def test_a_health_file_that_is_being_read_is_replaced_afterwards(folder: Path) -> None:
+    """On Windows a file cannot be replaced while another process reads it."""
     path = str(folder / "health")
     health_file.write(path, "first", 60)
     reader = open(path, "rb")  # noqa: SIM115

@@ -1,7 +1,7 @@
-// A CSI driver with the Identity service alone, on grpc-go, that behaves as it is told.
+// A CSI driver on grpc-go with only the Identity service, whose responses are controlled by signals.
 //
-// Each signal USR1 turns to the next way of answering Probe; USR2 turns back to the first.  The types are those that the
-// CSI specification ships for Go.
+// Each SIGUSR1 switches to the next response to Probe, SIGUSR2 back to the first.  The types are from the CSI specification's
+// Go package.
 package main
 
 import (
@@ -37,7 +37,7 @@ func hang(ctx context.Context) (*csi.ProbeResponse, error) {
 	return nil, ctx.Err()
 }
 
-// Every kind of answer the specification knows, and two it does not.
+// Every response that the specification knows, and two that it does not know.
 var ways = []struct {
 	name  string
 	probe probeFunc
@@ -76,7 +76,7 @@ func (i *identity) obey(signals <-chan os.Signal) {
 
 func main() {
 	socket := flag.String("socket", "/csi/csi.sock", "unix socket to listen on")
-	delay := flag.Duration("delay", 0, "how long starting takes")
+	delay := flag.Duration("delay", 0, "how long the start takes")
 	flag.Parse()
 
 	service := &identity{}
@@ -85,7 +85,7 @@ func main() {
 	go service.obey(signals)
 
 	time.Sleep(*delay)
-	os.Remove(*socket) // one left over from a crash
+	os.Remove(*socket) // left over from a crash
 	listener, err := net.Listen("unix", *socket)
 	if err != nil {
 		log.Fatal(err)

@@ -1,0 +1,339 @@
+"""
+One HTTP/1 connection as Go's net/http serves it: h11 parses, Hypercorn's HTTPStream runs each request in the application.
+
+Requests are served one at a time.  Bytes behind a request are not parsed before its response is out, so they can neither
+overtake it nor hold it up.  Request bodies are skipped: no handler reads one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import select
+import socket
+import sys
+from typing import Any, NamedTuple
+
+import h11
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.asyncio.task_group import TaskGroup
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.protocol.events import Body, EndBody, Request, Response, StreamClosed
+from hypercorn.protocol.http_stream import HTTPStream
+
+from livenessprobe.klog.log import get_logger
+from livenessprobe.metrics import Metrics
+from livenessprobe.web.limits import Connections
+from livenessprobe.web.responses import REASONS, refusal
+
+log = get_logger(__file__)
+
+READ_BYTES = 2048
+"""
+Size of a connection's read buffer.
+
+Without a buffer of ours asyncio takes 256 KiB from malloc for each read and gives most of it back, which leaves holes: under
+attack the process grew by 7.5 MiB instead of 3.3.
+"""
+AHEAD_BYTES = 16_384
+"""Bytes that a client may send ahead of a response; the rest stays with the kernel, and so does the news of a hang-up."""
+STREAM_ID = 1
+"""Hypercorn numbers requests for HTTP/2; HTTP/1 has one at a time."""
+
+_REQUEST_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+ [\x21-\x7e]+ HTTP/[0-9]\.[0-9]\r?\n")
+_HEAD_END = re.compile(rb"\n\r?\n")
+_HOST = re.compile(rb"[A-Za-z0-9!$%&'()*+,\-.:;=\[\]_~]*")
+"""What Go's server accepts as a Host header (httpguts.ValidHostHeader)."""
+
+
+class Refusal(NamedTuple):
+    """Why a request is refused before any handler sees it: the status, and what net/http writes behind it."""
+
+    status: int
+    why: bytes = b""
+
+
+def fault(request: h11.Request, header_bytes: int) -> Refusal | None:
+    """What is wrong with a request that h11 accepts and Go's net/http refuses."""
+    headers = {name.lower(): value for name, value in request.headers}
+    if request.http_version not in (b"1.0", b"1.1"):
+        return Refusal(400 if request.method == b"PRI" else 505)
+    if len(request.method) + len(request.target) + sum(len(n) + len(v) for n, v in request.headers) > header_bytes:
+        return Refusal(431)
+    # With both lengths a proxy in front may see two requests where we see one (RFC 9112, 6.3).
+    if request.target.startswith(b"?") or (b"content-length" in headers and b"transfer-encoding" in headers):
+        return Refusal(400)
+    if not _HOST.fullmatch(headers.get(b"host", b"")):
+        return Refusal(400, b"malformed Host header")
+    if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
+        return Refusal(417)
+    return None
+
+
+class Listener(NamedTuple):
+    """What the connections of one listener share."""
+
+    app: ASGIWrapper
+    config: Config
+    context: WorkerContext
+    group: TaskGroup
+    """Parent of the tasks of all requests."""
+    connections: Connections
+    metrics: Metrics
+
+
+class HTTP1(asyncio.BufferedProtocol):
+    """
+    One connection.
+
+    It is idle until the head of a request is complete; then a stream runs the request until its response is written; then it
+    is idle again, or closing.
+    """
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._connections = listener.connections
+        self._transport: asyncio.Transport
+        self._client: tuple[str, int] | None = None
+        self._server: tuple[str, int] | None = None
+        self._buffer = bytearray(READ_BYTES)
+        self._received = bytearray()
+        """Bytes that were not parsed yet."""
+        self._parser = h11.Connection(h11.SERVER)
+        """Of the request in progress: each request has its own, so bytes behind a request stay out of it."""
+        self._stream: HTTPStream | None = None
+        """Runs the request in progress."""
+        self._version = b"1.1"
+        self._response = b""
+        """What of the response is there so far; it is written in one piece, which costs both sides less."""
+        self._status = 0
+        self._writable: asyncio.Future[None] | None = None
+        """Set while the client is slow to read a response."""
+
+    # --- from the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the place of the connection among those of its listener."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(0)  # so that any response that the client does not read is noticed
+        self._client, self._server = _endpoint(transport, "peername"), _endpoint(transport, "sockname")
+        self._connections.opened(self)
+
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002  asyncio's signature
+        """The buffer that asyncio reads into."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Parse what asyncio has read into the buffer."""
+        if self._transport.is_closing():
+            return
+        self._received += self._buffer[:nbytes]
+        if self._stream is None:
+            self._next_request()
+        else:
+            self._skip_body()
+            if len(self._received) > AHEAD_BYTES:
+                self._transport.pause_reading()
+
+    def eof_received(self) -> None:
+        """The client has hung up, or has closed its half of the connection, which counts as the same."""
+        self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
+        """Tell the application that the client is gone."""
+        self._connections.closed(self)
+        self.resume_writing()
+        if self._stream is not None:
+            self._listener.group.spawn(self._stream.handle, StreamClosed(stream_id=STREAM_ID))
+
+    def pause_writing(self) -> None:
+        """The client has not read all of the response yet."""
+        self._writable = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        """The client has read the response, or will never read it."""
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+
+    # --- for the bound on connections
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    def has_unsent(self) -> bool:
+        """Whether the client has not read all of a response yet."""
+        return self._transport.get_write_buffer_size() > 0
+
+    def has_unread(self) -> bool:
+        """Whether the kernel holds bytes of the client that may complete a request."""
+        if self._transport.is_closing() or self._writable is not None:
+            return False
+        found: socket.socket = self._transport.get_extra_info("socket")
+        try:
+            if sys.platform == "win32":
+                return bool(select.select([found], [], [], 0)[0])
+            poll = select.poll()  # select.select knows descriptors up to 1023 only
+            poll.register(found, select.POLLIN)
+            return bool(poll.poll(0))
+        except (OSError, ValueError):
+            return False  # closed
+
+    # --- from bytes to a request
+
+    def _next_request(self) -> None:
+        """Start the next request if its head is complete, or refuse it."""
+        received, header_bytes = self._received, self._connections.limits.header_bytes
+        if not received:
+            return
+        if received[0] < 0x21 or (b"\n" in received and not _REQUEST_LINE.match(received)):
+            self._refuse(Refusal(400))
+            return
+        end = _HEAD_END.search(received)
+        if end is None:
+            if len(received) > header_bytes:
+                self._refuse(Refusal(431))
+            return
+        head = bytes(received[: end.end()])
+        del received[: end.end()]
+        self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=header_bytes)
+        self._parser.receive_data(head)
+        try:
+            request = self._parser.next_event()
+        except h11.RemoteProtocolError as error:
+            self._refuse(Refusal(error.error_status_hint))
+            return
+        assert isinstance(request, h11.Request)
+        if (refused := fault(request, header_bytes)) is not None:
+            self._refuse(refused)
+            return
+        self._start(request)
+
+    def _start(self, request: h11.Request) -> None:
+        self._connections.is_served(self)
+        self._version = request.http_version
+        shared = self._listener
+        self._stream = HTTPStream(
+            shared.app,
+            shared.config,
+            shared.context,
+            shared.group,
+            ssl=False,
+            client=self._client,
+            server=self._server,
+            send=self._send,
+            stream_id=STREAM_ID,
+        )
+        # Hypercorn's own HTTP/1 would take an upgrade for WebSocket, and `head` for HEAD.
+        asked = Request(
+            stream_id=STREAM_ID,
+            headers=list(request.headers),
+            http_version=request.http_version.decode(),
+            method=request.method.decode(),
+            raw_path=request.target,
+            state={},  # type: ignore[arg-type]  # of a lifespan, which this application does not have
+        )
+        shared.group.spawn(_run, self._stream, asked)
+        self._skip_body()
+
+    def _skip_body(self) -> None:
+        """Parse the body of the request in progress; what follows it stays unparsed."""
+        parser = self._parser
+        if parser.their_state is not h11.SEND_BODY:
+            return
+        try:
+            if self._received:
+                parser.receive_data(bytes(self._received))
+                self._received.clear()
+            while type(parser.next_event()) is h11.Data:
+                pass
+        except h11.RemoteProtocolError:
+            return  # a malformed body is no reason to withhold the response
+        if parser.their_state is not h11.SEND_BODY:
+            self._received[:0] = parser.trailing_data[0]
+
+    def _refuse(self, refused: Refusal) -> None:
+        """Answer a request that no handler sees, and close."""
+        self._listener.metrics.responded(refused.status)
+        self._transport.write(refusal(refused.status, refused.why))
+        self._transport.close()
+
+    # --- from the application to bytes
+
+    async def _send(self, event: object) -> None:
+        """Take one event of Hypercorn's stream; whatever is wrong with the response ends this connection alone."""
+        try:
+            await self._respond(event)
+        except h11.LocalProtocolError as error:
+            log.error("Response cannot be sent", err=repr(error))
+            self._transport.abort()
+
+    async def _respond(self, event: object) -> None:
+        match event:
+            case StreamClosed():
+                await self._end()
+            case _ if self._transport.is_closing():
+                pass
+            case Response():
+                self._status = event.status_code
+                self._response = self._head(event)
+            case Body():
+                self._response += self._encode(h11.Data(data=event.data))
+            case EndBody():
+                self._response += self._encode(h11.EndOfMessage())
+                await self._write()
+
+    def _head(self, response: Response) -> bytes:
+        """The status line and the headers, with the status line as Go writes it."""
+        headers = [*response.headers, *self._listener.config.response_headers("h11")]
+        # There is a body that nobody reads, or another client waits for a place.
+        if self._parser.their_state in (h11.SEND_BODY, h11.ERROR) or self._connections.full:
+            headers.append((b"connection", b"close"))
+        reason = REASONS.get(response.status_code, b"")
+        head = self._encode(h11.Response(status_code=response.status_code, headers=headers, reason=reason))
+        return head.replace(b"HTTP/1.1", b"HTTP/1.0", 1) if self._version == b"1.0" else head
+
+    def _encode(self, event: h11.Response | h11.Data | h11.EndOfMessage) -> bytes:
+        if self._parser.our_state is h11.SWITCHED_PROTOCOL:  # by CONNECT, which Go answers as any other method
+            return bytes(event.data) if isinstance(event, h11.Data) else b""
+        return self._parser.send(event) or b""
+
+    async def _write(self) -> None:
+        """Write the response, and wait until the client has read it."""
+        response, self._response = self._response, b""
+        self._listener.metrics.responded(self._status)
+        self._transport.write(response)
+        if self._writable is not None:
+            self._connections.waits(self)
+            await self._writable
+            self._connections.is_served(self)
+
+    async def _end(self) -> None:
+        """After a response: to the next request, or to the end of the connection."""
+        stream, self._stream = self._stream, None
+        if not self._transport.is_closing():
+            self._connections.waits(self)
+            if self._listener.context.terminated.is_set() or self._parser.states != _BOTH_DONE:
+                self._transport.close()
+            else:
+                self._transport.resume_reading()
+                self._next_request()
+        if stream is not None:  # last, since Quart then cancels what is still running for the request
+            await stream.handle(StreamClosed(stream_id=STREAM_ID))
+
+
+_BOTH_DONE = {h11.SERVER: h11.DONE, h11.CLIENT: h11.DONE}
+
+
+async def _run(stream: HTTPStream, asked: Request) -> None:
+    await stream.handle(asked)
+    await stream.handle(EndBody(stream_id=STREAM_ID))
+
+
+def _endpoint(transport: asyncio.Transport, name: str) -> tuple[str, int] | None:
+    """An address of the connection as ASGI has it; None for a unix socket."""
+    address: Any = transport.get_extra_info(name)
+    return (address[0], address[1]) if isinstance(address, tuple) else None

@@ -1,0 +1,153 @@
+"""The sidecar as a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.common import ROOT, eventually
+from tests.support.http import Answer, free_port, request
+
+
+@dataclass(slots=True)
+class Sidecar:
+    """The sidecar as a process.  It listens on a free port, unless the arguments or `port` say where."""
+
+    arguments: tuple[str, ...]
+    environ: dict[str, str] = field(default_factory=dict)
+    await_http: bool = True
+    stderr: int | None = None
+    """A descriptor for the sidecar's stderr; None keeps stderr in a file, which `log` reads."""
+    prefix: tuple[str, ...] = ()
+    """A command in front of the sidecar's, for example setpriv."""
+    port: int = 0
+    process: subprocess.Popen[bytes] = field(init=False)
+    _log: Path | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        listens = ("--http-endpoint", "--health-port")
+        if not self.port and not any(argument.startswith(listens) for argument in self.arguments):
+            self.port = free_port()
+            self.arguments = (*self.arguments, f"--http-endpoint=127.0.0.1:{self.port}")
+        if self.stderr is None:
+            import tempfile
+
+            descriptor, name = tempfile.mkstemp(prefix="lplog")
+            self._log, stderr = Path(name), descriptor
+        else:
+            stderr = self.stderr
+        environ = {name: text for name, text in os.environ.items() if not name.startswith("COV_")} | self.environ
+        command = [*self.prefix, sys.executable, "-m", "livenessprobe", *self.arguments]
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stderr=stderr)
+        if self._log is not None:
+            os.close(stderr)
+        if self.await_http and self.port:
+            self._await_port()
+
+    def _await_port(self) -> None:
+        def listening() -> bool:
+            assert self.process.poll() is None, self.log()
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+        eventually(listening, 20)
+        # The kernel accepts connections before the process does.  This request waits for the process, so that a test
+        # that measures time does not.
+        self.get("/")
+
+    def log(self) -> str:
+        return "" if self._log is None else self._log.read_text(errors="surrogateescape")
+
+    def await_log(self, text: str, seconds: float = 10.0) -> None:
+        eventually(lambda: text in self.log(), seconds)
+
+    def await_name(self) -> None:
+        self.await_log('"CSI driver name"')
+
+    def get(self, path: str = "/healthz", method: str = "GET", timeout: float = 40, **headers: str) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            return request(connection, path, method, headers)
+        finally:
+            connection.close()
+
+    def metric(self, series: str) -> float:
+        """The value of one series of /metrics, named as the line has it; 0 if there is none."""
+        lines = self.get("/metrics").body.splitlines()
+        values = [line.removeprefix(f"{series} ") for line in lines if line.startswith(f"{series} ")]
+        return float(values[0]) if values else 0.0
+
+    def figures(self) -> dict[str, float]:
+        """All series of one scrape of /metrics."""
+        lines = (line.rpartition(" ") for line in self.get("/metrics").body.splitlines() if not line.startswith("#"))
+        return {series: float(value) for series, _, value in lines}
+
+    def threads(self) -> list[str]:
+        """The names of the sidecar's threads; needs /proc."""
+        names = []
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # the thread has ended meanwhile
+                names.append((task / "comm").read_text(encoding="utf-8").strip())
+        return names
+
+    def sighup(self) -> None:
+        """Send SIGHUP, once the process has installed its handler."""
+        self.get("/")
+        self.process.send_signal(signal.SIGHUP)
+
+    def write(self, path: Path, text: str) -> None:
+        """Replace the settings file at `path`, and make the sidecar read it."""
+        path.write_text(text)
+        self.sighup()
+
+    def wait(self, seconds: float = 10.0) -> int:
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            if sys.platform != "win32":
+                self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+        self.process.wait()
+        if self._log is not None:
+            self._log.unlink(missing_ok=True)
+
+
+def with_little_room(process: Sidecar) -> socket.socket:
+    """A client whose receive buffer holds few unread responses."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", process.port))
+    return client
+
+
+@contextlib.contextmanager
+def never_reading(process: Sidecar, requests: bytes) -> Iterator[int]:
+    """A client that reads no response; yields how many of `requests` were answered when the buffers were full."""
+    asked = 0
+
+    def answers() -> int:
+        nonlocal asked
+        asked += 1  # each scrape is a response too
+        return int(process.metric('livenessprobe_http_responses_total{code="200"}')) - asked
+
+    def no_more() -> bool:
+        before = answers()
+        time.sleep(0.2)
+        return answers() == before
+
+    before = answers()
+    with with_little_room(process) as client:
+        client.sendall(requests)
+        eventually(lambda: answers() > before)
+        eventually(no_more)
+        yield answers() - before
