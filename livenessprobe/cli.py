@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     The exit code.
 
-    0 stopped or help, 1 refused or failed, 2 a bad flag or variable, as the Go program's; 3 by --exit-on-failure.
+    0: stopped, or help; 1: refused or failed; 2: a bad flag or variable; all as the Go program.  3: by --exit-on-failure.
     """
     _fill_standard_descriptors()
     klog.capture_library_records()
@@ -126,10 +126,10 @@ def _serve(start: _Start) -> int:
     threads = daemon.THREADS
     if loaded.settings.automaxprocs:
         threads = min(threads, _maxprocs(start.environ)[0])
-    # The folder of the default file is a mount; what is mounted there may fill it later.
+    # A folder without a file may be a mount that is filled later.
     polled = bool(loaded.file) or os.path.isdir(os.path.dirname(DEFAULT_FILE))
     file = daemon.SettingsFile(loaded.file or DEFAULT_FILE, polled, functools.partial(_with_file, start))
-    # Not closed, which would wait for threads that a hung disk may hold; the process ends with it.
+    # Not closed: that would wait for threads that a hung disk may hold.  The process ends anyway.
     runner = asyncio.Runner(loop_factory=daemon.event_loop)
     return runner.run(daemon.run(loaded, file, daemon.Listeners(*listeners), threads))
 
@@ -164,7 +164,7 @@ def _look_up(loaded: Loaded) -> None:
 
 
 def _warn(loaded: Loaded, line: command_line.CommandLine) -> None:
-    """What is odd, but no reason not to run."""
+    """Log what looks wrong but does not stop the process."""
     if (timeout := loaded.raw["connection_timeout"]).source != "default":
         log.warning(f"Warning: option connection-timeout={quote(timeout.text)} is deprecated and has no effect")
     if loaded.raw["log_backtrace_at"].text:
@@ -174,7 +174,7 @@ def _warn(loaded: Loaded, line: command_line.CommandLine) -> None:
     for warning in loaded.warnings:
         log.warning("Unknown setting", detail=warning)
     if loaded.file_error:
-        log.error("Settings file passed over; running on flags, environment and defaults", err=loaded.file_error)
+        log.error("Settings file ignored; running on flags, environment and defaults", err=loaded.file_error)
 
 
 def _maxprocs(environ: Mapping[str, str]) -> tuple[int, str]:
@@ -182,7 +182,7 @@ def _maxprocs(environ: Mapping[str, str]) -> tuple[int, str]:
 
 
 def _maxprocs_records(given: Sequence[tuple[str, str]], environ: Mapping[str, str]) -> None:
-    """Upstream acts on --automaxprocs whenever it meets it, so each occurrence has its record."""
+    """Log one record for each --automaxprocs, as upstream does: it acts on the flag while it parses."""
     enabled = False
     for name, text in given:
         if name != "automaxprocs":
@@ -195,7 +195,7 @@ def _maxprocs_records(given: Sequence[tuple[str, str]], environ: Mapping[str, st
 
 
 def _print(text: str, stream: TextIO | None) -> int:
-    """Write `text` as it is; 0, or 1 if nobody takes it."""
+    """Write `text` unchanged; 0, or 1 if it cannot be written."""
     try:
         if stream is not None:
             write_all(stream.fileno(), text.removesuffix("\n"))
@@ -205,7 +205,7 @@ def _print(text: str, stream: TextIO | None) -> int:
 
 
 def _fill_standard_descriptors() -> None:
-    """Open /dev/null for those of 0, 1 and 2 that are closed, or a socket of ours could become "stderr"."""
+    """Open /dev/null for closed descriptors among 0, 1 and 2: a later socket could become stderr."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)

@@ -1,7 +1,7 @@
 """
-The settings file while the process runs: looked at from time to time and on SIGHUP, taken over whole or not at all.
+Reads the settings file again at intervals and on SIGHUP, and applies the live settings of a good file.
 
-It is watched by content, since that works for the symlink swaps of ConfigMaps, for plain edits and for mounts on Windows.
+Changes are detected by content: that works for the symlink swaps of ConfigMaps, for plain edits and for mounts on Windows.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from livenessprobe.settings.model import RESTART_KEYS, Loaded, Settings
 log = get_logger(__file__)
 
 SETTLE_SECONDS = 0.2
-"""What is read twice alike, so far apart, is taken for written to the end."""
+"""Pause between two reads; if both are equal, the file is complete."""
 SETTLE_LOOKS = 25
 
 
 class Reloader:
-    """Keeps `running` up to date with the file at `path`."""
+    """Keeps the settings `running` up to date with the file at `path`."""
 
     def __init__(
         self,
@@ -43,19 +43,19 @@ class Reloader:
         self._seen = running.fingerprint or running.file_error
         """The fingerprint or the fault of the last look."""
         self._expected = bool(running.file)
-        """Whether it is a fault if there is no file."""
+        """Whether a missing file is a fault."""
         metrics.configured("" if running.file_error else running.fingerprint, dict.fromkeys(RESTART_KEYS, False))
         if running.file_error:
             metrics.misconfigured()
 
     async def watch(self, hangup: asyncio.Event, *, polled: bool) -> None:
-        """Look every poll interval, if `polled` or once there is a file, and whenever `hangup` is set; until cancelled."""
+        """Read the file whenever `hangup` is set and, if `polled` or once there is a file, at every poll interval; until cancelled."""
         while True:
             interval = self._running.settings.config_poll_interval if polled or self._expected else 0.0
             told = await _set_within(hangup, interval or None)
             try:
                 await self._look(told=told)
-            except Exception as error:  # noqa: BLE001  whatever it is, the settings in force are still good
+            except Exception as error:  # noqa: BLE001  a bug in reading leaves the running settings valid
                 self._refuse(f"fault of the sidecar's own: {error!r}")
 
     async def _look(self, *, told: bool) -> None:
@@ -97,7 +97,7 @@ class Reloader:
 
     def _refuse(self, fault: str) -> None:
         self._metrics.misconfigured()
-        log.error("Settings file passed over; the settings in force stay", err=fault)
+        log.error("Settings file ignored; the previous settings stay", err=fault)
 
     def _take(self, wanted: Loaded, running: Loaded) -> None:
         found = changes(self._running, wanted)
@@ -124,7 +124,7 @@ def _tell(change: Change) -> None:
 
 
 async def _set_within(event: asyncio.Event, seconds: float | None) -> bool:
-    """Whether `event` was set; it is cleared."""
+    """Wait for `event` and clear it; whether it was set in time."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

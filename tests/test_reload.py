@@ -216,7 +216,7 @@ def test_a_hundred_swaps_under_load_fail_no_request_and_bad_files_change_nothing
     in_force_together = {(timeout, *seen) for timeout, seen in hashes.items()}
     assert {(_value(answer, TIMEOUT), _value(answer, HASH)) for answer in scrapes.answers} <= in_force_together
     eventually(lambda: process.log().count('"Setting changed" key="probe_timeout"') == 100)
-    eventually(lambda: process.log().count('"Settings file passed over') == len(FAULTS))
+    eventually(lambda: process.log().count('"Settings file ignored') == len(FAULTS))
 
 
 def _value(answer: Answer, series: str) -> float:
@@ -276,7 +276,7 @@ def test_sighup_logs_the_error_of_a_bad_file_again(mounted: Callable[..., Config
 
     process.sighup()
 
-    eventually(lambda: len(records(process, "Settings file passed over; the settings in force stay")) == 2, SOON)
+    eventually(lambda: len(records(process, "Settings file ignored; the previous settings stay")) == 2, SOON)
 
 
 @pytest.mark.skipif(os.path.exists("/etc/livenessprobe"), reason="the default file may be there")
@@ -709,7 +709,7 @@ def test_a_bad_file_at_the_start_takes_effect_once_it_is_corrected(
 ) -> None:
     config = mounted('probe_timeout = "9s"\nprobe_timeot = "9s"\n')
     process = follow(config)
-    process.await_log('"Settings file passed over; running on flags, environment and defaults"')
+    process.await_log('"Settings file ignored; running on flags, environment and defaults"')
     figures = process.figures()
     assert (figures[GOOD], figures[HASH], figures[TIMEOUT]) == (0, 0, 3)
 
@@ -717,7 +717,7 @@ def test_a_bad_file_at_the_start_takes_effect_once_it_is_corrected(
     await_figure(process, TIMEOUT, 9)
 
     assert process.metric(GOOD) == 1
-    eventually(lambda: process.log().count("passed over") == 1)
+    eventually(lambda: process.log().count("Settings file ignored") == 1)
 
 
 @pytest.mark.parametrize("folder_is_there", [True, False])
@@ -738,7 +738,7 @@ def test_a_named_file_may_appear_disappear_and_appear_again(folder: Path, sideca
     config.remove()
     await_figure(process, GOOD, 0)
     assert process.metric(TIMEOUT) == 9
-    process.await_log(f'the settings in force stay" err="{path}: No such file or directory"')
+    process.await_log(f'the previous settings stay" err="{path}: No such file or directory"')
 
     config.swap('probe_timeout = "9s"\n')
     await_figure(process, GOOD, 1)
@@ -782,7 +782,7 @@ def test_a_file_written_in_parts_takes_effect_once_it_is_complete(folder: Path, 
                 f'key="probe_timeout" old="{was}s" new="{n}s"',
                 f'key="v" old={was} new={n}',
             ]
-            assert "passed over" not in told
+            assert "Settings file ignored" not in told
         if swift == 3:
             return
     pytest.skip("this machine is too busy to write a file without pauses")

@@ -819,7 +819,7 @@ def test_a_bad_line_in_the_settings_file_does_not_stop_the_process(folder: Path,
     (folder / "settings.toml").write_text(f"{line}\n")
     process = sidecar(f"--health-port={_free()}", f"--config={folder}/settings.toml", await_http=False)
     process.await_log("ServeMux listening")
-    process.await_log("Settings file passed over")
+    process.await_log("Settings file ignored")
     assert "Traceback" not in process.log()
 
 

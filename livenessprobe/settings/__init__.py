@@ -1,1 +1,1 @@
-"""Which settings are in force? Flags, environment variables and a TOML file, merged, checked, typed."""
+"""The settings in force: flags, environment variables and a TOML file, merged, checked and typed."""

@@ -1,9 +1,8 @@
 """
 The command line: Go's flag grammar, and the usage text.  Pure.
 
-The grammar is that of Go's `flag` package, measured (upstream v2.19): one or two dashes, values by `=` or as the next
-argument, booleans only by `=`, parsing ends at the first argument that is no flag, the first error in the order of the
-arguments is the one reported.
+The grammar is that of Go's `flag` package, measured (upstream v2.19): one or two dashes, values after `=` or as the next
+argument, booleans only after `=`.  Parsing ends at the first argument that is not a flag, or at the first error.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ class FlagError(Exception):
     """
     A command line that Go would refuse with exit code 2; the text is Go's error line.
 
-    `given` holds what was read before the error: upstream acts on some flags while it parses.
+    `given` holds the flags before the error: upstream acts on some flags while it parses.
     """
 
     def __init__(self, message: str, given: tuple[tuple[str, str], ...] = ()) -> None:
@@ -29,7 +28,7 @@ class FlagError(Exception):
 
 
 class HelpRequested(Exception):
-    """`-h` or `-help` was met first."""
+    """`-h` or `-help` came before any error."""
 
 
 class CommandLine(NamedTuple):
@@ -38,10 +37,10 @@ class CommandLine(NamedTuple):
     given: tuple[tuple[str, str], ...]
     """Flag names and texts in the order given, repetitions included."""
     unread: tuple[str, ...] = ()
-    """What stands after the argument that ended the parsing, that argument included."""
+    """The arguments behind the flags, without a `--` in front."""
 
     def values(self) -> dict[str, str]:
-        """One text for each flag given: the last one wins; `-vmodule` accumulates."""
+        """One text for each flag: the last one wins; the texts of `-vmodule` are joined."""
         texts: dict[str, str] = {}
         for name, text in self.given:
             texts[name] = f"{texts[name]},{text}" if name == "vmodule" and name in texts else text
@@ -50,14 +49,12 @@ class CommandLine(NamedTuple):
 
 def parse(arguments: Sequence[str], more: Sequence[Flag] = ()) -> CommandLine:
     """
-    Read `arguments` (without the program's name; as the first argument that is passed over).
+    The flags in `arguments`, which may begin with the program's name; `more` are flags of a command.
 
-    `more` are flags of a command.
-
-    Raises FlagError or HelpRequested for the first argument that calls for it.
+    Raises FlagError or HelpRequested at the first argument that asks for it.
     """
     given: list[tuple[str, str]] = []
-    # Some images hold several programs and are told which by a first argument; their manifests keep it.
+    # Images with several programs take the program's name as first argument; their manifests keep it.
     position = 1 if list(arguments[:1]) == ["livenessprobe"] else 0
     while position < len(arguments):
         argument = arguments[position]
@@ -97,7 +94,7 @@ def _refusal(flag: Flag, name: str, text: str, reason: ValueError) -> str:
 
 
 def usage(program: str, more: Sequence[Flag] = ()) -> str:
-    """The text of `--help`: upstream's flags exactly as upstream prints them, then what only this program has."""
+    """The text of `--help`: upstream's flags exactly as upstream prints them, then the other flags and the commands."""
     sections = [
         f"Usage of {program}:",
         *map(_row, more),
@@ -109,13 +106,13 @@ def usage(program: str, more: Sequence[Flag] = ()) -> str:
         "Flags that upstream does not have:",
         *_rows("own"),
         "",
-        "Names of Longhorn's image for the same:",
+        "Flags of Longhorn's image:",
         *(f"  -{name} {BY_NAME[flag].kind.placeholder}\n    \tThe same as -{flag}." for name, flag in LONGHORN.items()),
         "",
         "Commands (as first argument):",
         "  check [flags]\n    \tProbe once, and exit with 0 (healthy), 2 (not connected), 3 (call failed) or 4 (not ready).",
         "  config [flags]\n    \tPrint the settings in force as JSON, with the source of each, and exit.",
-        "  demo [flags]\n    \tRun beside an example driver, to try this program on.",
+        "  demo [flags]\n    \tRun with an example driver, to try this program.",
     ]
     return "\n".join(sections) + "\n"
 

@@ -1,4 +1,4 @@
-"""The settings in force, as people and programs read them: one JSON object, and what differs between two.  Pure."""
+"""Settings as one JSON object, and the changes between two settings.  Pure."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from livenessprobe.settings.model import LIVE_KEYS, Loaded
 
 
 class Change(NamedTuple):
-    """A setting that is about to be another one; values as `shown` spells them."""
+    """A setting whose value differs; both values as JSON shows them."""
 
     key: str
     old: object
     new: object
     source: str
     live: bool
-    """Whether a running process can follow."""
+    """Whether a running process takes the new value."""
 
 
 def changes(running: Loaded, wanted: Loaded) -> tuple[Change, ...]:
-    """What `wanted` would change, in the order of the keys.  `60s` for `1m` is no change."""
+    """The differences of `wanted` from `running`, in the order of the keys.  `60s` for `1m` is no difference."""
     old, new = values(running), values(wanted)
     if running.settings.csi_address.target == wanted.settings.csi_address.target:
         new["csi_address"] = old["csi_address"]  # another spelling of the same socket
@@ -35,10 +35,10 @@ def changes(running: Loaded, wanted: Loaded) -> tuple[Change, ...]:
 
 
 def values(loaded: Loaded) -> dict[str, object]:
-    """Each key with its value in force: booleans and numbers as such, durations in Go's form, vmodule as a list."""
+    """Each key with its value: booleans and numbers as such, durations in Go's form, vmodule as a list."""
     shown = {key: _shown(flag.kind, loaded.raw[key].text) for key, flag in KEYS.items()}
     if loaded.settings.unreachable_grace == loaded.settings.probe_timeout:
-        # It was left empty, or is longer than it can be.  None may be negative, as the timeout may.
+        # The grace is empty or longer than the timeout.  The timeout may be negative, the grace may not.
         shown["unreachable_grace"] = "0s" if loaded.settings.probe_timeout < 0 else shown["probe_timeout"]
     return shown
 

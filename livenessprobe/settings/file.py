@@ -1,4 +1,4 @@
-"""The TOML file as a layer of settings: read within bounds, told by line and key."""
+"""The settings file: reads TOML, at most 1 MiB, as a layer; faults and sources name line and key."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def read_file(path: str) -> bytes:
     """The content of a regular file of at most FILE_LIMIT bytes; never blocks on a FIFO or a device."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
-        with os.fdopen(descriptor, "rb", closefd=False) as file:  # it does not close what it refuses: a folder
+        with os.fdopen(descriptor, "rb", closefd=False) as file:  # fdopen() does not close a folder that it refuses
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise ValueError("is not a regular file")
             content = file.read(FILE_LIMIT + 1)
@@ -66,14 +66,14 @@ def read_file(path: str) -> bytes:
 
 
 def fingerprint(content: bytes) -> str:
-    """Tells one content from another."""
-    import hashlib  # OpenSSL is loaded with it
+    """Equal for equal content; hexadecimal."""
+    import hashlib  # loads OpenSSL
 
     return hashlib.sha256(content).hexdigest()
 
 
 def from_file(path: str, content: bytes) -> Layer:
-    """The layer of a TOML file; raises ValueError with a sentence."""
+    """The layer of a TOML file; raises ValueError with a sentence for the first fault."""
     import tomllib
 
     if content.startswith(b"\xef\xbb\xbf"):
@@ -102,7 +102,7 @@ def _nearest_key(key: str) -> str:
     if key in NOT_IN_FILES:
         return f" of the file's; give it as --{KEYS[key].name} or {PREFIX}{key.upper()}"
     plain = key.lower().replace("-", "_")
-    flag = flags.find(plain)  # a flag of Longhorn's, perhaps
+    flag = flags.find(plain)  # knows Longhorn's names too
     if flag is not None and flag.key in FILE_KEYS:
         return f"; did you mean {flag.key}?"
     return nearest(plain, {known: known for known in FILE_KEYS})
@@ -113,17 +113,17 @@ def _printable(key: str) -> str:
 
 
 _SEARCHED = 1 << 14
-"""Characters; what comes after is not worth parsing a file again and again for a number."""
+"""Characters; to find a line number after them would mean to parse too much again and again."""
 
 
 def _line(text: str, key: str) -> int:
-    """The number of the line that gives `key`; 0 if that cannot be told."""
+    """The number of the line that sets `key`; 0 if unknown."""
     name = re.escape(key)
-    # Possessive, or a long line of blanks would take the square of its length.
+    # Possessive quantifiers: a long line of blanks would otherwise take time with the square of its length.
     lines = re.finditer(rf"""^[ \t]*+(?:\[{{1,2}}+[ \t]*+)?["']?{name}["']?[ \t]*+[=.\]]""", text, re.MULTILINE)
     starts = [match.start() for _, match in zip(range(10), lines, strict=False)]
     for start in starts:
-        # What looks like the key may be a line of a text that goes over several; then what is before it is no TOML.
+        # The match may be a line inside a multi-line text; then the part of the file before it is not TOML.
         if len(starts) == 1 or (start < _SEARCHED and _is_toml(text[:start])):
             return text.count("\n", 0, start) + 1
     return 0
@@ -143,7 +143,7 @@ _NUMBERS = (flags.VERBOSITY, flags.SIZE, flags.COUNT, flags.THRESHOLD, flags.QUA
 
 
 def _as_text(key: str, value: object, where: str) -> str:
-    """A TOML value as the text that a flag would have."""
+    """A TOML value as the text of a flag."""
     kind = KEYS[key].kind
     match value:
         case str():

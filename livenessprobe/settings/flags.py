@@ -1,5 +1,5 @@
 """
-All flags: what each is called, what it takes, and its default.  Pure.
+The table of all flags: name, type, default and usage text.  Pure.
 
 Values read as Go's `flag` package and upstream's own types read them, measured (upstream v2.19); `command_line` has the grammar.
 """
@@ -17,7 +17,7 @@ Group = Literal["upstream", "old", "own"]
 
 
 class Kind(NamedTuple):
-    """A type of value: how Go calls it in the usage text, and what it accepts."""
+    """A type of value: its name in Go's usage text, and the texts that it accepts."""
 
     placeholder: str
     check: Callable[[str], Any]
@@ -36,7 +36,7 @@ class Flag(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Its name as a setting: `--probe-timeout` is `probe_timeout`."""
+        """The flag's name as a setting: `--probe-timeout` is `probe_timeout`."""
         return self.name.replace("-", "_")
 
 
@@ -82,7 +82,7 @@ _QUANTITY_PATTERN = "'^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
 
 
 def _quantity(text: str) -> bool:
-    """Whether a Kubernetes quantity is other than zero; its amount does not matter, since only zero is allowed."""
+    """Whether a Kubernetes quantity differs from zero; only zero is allowed, so the amount does not matter."""
     match = _QUANTITY.fullmatch(text)
     if match is None or not match[2].strip("."):
         raise ValueError(f"quantities must match the regular expression {_QUANTITY_PATTERN}")
@@ -142,7 +142,7 @@ _SPLIT_STREAM = (
     "Enable the LoggingAlphaOptions feature gate to use this."
 )
 
-# The usage texts of the upstream group are upstream's to the letter, since people diff the output of --help.
+# The usage texts of the upstream group are exactly upstream's, since people diff the output of --help.
 FLAGS: tuple[Flag, ...] = (
     Flag(
         "automaxprocs",
@@ -264,42 +264,47 @@ FLAGS: tuple[Flag, ...] = (
         "config",
         STRING,
         "",
-        "TOML `file` of settings. Flags and LIVENESSPROBE_ variables win over it. The default is "
-        "/etc/livenessprobe/settings.toml, if it is there.",
+        "TOML `file` of settings. Flags and LIVENESSPROBE_ variables win over it. Default: "
+        "/etc/livenessprobe/settings.toml, if it exists.",
         "own",
     ),
     Flag(
         "config-poll-interval",
         DURATION,
         "5s",
-        "How often the settings file is looked at for changes. 0s: only on SIGHUP.",
+        "How often the settings file is checked for changes. 0s: only on SIGHUP.",
         "own",
     ),
-    Flag("config-strict", BOOL, "false", "Refuse to start with a bad settings file instead of going on without it.", "own"),
+    Flag("config-strict", BOOL, "false", "Refuse to start with a bad settings file instead of ignoring it.", "own"),
     Flag(
         "connection-reuse",
         DURATION,
         "1s",
-        "How long one connection to the driver may serve probes. 0s: every probe has a connection of its own.",
+        "How long one connection to the driver may serve probes. 0s: each probe has its own connection.",
         "own",
     ),
     Flag(
         "exit-on-failure",
         BOOL,
         "false",
-        "Exit with code 3 once as many probes in a row as --failure-threshold says have failed. This restarts the sidecar, "
-        "not the driver.",
+        "Exit with code 3 after --failure-threshold failures in a row. This restarts the sidecar, not the driver.",
         "own",
     ),
-    Flag("failure-threshold", COUNT, "1", "How many failures in a row it takes to report the driver as unhealthy.", "own"),
+    Flag("failure-threshold", COUNT, "1", "Failures in a row until the driver is reported as unhealthy.", "own"),
     Flag(
         "health-file",
         STRING,
         "",
-        "A `file` that is there while the driver is healthy, for exec probes. Default: none.",
+        "A `file` that exists while the driver is healthy, for exec probes. Default: none.",
         "own",
     ),
-    Flag("health-service", STRING, "", "The service to ask for with --probe-path=/grpc.health.v1.Health/Check.", "own"),
+    Flag(
+        "health-service",
+        STRING,
+        "",
+        "The service that --probe-path=/grpc.health.v1.Health/Check asks about. Default: the server as a whole.",
+        "own",
+    ),
     Flag(
         "http-idle-timeout",
         DURATION,
@@ -311,33 +316,37 @@ FLAGS: tuple[Flag, ...] = (
         "http-max-connections",
         COUNT,
         "100",
-        "How many HTTP connections may be open on a listener without a complete request. Beyond it those that are so longest "
-        "are closed, once they are 1s old; beyond four times as many at once.",
+        "How many HTTP connections may be open on a listener; never more than half of the spare file descriptors. Above it "
+        "the connections longest without a complete request are closed.",
         "own",
     ),
-    Flag("http-max-header-bytes", COUNT, "16384", "How long the line and the headers of an HTTP request may be.", "own"),
+    Flag(
+        "http-max-header-bytes",
+        COUNT,
+        "16384",
+        "How long the first line and the headers of an HTTP request may be together.",
+        "own",
+    ),
     Flag(
         "interval",
         DURATION,
         "0s",
-        "Probe by itself, so often, and answer /healthz with the last result. 0s: probe when /healthz is asked.",
+        "Time between probes on a schedule; /healthz then reports the last result. 0s: probe when /healthz is requested.",
         "own",
     ),
     Flag(
         "probe-path",
         STRING,
         PROBE,
-        "The gRPC `method` that is asked. Others than CSI's Probe and gRPC's health check are healthy if they succeed.",
+        "The gRPC `method` that a probe calls. Methods other than CSI's Probe and gRPC's health check are healthy if they succeed.",
         "own",
     ),
-    Flag(
-        "success-threshold", COUNT, "1", "How many successes in a row it takes to report the driver as healthy again.", "own"
-    ),
+    Flag("success-threshold", COUNT, "1", "Successes in a row until the driver is reported as healthy again.", "own"),
     Flag(
         "termination-log",
         STRING,
         "/dev/termination-log",
-        "The `file` that --exit-on-failure writes its reason to, for the kubelet to show.",
+        "The `file` where --exit-on-failure and a stuck event loop leave their reason for the kubelet.",
         "own",
     ),
     Flag(
@@ -355,9 +364,9 @@ FLAGS: tuple[Flag, ...] = (
 BY_NAME: Mapping[str, Flag] = {flag.name: flag for flag in FLAGS}
 
 LONGHORN: Mapping[str, str] = {"endpoint": "csi-address", "timeout": "probe-timeout", "retries": "failure-threshold"}
-"""Flags that Longhorn's image documents under names of its own, and the flags they stand for."""
+"""Flags of Longhorn's image, and the flags of the same meaning here."""
 
 
 def find(name: str) -> Flag | None:
-    """The flag of that name, given in either spelling."""
+    """The flag called `name` here or in Longhorn's image."""
     return BY_NAME.get(LONGHORN.get(name, name))

@@ -1,5 +1,5 @@
 """
-Layers of settings, as raw text with its source, and the merge that lets the topmost value win.
+Layers of settings, each value a text with its source, and the merge: the value of the topmost layer wins.
 
 The only module that imports Dynaconf.  Dynaconf merges layers of `Raw` values and returns the objects unchanged: without a string
 to work on, none of its casts (`@read_file`, `@format`, …) can act.
@@ -48,8 +48,8 @@ class SettingsError(Exception):
     """
     Settings that cannot be used.
 
-    `message`, `pairs` and `err` are the log record for a person; `code` is the exit code.  `log` says how the record is
-    to be written, as far as that is known.
+    `message`, `err` and `pairs` are the log record; `code` is the exit code.  `log` has the log options of these settings, or
+    the defaults if the log options themselves are in error.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A value as text, and who gave it."""
+    """A value as text, and its source, such as `flag --v`."""
 
     text: str
     source: str
@@ -104,7 +104,7 @@ def overlay(*layers: Layer) -> dict[str, Raw]:
 
 
 def defaults(*, longhorn: bool = False) -> Layer:
-    """The lowest layer; with what Longhorn's image documents, if that is meant."""
+    """The lowest layer: the defaults of the flags or, where they differ, those of Longhorn's image."""
     layer = {key: Raw(flag.default, "default") for key, flag in KEYS.items()}
     if longhorn:
         layer |= {key: Raw(text, "default of Longhorn's image") for key, text in LONGHORN_DEFAULTS.items()}
@@ -112,24 +112,21 @@ def defaults(*, longhorn: bool = False) -> Layer:
 
 
 def from_flags(given: Mapping[str, str]) -> Layer:
-    """The layer of flags as `commandline.CommandLine.values` gives them; raises SettingsError for two that contradict."""
+    """The layer of flags, given by name; raises SettingsError for two flags that contradict each other."""
     found = ((flags.find(name), Raw(text, f"flag --{name}")) for name, text in given.items())
     return layer_of((flag.key, raw) for flag, raw in found if flag is not None and flag.key in KEYS)
 
 
 def nearest(name: str, known: Mapping[str, str]) -> str:
-    """A hint at one of `known`: what `name` is compared with, and what is shown for it."""
+    """A hint at the key of `known` that resembles `name`, showing its value; empty if none does."""
     import difflib
 
     near = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {known[near[0]]}?" if near else ""
 
 
-# --- one place, two spellings
-
-
 def layer_of(found: Iterable[tuple[str, Raw]]) -> Layer:
-    """Values by key; raises SettingsError where a setting is given under two names with different values."""
+    """Values by key; raises SettingsError for a setting with two names and two different values."""
     layer: dict[str, Raw] = {}
     for key, raw in found:
         other = layer.get(key)
@@ -160,7 +157,5 @@ EXPECTED: Mapping[flags.Kind, str] = {
     flags.VMODULE: 'a list such as ["prober=5"]',
 }
 
-
-# --- what a person is told
 
 INVALID = "Invalid setting"

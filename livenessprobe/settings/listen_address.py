@@ -1,4 +1,4 @@
-"""Where to listen: host:port as Go's net.Listen reads it, or a unix socket.  Pure."""
+"""Addresses to listen on: host:port as Go's net.Listen reads it, or a unix socket.  Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from livenessprobe.driver.address import SUN_PATH_MAX, AddressError, encode, ref
 
 
 class ListenAddress(NamedTuple):
-    """Where to listen: `host` and `port` as written, or the `path` of a unix socket."""
+    """An address to listen on: `host` and `port` as written, or the `path` of a unix socket."""
 
     text: str
     """As log lines show it."""

@@ -1,4 +1,4 @@
-"""`load`: flags, variables, the settings file and defaults become one valid `Loaded`."""
+"""Flags, variables, the settings file and defaults become one valid `Loaded`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the settings are once they are checked: `Settings`, and `Loaded` with their sources."""
+"""Valid settings: `Settings` typed, `Loaded` also with their texts and sources."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from livenessprobe.settings.listen_address import ListenAddress
 
 
 class Thresholds(NamedTuple):
-    """How many results of a kind in a row it takes to report that kind; 1 or more each."""
+    """Results in a row until the report changes: failures to unhealthy, successes to healthy; 1 or more each."""
 
     failure: int = 1
     success: int = 1
@@ -53,7 +53,7 @@ class Settings(NamedTuple):
     config_poll_interval: float
     """0: never."""
     interval: float
-    """0: no probes but those that requests ask for."""
+    """0: probe only on request."""
     thresholds: Thresholds
     probe_path: str
     health_service: str
@@ -67,15 +67,15 @@ class Settings(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What `load` found out."""
+    """Valid settings, and where they come from."""
 
     settings: Settings
     raw: Layer
     """Every key with its text and source."""
     warnings: tuple[str, ...] = ()
     file: str = ""
-    """The settings file in use, or that would be if it were good; empty if there is none."""
+    """The path of the settings file, good or bad; empty if there is none."""
     file_error: str = ""
-    """Why the file was passed over."""
+    """Why the file was ignored."""
     fingerprint: str = ""
-    """That of the file's content, as far as it could be read."""
+    """Of the content of the file; empty if it could not be read."""

@@ -15,15 +15,15 @@ LONGHORN_VARIABLES: Mapping[str, str] = {
     "LIVENESS_PROBE_PATH": "probe_path",
     "LIVENESS_PROBE_RETRIES": "failure_threshold",
 }
-"""Variables that Longhorn's image documents, and the settings they stand for."""
+"""Variables of Longhorn's image, and their settings."""
 _LONGHORN_PREFIX = "LIVENESS_PROBE_"
 
 
 def longhorn_is_meant(given: Mapping[str, str], environ: Mapping[str, str]) -> bool:
     """
-    Whether flags or variables are those that only Longhorn's image has.
+    Whether the process was started with a flag or a variable of Longhorn's image.
 
-    CSI_ENDPOINT says nothing: many manifests set it for their own expansion.
+    CSI_ENDPOINT does not count: many manifests set it for their own use.
     """
     names = LONGHORN_VARIABLES.keys() - {"CSI_ENDPOINT"}
     return not flags.LONGHORN.keys().isdisjoint(given) or any(
@@ -36,10 +36,10 @@ _SERVICE_LINK = re.compile(r"(SERVICE_|PORT(_|$)).*|.*_SERVICE_(HOST|PORT(_.*)?)
 
 def from_environment(environ: Mapping[str, str], overridden: Container[str] = ()) -> tuple[Layer, tuple[str, ...]]:
     """
-    The layer of variables, and a sentence for each one that looks like a setting and is none.
+    The layer of variables, and a sentence for each unknown variable with the prefix of a setting.
 
-    Keys that are `overridden` by flags are left out, and so never complained about.  Raises SettingsError for two
-    variables that contradict.
+    Keys `overridden` by flags are left out, so their values are not checked.  Raises SettingsError for two variables that
+    contradict each other.
     """
     found, unknown = [], []
     for name, text in environ.items():
@@ -60,7 +60,7 @@ def _variable_key(name: str) -> str | None:
 
 
 def is_service_link(name: str, text: str) -> bool:
-    """Whether Kubernetes sets it for a Service whose name begins with livenessprobe (or liveness-probe)."""
+    """Whether Kubernetes sets the variable for a Service whose name begins with livenessprobe or liveness-probe."""
     prefix = PREFIX if name.startswith(PREFIX) else _LONGHORN_PREFIX
     if not name.startswith(prefix):
         return False
@@ -71,7 +71,7 @@ def is_service_link(name: str, text: str) -> bool:
 
 
 def _nearest_variable(name: str) -> str:
-    # What they all begin with would make any two of them alike.
+    # Compared without the prefix, which would make any two names similar.
     known = {key.upper(): f"{PREFIX}{key.upper()}" for key in KEYS}
     known |= {longhorns.removeprefix(_LONGHORN_PREFIX): longhorns for longhorns in LONGHORN_VARIABLES}
     return nearest(name.upper().removeprefix(PREFIX).removeprefix(_LONGHORN_PREFIX), known)

@@ -235,7 +235,7 @@ def test_warnings_do_not_stop_config_from_printing(run: Callable[..., Done], fol
         r'"Warning: option connection-timeout=\"3s\" is deprecated and has no effect"',
         '"Arguments after the first one that is no flag are not read" unread="more"',
         '"Unknown setting" detail="variable LIVENESSPROBE_TIMEUOT is not a setting; did you mean LIVENESS_PROBE_TIMEOUT?"',
-        '"Settings file passed over; running on flags, environment and defaults" '
+        '"Settings file ignored; running on flags, environment and defaults" '
         f'err="{folder}/bad: line 1: probe_timeot is not a setting; did you mean probe_timeout?"',
     ]
 
@@ -246,7 +246,7 @@ def test_the_sidecar_says_the_same_of_a_bad_file_and_runs(
     (folder / "bad").write_text(BAD)
 
     running = sidecar(f"--config={folder}/bad")
-    running.await_log("Settings file passed over")
+    running.await_log("Settings file ignored")
 
     done = subprocess.run(
         [sys.executable, "-m", "livenessprobe", "config", *running.arguments], cwd=ROOT, capture_output=True, text=True

@@ -208,14 +208,14 @@ def test_the_usage_text_has_sections() -> None:
         "Usage of x:\n"
         "\nFlags of older upstream releases, still accepted:\n"
         "\nFlags that upstream does not have:\n"
-        "\nNames of Longhorn's image for the same:\n"
+        "\nFlags of Longhorn's image:\n"
         "\nCommands (as first argument):\n"
         "  check [flags]\n"
         "    \tProbe once, and exit with 0 (healthy), 2 (not connected), 3 (call failed) or 4 (not ready).\n"
         "  config [flags]\n"
         "    \tPrint the settings in force as JSON, with the source of each, and exit.\n"
         "  demo [flags]\n"
-        "    \tRun beside an example driver, to try this program on.\n"
+        "    \tRun with an example driver, to try this program.\n"
     )
 
 
