@@ -24,7 +24,7 @@ from livenessprobe.reload import Reloader
 from livenessprobe.settings.file import FileContent
 from livenessprobe.settings.model import Loaded, Settings
 from livenessprobe.web.app import Applications
-from livenessprobe.web.health import ASGI, Health
+from livenessprobe.web.health import Health
 from livenessprobe.web.limits import Limits
 from livenessprobe.web.routes import Routes
 from livenessprobe.web.server import serve
@@ -65,37 +65,33 @@ def event_loop() -> asyncio.AbstractEventLoop:
 
 async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads: int) -> int:
     """Serve until SIGTERM or SIGINT: 0, or until --exit-on-failure ends it: 3.  `threads` bounds the default executor."""
-    loop = asyncio.get_running_loop()
+    settings, loop = loaded.settings, asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="executor"))
-    limits = _limits(loaded.settings, listeners)
-    with signals.as_events() as control:
-        metrics = Metrics()
-        metrics.log_records_dropped.set_function(klog.dropped)
-        metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
-        dialer = Dialer(loaded.settings.csi_address, metrics.connections.inc)
-        prober = Prober(Identity(dialer), loaded.settings, metrics)
-        reporter = Reporter(prober, loaded.settings)
-        reloader = Reloader(loaded, file.path, file.load, lambda settings: _adopt(prober, settings), metrics)
-        served = _healths(Callers(prober, metrics), metrics, loaded.settings, listeners)
-        applications = Applications([health for health, _ in served], metrics)
-        _announce(loaded)
+    limits = _limits(settings, listeners)
+    metrics = Metrics()
+    metrics.log_records_dropped.set_function(klog.dropped)
+    metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
+    dialer = Dialer(settings.csi_address, metrics.connections.inc)
+    prober = Prober(Identity(dialer), settings, metrics)
+    reporter = Reporter(prober, settings)
+    reloader = Reloader(loaded, file.path, file.load, lambda settings: _adopt(prober, settings), metrics)
+    applications = Applications(_healths(Callers(prober, metrics), metrics, settings), metrics)
+    with signals.as_events() as events:
+        _announce(settings)
         memory.before_serving()
-        with Watchdog(loaded.settings.termination_log):
+        with Watchdog(settings.termination_log):
             try:
                 async with asyncio.TaskGroup() as group:
                     beside = [
                         group.create_task(prober.driver_name.run(), name="learn the driver's name"),
                         group.create_task(prober.run(), name="probe on schedule"),
-                        group.create_task(reporter.run(control.stop), name="report health"),
-                        group.create_task(reloader.watch(control.reload, polled=file.polled), name="settings file"),
+                        group.create_task(reporter.run(events.stop), name="report health"),
+                        group.create_task(reloader.watch(events.reload, polled=file.polled), name="settings file"),
+                        group.create_task(applications.run(), name="load Quart"),
                     ]
-                    apps: list[ASGI] = [health for health, _ in served]
-                    if any(health.routes.metrics_path is not None for health, _ in served):
-                        apps = [*applications.listeners]
-                        beside.append(group.create_task(applications.run(), name="load Quart"))
                     servers = [
-                        group.create_task(serve(app, listener, limits, metrics, control.stop, prober.longest_wait))
-                        for app, (_, listener) in zip(apps, served, strict=True)
+                        group.create_task(serve(app, listener, limits, metrics, events.stop, prober.longest_wait))
+                        for app, listener in zip(applications.listeners, filter(None, listeners), strict=True)
                     ]
                     await asyncio.wait(servers)
                     for task in beside:
@@ -103,7 +99,7 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
             finally:
                 await reporter.close()
                 await dialer.close()
-        return EXIT_ON_FAILURE if reporter.failed else 0
+    return EXIT_ON_FAILURE if reporter.failed else 0
 
 
 def _limits(settings: Settings, listeners: Listeners) -> Limits:
@@ -134,16 +130,13 @@ def _raise_descriptor_limit() -> int:
     return soft if soft != resource.RLIM_INFINITY else 1 << 20
 
 
-def _healths(
-    callers: Callers, metrics: Metrics, settings: Settings, listeners: Listeners
-) -> list[tuple[Health, socket.socket]]:
+def _healths(callers: Callers, metrics: Metrics, settings: Settings) -> list[Health]:
     """What answers on each listener."""
     path = settings.metrics_path
-    on_http = Routes(healthz=True, metrics_path=path if settings.metrics_on_http else None)
-    healths = [(Health(callers, metrics, on_http), listeners.http)]
-    if listeners.metrics is not None:
-        healths.append((Health(callers, metrics, Routes(healthz=False, metrics_path=path)), listeners.metrics))
-    return healths
+    routes = [Routes(healthz=True, metrics_path=path if settings.metrics_on_http else None)]
+    if settings.metrics is not None:
+        routes.append(Routes(healthz=False, metrics_path=path))
+    return [Health(callers, metrics, each) for each in routes]
 
 
 def _adopt(prober: Prober, settings: Settings) -> None:
@@ -152,8 +145,7 @@ def _adopt(prober: Prober, settings: Settings) -> None:
     prober.adopt(settings)
 
 
-def _announce(loaded: Loaded) -> None:
-    settings = loaded.settings
+def _announce(settings: Settings) -> None:
     log.info("ServeMux listening", address=settings.http.text)
     if settings.metrics is not None:
         log.info("Separate metrics ServeMux listening", address=settings.metrics.text)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -78,7 +79,9 @@ class Applications:
         """In the order of `healths`."""
 
     async def run(self) -> None:
-        """Load Quart after the first health response, or FIRST_RESPONSE_SECONDS from now."""
+        """Load Quart after the first health response, or FIRST_RESPONSE_SECONDS from now; only if metrics are served."""
+        if all(health.routes.metrics_path is None for health in self._healths):
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_RESPONSE_SECONDS):
                 await self.first_response.wait()
@@ -127,25 +130,13 @@ class Application:
 
 async def _in_own_thread(function: Callable[[], Result]) -> Result:
     """The result of `function`, run in a thread that ends with it: the executor's threads are for disks."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Result] = loop.create_future()
-
-    def finish(result: Result | None, error: BaseException | None) -> None:
-        if done.cancelled():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]
+    done: Future[Result] = Future()
 
     def run() -> None:
-        result, error = None, None
         try:
-            result = function()
-        except BaseException as raised:  # noqa: BLE001  it is raised again where it is awaited
-            error = raised
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
-            loop.call_soon_threadsafe(finish, result, error)
+            done.set_result(function())
+        except BaseException as error:  # noqa: BLE001  it is raised again where it is awaited
+            done.set_exception(error)
 
     threading.Thread(target=run, name="load Quart", daemon=True).start()
-    return await done
+    return await asyncio.wrap_future(done)

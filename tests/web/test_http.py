@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import select
 import socket
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import FakeDriver, Sidecar, eventually, raw, with_little_room
+from tests.support import FakeDriver, Sidecar, eventually, raw, request, with_little_room
 
 Start = Callable[..., Sidecar]
 
@@ -213,14 +214,28 @@ def unread(process: Sidecar, requests: bytes) -> socket.socket:
 
 def test_clients_that_do_not_read_are_closed_to_make_room(driver: FakeDriver, sidecar: Start) -> None:
     """They count as connections without a request, and the one that has not read for longest is closed first."""
-    process = sidecar("--http-max-connections=2")
-    process.get("/metrics")
-    with unread(process, METRICS * 2000) as first:
-        time.sleep(1)  # asking for a metric would take the other place
-        with unread(process, METRICS * 2000):
-            eventually(lambda: process.metric("livenessprobe_http_connections_closed_total") >= 1, 20)
-            assert process.get().status == 200
-        eventually(lambda: is_reset(first))
+    process = sidecar("--http-max-connections=3")
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", process.port, timeout=20)) as poller:
+
+        def metric(series: str) -> float:
+            body = request(poller, "/metrics", "GET", {}).body
+            return float(body.partition(f"\n{series} ")[2].partition("\n")[0] or 0)
+
+        def is_slow() -> bool:
+            """Whether no response but the poller's own has been written for a while."""
+            before = metric('livenessprobe_http_responses_total{code="200"}')
+            time.sleep(0.2)
+            return metric('livenessprobe_http_responses_total{code="200"}') == before + 1
+
+        with unread(process, METRICS * 2000) as first:
+            eventually(is_slow, 40)
+            with unread(process, METRICS * 2000) as second:
+                eventually(is_slow, 40)
+                assert metric("livenessprobe_http_connections_closed_total") == 0
+                assert process.get().status == 200
+                assert metric("livenessprobe_http_connections_closed_total") == 1
+                eventually(lambda: is_reset(first))
+                assert not is_reset(second)
 
 
 def is_reset(client: socket.socket) -> bool:
