@@ -14,7 +14,7 @@ from livenessprobe.web.limits import Connections
 log = get_logger(__file__)
 
 ACCEPT_AT_A_TIME = 16
-"""Connections accepted before those that are open get their turn; the kernel holds the others."""
+"""Connections accepted in one step of the event loop, so that open connections get their turn; the kernel holds the others."""
 PAUSE_SECONDS = 0.02
 """How long accepting pauses where there is no room, before it looks again."""
 RETRY_SECONDS = 0.1
@@ -91,7 +91,7 @@ class _Acceptor:
             log.error("Cannot set up a connection", err=str(error))
 
     async def close(self) -> None:
-        """Accept no more; wait for those that are being set up."""
+        """Accept no more; wait until accepted connections are set up."""
         self._loop.remove_reader(self._listener)
         if self._timer is not None:
             self._timer.cancel()

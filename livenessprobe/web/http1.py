@@ -240,7 +240,7 @@ class HTTP1(asyncio.BufferedProtocol):
         self._skip_body()
 
     def _skip_body(self) -> None:
-        """Parse the body of the request in progress; what follows it stays unparsed."""
+        """Parse the body of the request in progress; bytes behind it stay unparsed."""
         parser = self._parser
         if parser.their_state is not h11.SEND_BODY:
             return
@@ -251,7 +251,7 @@ class HTTP1(asyncio.BufferedProtocol):
             while type(parser.next_event()) is h11.Data:
                 pass
         except h11.RemoteProtocolError:
-            return  # a malformed body is no reason to withhold the response
+            return  # the response does not depend on the body
         if parser.their_state is not h11.SEND_BODY:
             self._received[:0] = parser.trailing_data[0]
 
@@ -289,7 +289,7 @@ class HTTP1(asyncio.BufferedProtocol):
     def _head(self, response: Response) -> bytes:
         """The status line and the headers, with the status line as Go writes it."""
         headers = [*response.headers, *self._listener.config.response_headers("h11")]
-        # There is a body that nobody reads, or another client waits for a place.
+        # Close behind a body that was not read to its end, or if another client waits for a place.
         if self._parser.their_state in (h11.SEND_BODY, h11.ERROR) or self._connections.full:
             headers.append((b"connection", b"close"))
         reason = REASONS.get(response.status_code, b"")

@@ -47,8 +47,8 @@ class Connections:
     All connections of one listener.
 
     A connection is waiting while it has no complete request, or while its client is slow to read a response; else it is
-    being served.  Waiting connections are closed to make room, the longest waiting first, but not those whose bytes are
-    still unread.  Connections that are being served are never closed.
+    being served.  To make room the longest waiting connection without unread bytes is closed.  A connection that is being
+    served is never closed.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
