@@ -251,6 +251,7 @@ class World:
     def frozen(self) -> Expect:
         self._put_process()
         self._process.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.process.pid, os.WSTOPPED)  # until then some threads may still answer
         self._frozen = True
         return found("deadline", reached=None, wait="timeout")
 
