@@ -56,12 +56,6 @@ class LogFiles:
             self._broken_until = time.monotonic() + self.RETRY_SECONDS
             self._complain(f"cannot write log file: {error}; trying again in {self.RETRY_SECONDS:.0f}s")
 
-    def close(self) -> None:
-        """Close all files; nothing may be written afterwards."""
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-        self._descriptors.clear()
-
     def _append(self, severity: str, data: bytes) -> None:
         if severity not in self._descriptors:
             self._open(severity, append=True)

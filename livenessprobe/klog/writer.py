@@ -34,8 +34,6 @@ class Sink:
         self.dropped = 0
         self._stderr = stderr
         self._files: LogFiles | None = None
-        self._retired: list[LogFiles] = []
-        """Files of earlier options; the thread that writes closes them, since it may be writing."""
         self._paint: Callable[[str, str], None] | None = None
         self._lines: deque[tuple[str, str]] = deque()
         self._characters = 0
@@ -46,14 +44,11 @@ class Sink:
         self._thread: threading.Thread | None = None
 
     def configure(self, options: Options) -> None:
-        """Take `options` for all records to come."""
+        """Take `options` for all records to come; the log files are those of the first options that name some."""
         with self._wake:
             self.options = options
-            if self._files is not None:
-                self._retired.append(self._files)
-                self._start()
-                self._wake.notify_all()
-            self._files = None if options.logtostderr else _log_files(options, self._complain)
+            if self._files is None and not options.logtostderr:
+                self._files = _log_files(options, self._complain)
             self._paint = _terminal_painter(self._stderr) if options.logging_format != "json" else None
 
     def put(self, record: Record) -> None:
@@ -92,7 +87,7 @@ class Sink:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not self._lines and not self._retired:
+                while not self._lines:
                     self._idle = True
                     self._wake.notify_all()
                     started = self._folder.next_due()
@@ -105,10 +100,7 @@ class Sink:
                 lines = list(self._lines)
                 self._lines.clear()
                 self._characters = 0
-                retired, self._retired = self._retired, []
                 self._idle = False
-            for files in retired:
-                files.close()
             for severity, line in lines:
                 try:
                     self._write(severity, line)
@@ -117,7 +109,7 @@ class Sink:
 
     def _write(self, severity: str, line: str) -> None:
         options, files = self.options, self._files
-        if files is None:
+        if files is None or options.logtostderr:
             self._to_stderr(severity, line)
             return
         if options.alsologtostderr or SEVERITIES.index(severity) >= options.stderrthreshold:
