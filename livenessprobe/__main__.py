@@ -1,4 +1,4 @@
-"""`livenessprobe` and `python -m livenessprobe`: deaf to no signal from the first moment, then the command line."""
+"""`livenessprobe` and `python -m livenessprobe`: installs signal handlers first, then runs the command line."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from livenessprobe.process import memory, signals
 
 def main() -> NoReturn:
     """
-    Do what the command line in sys.argv says, and end the process with its exit code.
+    Run the command line in sys.argv, and end the process with its exit code.
 
-    At once: the interpreter would take itself apart, which costs CPU, and wait for threads that a hung disk may hold for ever.
+    It ends without the interpreter's shutdown, which costs CPU, and waits for threads that a hung disk may block for ever.
     """
-    memory.load()
-    # Before the other imports: they take a second where CPU is scarce, and PID 1 hears no signal without a handler.
+    memory.before_imports()
+    # Before the other imports, which take a second if CPU is scarce: without a handler a signal has no effect on PID 1.
     if sys.argv[1:2] == ["check"]:
-        signals.early(signals.cut_short)
-        from livenessprobe.commands import check  # not by way of cli, which would load more than a check needs
+        signals.install_early(signals.exit_interrupted)
+        from livenessprobe.commands import check  # not through cli, which loads more than a check needs
 
         os._exit(check.run(sys.argv[2:]))
-    signals.early()
+    signals.install_early()
     from livenessprobe import cli
 
     code = cli.main(sys.argv[1:])
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # there may be no stdout, or nobody who reads it
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout or its reader may be missing
         sys.stdout.flush()
     os._exit(code)
 

@@ -15,11 +15,11 @@ from livenessprobe.klog import log as klog
 from livenessprobe.klog.log import get_logger
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
-from livenessprobe.process import cpus
-from livenessprobe.process.imports import absent
+from livenessprobe.process import cpus, environment
+from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import command_line, describe, flags
 from livenessprobe.settings.file import FileContent, read_settings_file
-from livenessprobe.settings.layers import DEFAULT_FILE, Layer, SettingsError, remove_dynaconf_switches
+from livenessprobe.settings.layers import DEFAULT_FILE, Layer, SettingsError
 from livenessprobe.settings.listen_address import ListenAddress
 from livenessprobe.settings.load import load, with_file
 from livenessprobe.settings.model import Loaded, Settings
@@ -38,8 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     0: stopped, or help; 1: refused or failed; 2: a bad flag or variable; all as the Go program.  3: by --exit-on-failure.
     """
     _fill_standard_descriptors()
-    klog.capture_foreign()
-    remove_dynaconf_switches(os.environ)
+    klog.capture_library_records()
+    environment.remove_dynaconf_switches(os.environ)
     try:
         match list(arguments):
             case ["demo", *rest]:
@@ -111,14 +111,14 @@ def _serve(start: _Start) -> int:
         try:
             health_file.remove(path)
         except health_file.HealthFileError as error:
-            log.error("Health file is not as it should be", err=str(error))
+            log.error("Health file cannot be updated", err=str(error))
     try:
         listeners = _open(loaded.settings, listen)
     except SettingsError as error:
         log.error(error.message, err=error.err, **error.pairs)
         return error.code
     _warn(loaded, start.line)
-    with absent("ssl"):
+    with hide_modules("ssl"):
         import asyncio
 
     from livenessprobe import daemon
@@ -178,7 +178,7 @@ def _warn(loaded: Loaded, line: command_line.CommandLine) -> None:
 
 
 def _maxprocs(environ: Mapping[str, str]) -> tuple[int, str]:
-    return cpus.maxprocs(environ, cpus.quota(), cpus.present())
+    return cpus.maxprocs(environ, cpus.quota(), cpus.available())
 
 
 def _maxprocs_records(given: Sequence[tuple[str, str]], environ: Mapping[str, str]) -> None:

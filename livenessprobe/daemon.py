@@ -68,7 +68,7 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="executor"))
     limits = _limits(loaded.settings, listeners)
-    with signals.control() as control:
+    with signals.as_events() as control:
         metrics = Metrics()
         metrics.log_records_dropped.set_function(klog.dropped)
         metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
@@ -79,7 +79,7 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
         served = _healths(Callers(prober, metrics), metrics, loaded.settings, listeners)
         applications = Applications([health for health, _ in served], metrics)
         _announce(loaded)
-        memory.serve()
+        memory.before_serving()
         with Watchdog(loaded.settings.termination_log):
             try:
                 async with asyncio.TaskGroup() as group:

@@ -22,7 +22,7 @@ def quote(text: str) -> str:
     """
     `text` as Go's strconv.Quote prints it.
 
-    Bytes that were no UTF-8 are expected as Python's surrogate escapes (as in `sys.argv`) and come out as `\\xff`.
+    Bytes that are not UTF-8, which Python represents by surrogate escapes (as in `sys.argv`), are printed as `\\xff`.
     """
     return '"' + "".join(_quote_rune(c) for c in text) + '"'
 
@@ -38,7 +38,7 @@ def _quote_rune(rune: str, *, ascii_only: bool = False) -> str:
     if rune.isprintable() and (rune.isascii() or not ascii_only):
         return rune
     code = ord(rune)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     if code < 0x80:
         return f"\\x{code:02x}"
@@ -61,9 +61,9 @@ _LIMIT = 1 << 63
 
 def parse_duration(text: str) -> int:
     """
-    Nanoseconds of a Go duration (`1m30s`, `-1.5h`, `0`).
+    The nanoseconds of a Go duration (`1m30s`, `-1.5h`, `0`).
 
-    Raises ValueError for everything that Go's time.ParseDuration refuses, overflow included.
+    Raises ValueError whenever Go's time.ParseDuration returns an error, for overflow too.
     """
     sign, rest = (-1 if text[:1] == "-" else 1), text[text[:1] in ("+", "-") :]
     if rest == "0":
@@ -134,8 +134,8 @@ def format_float(value: float, exponent_from: int = 6) -> str:
     """
     The shortest decimal that reads back as `value`, in the style of Go's 'g' format.
 
-    `exponent_from` is the decimal exponent from which it switches to `1e+06`: 6 as in Prometheus' text format, 21 as
-    in fmt's %v and JSON.
+    Numbers from 10 to the power `exponent_from` on have an exponent (`1e+06`): 6 as in Prometheus' text format, 21 as in fmt's
+    %v and JSON.
     """
     if math.isnan(value):
         return "NaN"
@@ -155,9 +155,9 @@ def format_float(value: float, exponent_from: int = 6) -> str:
 
 def _shortest(value: float) -> tuple[str, int]:
     """
-    The digits and the decimal exponent of the first, from repr(value), which is the shortest text that reads back.
+    The digits of `value`, and the decimal exponent of the first, from repr(), which is the shortest text that reads back.
 
-    repr() writes out zeros after the point as far as Go does, and they are digits too: only below 1e-4 is the exponent negative.
+    repr() writes zeros after the point as Go does, and they count as digits: only below 1e-4 is the exponent negative.
     """
     mantissa, _, exponent = repr(abs(value)).partition("e")
     whole, _, fraction = mantissa.partition(".")
@@ -169,7 +169,7 @@ _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
 def parse_bool(text: str) -> bool:
-    """strconv.ParseBool; raises ValueError with Go's sentence."""
+    """As strconv.ParseBool; raises ValueError with Go's text."""
     if text in _TRUE:
         return True
     if text in _FALSE:
@@ -178,11 +178,11 @@ def parse_bool(text: str) -> bool:
 
 
 def parse_uint(text: str, bits: int) -> int:
-    """strconv.ParseUint in base 10 for a number of `bits` bits; raises ValueError with Go's sentence."""
+    """As strconv.ParseUint in base 10 for a number of `bits` bits; raises ValueError with Go's text."""
     if not (text.isascii() and text.isdigit()):
         raise ValueError(f"strconv.ParseUint: parsing {quote(text)}: invalid syntax")
     significant = text.lstrip("0") or "0"
-    # The length is looked at first: Python refuses to convert thousands of digits.
+    # The length is checked first, because Python refuses to convert thousands of digits.
     if len(significant) > 20 or int(significant) >= 1 << bits:
         raise ValueError(f"strconv.ParseUint: parsing {quote(text)}: value out of range")
     return int(significant)

@@ -16,7 +16,7 @@ from livenessprobe.driver.result import CALL_TIMED_OUT, MESSAGE_MAX, Reason
 from livenessprobe.klog.writer import QUEUE_LIMIT
 from livenessprobe.metrics import Metrics
 from livenessprobe.probing.driver_name import NAME_MAX
-from livenessprobe.process.watchdog import PATIENCE
+from livenessprobe.process.watchdog import STUCK_SECONDS
 from livenessprobe.settings import flags, layers
 from livenessprobe.settings.layers import KEYS, PREFIX
 from livenessprobe.settings.model import RESTART_KEYS, Settings
@@ -428,7 +428,7 @@ def test_reliability_names_only_tests_that_exist() -> None:
         f"more than {DEFAULTS.http_max_connections} connections are open",
         f"more than {DEFAULTS.http_max_connections} complete requests at once",
         f"records beyond {QUEUE_LIMIT}, ",
-        f"event loop stuck for {PATIENCE:.0f} s",
+        f"event loop stuck for {STUCK_SECONDS:.0f} s",
     ],
 )
 def test_reliability_gives_the_numbers_of_the_code(words: str) -> None:

@@ -619,7 +619,7 @@ def test_a_health_file_that_cannot_be_written_does_not_stop_probing(
     process = sidecar(f"--health-file={folder}/none/health", "--interval=100ms")
     eventually(lambda: driver.probes >= 5)
     assert process.get().status == 200
-    records = [line for line in process.log().splitlines() if "Health file is not as it should be" in line]
+    records = [line for line in process.log().splitlines() if "Health file cannot be updated" in line]
     assert len(records) == 1  # not one for each probe
     assert "none/health cannot be written: No such file or directory" in records[0]
     os.mkdir(folder / "none")
@@ -640,7 +640,7 @@ def test_only_a_plain_file_is_used_as_health_file(driver: FakeDriver, folder: Pa
     process = sidecar(f"--health-file={path}", "--interval=100ms")
     eventually(lambda: driver.probes >= 3)
     assert process.get().status == 200
-    process.await_log("is there and is no plain file; choose another path")
+    process.await_log("exists and is not a regular file; choose another path")
     process.process.send_signal(signal.SIGTERM)
     assert process.wait() == 0
     after = path.lstat()

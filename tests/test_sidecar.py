@@ -640,7 +640,7 @@ def test_sigquit_shows_all_stacks_and_ends_the_process_even_if_it_was_ignored(dr
 
 
 def test_sigquit_shows_the_stacks_after_handlers_were_set_twice() -> None:
-    code = "import os, signal; from livenessprobe.process import signals; signals.early(); signals.early(); os.kill(os.getpid(), signal.SIGQUIT)"
+    code = "import os, signal; from livenessprobe.process import signals; signals.install_early(); signals.install_early(); os.kill(os.getpid(), signal.SIGQUIT)"
 
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
 

@@ -1,1 +1,1 @@
-"""What else can the program do? `check`, `demo`, and the example driver."""
+"""What else can the program do? `check`, `demo`, and an example driver."""

@@ -1,8 +1,8 @@
 """
-`livenessprobe check`: one probe from a process of its own, for exec probes and for people.
+`livenessprobe check`: one probe in a process of its own, for exec probes and for people.
 
-An exec probe pays for its start every few seconds, so this room and those it uses import only what asking takes: no web
-server, no metrics, no Dynaconf; gRPC only where the driver itself is asked, HTTP only where a sidecar is.
+An exec probe starts this process every few seconds, so this module and its imports load little: no web server, no metrics, no
+Dynaconf; gRPC only to probe the driver, an HTTP client only to ask a sidecar.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from livenessprobe.klog import log as klog
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
 from livenessprobe.process import memory
-from livenessprobe.process.imports import absent
+from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import command_line, flags
 from livenessprobe.settings.file import read_settings_file
 from livenessprobe.settings.layers import SettingsError, overlay
@@ -28,7 +28,7 @@ from livenessprobe.settings.load import load, with_file
 from livenessprobe.settings.model import Loaded, Settings
 
 HEALTHY, USAGE, NOT_CONNECTED, CALL_FAILED, NOT_READY = range(5)
-"""Exit codes, as far as they overlap those of grpc-health-probe."""
+"""Exit codes; those of the same meaning are as in grpc-health-probe."""
 
 PAUSE = 0.2
 """Seconds between the probes of --wait."""
@@ -38,20 +38,20 @@ FLAGS = (
     flags.Flag(
         "url", flags.STRING, "", "Ask the sidecar at this `address` instead of the driver: http://… or unix:///path."
     ),
-    flags.Flag("wait", flags.DURATION, "0s", "Ask again and again for so long until the driver is healthy."),
+    flags.Flag("wait", flags.DURATION, "0s", "Repeat the check until the driver is healthy, for at most this long."),
 )
 
 
 class Outcome(NamedTuple):
-    """What is printed, and what the process exits with."""
+    """The exit code, and what is printed."""
 
     code: int
     reason: str
-    """A word, `healthy` if all is well."""
+    """The value of a `Reason`, or `healthy`."""
     message: str
 
     def render(self, output: str, asked: str, seconds: float) -> str:
-        """As text or as JSON."""
+        """A line of text, or a JSON object if `output` is json."""
         if output == "json":
             healthy = self.code == HEALTHY
             fields = {"healthy": healthy, "exit_code": self.code, "reason": None if healthy else self.reason}
@@ -60,7 +60,7 @@ class Outcome(NamedTuple):
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Ask, print one line, and return the exit code."""
+    """Check once or, with --wait, several times; prints one line and returns the exit code."""
     try:
         line = command_line.parse(arguments, FLAGS)
         values = line.values()
@@ -68,18 +68,18 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         if line.unread:
             raise command_line.FlagError(f"{line.unread[0]!r} is no flag; flags begin with a dash")
         loaded = _load(values, environ)
-        ask, asked = _who_is_asked(own["url"], "health-file" in values, loaded)
+        ask, asked = _target(own["url"], "health-file" in values, loaded)
         if own["output"] not in ("text", "json"):
             raise command_line.FlagError(f"--output={own['output']}: write text or json")
     except command_line.HelpRequested:
-        _say(command_line.usage(f"{sys.argv[0]} check", FLAGS))
+        _print(command_line.usage(f"{sys.argv[0]} check", FLAGS))
         return HEALTHY
     except (command_line.FlagError, SettingsError) as error:
         write_all(2, f"livenessprobe check: {error}")
         return USAGE
     started = time.monotonic()
-    outcome = _insist(ask, loaded.settings.probe_timeout, flags.DURATION.check(own["wait"]))
-    _say(outcome.render(own["output"], asked, time.monotonic() - started))
+    outcome = _repeat(ask, loaded.settings.probe_timeout, flags.DURATION.check(own["wait"]))
+    _print(outcome.render(own["output"], asked, time.monotonic() - started))
     return outcome.code
 
 
@@ -89,46 +89,47 @@ def _load(values: Mapping[str, str], environ: Mapping[str, str]) -> Loaded:
     return with_file(without_file, file, lambda layer: load(values, environ, layer, merger=overlay))
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     try:
         write_all(1, text.removesuffix("\n"))
     except OSError:
-        pass  # nobody listens; the exit code says it all
+        pass  # stdout may be closed; the exit code has the result
 
 
 Ask = Callable[[float], Outcome]
-"""Takes the seconds there are for it."""
+"""Checks once; the argument is the timeout in seconds."""
 
 
-def _who_is_asked(url: str, file: bool, loaded: Loaded) -> tuple[Ask, str]:
+def _target(url: str, file: bool, loaded: Loaded) -> tuple[Ask, str]:
+    """How to check the sidecar at `url`, the health `file` or else the driver; and the address, for the output."""
     found = loaded.settings
     if url:
         return _sidecar(url), url
     if file:
         return lambda _: _read_health_file(found.health_file), found.health_file
-    # Waiting for a driver is what --wait is for; a grace that somebody asked for is kept.
+    # The default grace is left out, since --wait is there to wait for a driver; a grace that was set is kept.
     grace = found.unreachable_grace if loaded.raw["unreachable_grace"].text else 0.0
     return lambda timeout: _ask_driver(found, timeout, min(grace, timeout)), found.csi_address.text
 
 
-def _insist(ask: Ask, timeout: float, wait: float) -> Outcome:
-    """The first healthy outcome, or the last that says something."""
+def _repeat(ask: Ask, timeout: float, wait: float) -> Outcome:
+    """Ask until healthy, for at most `wait` seconds; returns the last outcome, but not a timeout that the end of `wait` caused."""
     end = time.monotonic() + wait
     outcome = ask(timeout)
     if wait:
-        memory.collect()  # many probes leave garbage behind, one does not
+        memory.enable_collection()  # one probe leaves no garbage worth collecting, many do
     while outcome.code != HEALTHY and (left := end - time.monotonic()) > 0:
         time.sleep(min(PAUSE, left))
         left = max(end - time.monotonic(), 0.1)
         latest = ask(min(timeout, left))
-        # That a probe ran out of time which had less than it is given says nothing; what was found before does.
+        # A timeout says nothing if the probe had less than its normal time; then the outcome before it stays.
         if left >= timeout or latest.reason != Reason.DEADLINE.value:
             outcome = latest
     return outcome
 
 
 def _ask_driver(settings: Settings, timeout: float, grace: float) -> Outcome:
-    with absent("ssl"):
+    with hide_modules("ssl"):
         import asyncio
 
     from livenessprobe.driver.connection import Dialer
@@ -164,7 +165,7 @@ def _read_health_file(path: str) -> Outcome:
 
 
 def _sidecar(url: str) -> Ask:
-    """Ask the sidecar at `url`; raises FlagError for what is none."""
+    """How to ask the sidecar at `url`; raises FlagError if `url` is invalid."""
     from urllib.parse import urlsplit
 
     wrong = command_line.FlagError(f"--url={url}: write http://host:port/healthz or unix:///path/to/socket")
@@ -194,16 +195,16 @@ def _ask_sidecar(host: str, port: int, socket_path: str, path: str, timeout: flo
         else:
             connection.connect()
     except OSError as error:
-        return Outcome(NOT_CONNECTED, Reason.UNREACHABLE.value, f"no sidecar answers: {error.strerror or error}")
+        return Outcome(NOT_CONNECTED, Reason.UNREACHABLE.value, f"cannot connect to the sidecar: {error.strerror or error}")
     try:
         connection.request("GET", path)
         response = connection.getresponse()
         body = response.read(65_536).decode(errors="replace")
         reason = response.getheader("X-Livenessprobe-Reason", "")
     except TimeoutError:
-        return Outcome(CALL_FAILED, Reason.DEADLINE.value, "the sidecar gave no answer within the probe timeout and 1 s")
+        return Outcome(CALL_FAILED, Reason.DEADLINE.value, "the sidecar sent no response within the probe timeout plus 1 s")
     except (OSError, HTTPException, ValueError) as error:
-        return Outcome(CALL_FAILED, Reason.CONNECTION_LOST.value, f"the sidecar gave no answer: {error!r}")
+        return Outcome(CALL_FAILED, Reason.CONNECTION_LOST.value, f"the sidecar sent no valid response: {error!r}")
     finally:
         connection.close()
     if response.status == 200:
@@ -215,17 +216,17 @@ def _ask_sidecar(host: str, port: int, socket_path: str, path: str, timeout: flo
 
 
 def _code_for(reason: Reason, body: str) -> int:
-    """What asking the driver itself would have exited with."""
+    """The exit code that a check of the driver itself would have."""
     if reason is Reason.NOT_READY:
         return NOT_READY
-    # Some reasons come up before there is a connection and after; an error of the call itself is always in gRPC's words.
+    # Some reasons occur both before and after connecting; only an error of the call itself has these texts.
     if body.startswith("livenessprobe: internal error: ") or "rpc error: code = " in body:
         return CALL_FAILED
     return NOT_CONNECTED
 
 
 def run(arguments: Sequence[str]) -> int:
-    """`main` on this process's environment; the log is written out before the end."""
+    """Call `main` with the environment of this process; writes all log records before it returns."""
     try:
         return main(arguments, os.environ)
     finally:

@@ -1,7 +1,7 @@
 """
-`livenessprobe demo`: an example driver and the sidecar beside it, for someone who has no cluster.
+`livenessprobe demo`: shows the sidecar with an example driver, without a cluster.
 
-Both are processes of their own, so that a crash is a SIGKILL and a hang is a SIGSTOP.
+The driver and the sidecar are separate processes, so that SIGKILL makes a crash and SIGSTOP a hang.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from livenessprobe.driver.address import AddressError
 from livenessprobe.process import memory, signals
@@ -29,11 +29,12 @@ HELP = """\
   p  only probe                   q  quit
 """
 ENDPOINTS = ("127.0.0.1:9808", "127.0.0.1:0")
-PATIENCE = 30.0
+RESPONSE_SECONDS = 30.0
+"""The longest wait for a response of the sidecar."""
 
 
 class _Driver:
-    """The example driver's process."""
+    """The example driver as a process."""
 
     def __init__(self, socket: str) -> None:
         self._socket = socket
@@ -45,33 +46,33 @@ class _Driver:
         assert self._process.stdout is not None  # a pipe was asked for
         self._process.stdout.readline()
 
-    def order(self, text: str) -> None:
-        """Tell a running driver how to behave."""
+    def send(self, command: str) -> None:
+        """Send `command` to the driver if it is running."""
         if self._process.stdin is None or self._process.poll() is not None:
             return
         try:
-            self._process.stdin.write(f"{text}\n")
+            self._process.stdin.write(f"{command}\n")
             self._process.stdin.flush()
         except OSError:
-            pass  # it died in between; the next probe will show it
+            pass  # it has just ended; the next probe will show it
 
     def hang(self) -> None:
-        """Stop it where it is."""
+        """Stop the process without ending it."""
         if sys.platform != "win32" and self._process.poll() is None:
             self._process.send_signal(signal.SIGSTOP)
 
     def crash(self) -> None:
-        """End it without a chance to clean up."""
+        """Kill the process."""
         self._process.kill()
         self._process.communicate()
 
     def come_back(self) -> None:
-        """Go on, or start again."""
+        """Continue a stopped process and make it ready, or start a new one."""
         if self._process.poll() is not None:
             self._start()
         elif sys.platform != "win32":
             self._process.send_signal(signal.SIGCONT)
-            self.order("ready")
+            self.send("ready")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -79,8 +80,8 @@ def main(arguments: Sequence[str]) -> int:
     if sys.platform == "win32":
         print("livenessprobe demo needs unix signals; run it on Linux or in WSL", file=sys.stderr)
         return 1
-    memory.collect()
-    signals.early(signals.unwind)  # there are processes to end
+    memory.enable_collection()
+    signals.install_early(signals.exit_with_cleanup)  # both processes have to be ended
     try:
         given = command_line.parse(arguments).values()
         endpoint = given.get("http-endpoint") or _free_endpoint()
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
         command = [sys.executable, "-m", "livenessprobe", f"--csi-address={socket}", f"--http-endpoint={endpoint}"]
         sidecar = subprocess.Popen([*command, *arguments], stdin=subprocess.DEVNULL)
         try:
-            return _converse(driver, sidecar, f"http://{endpoint}")
+            return _run_session(driver, sidecar, f"http://{endpoint}")
         except (KeyboardInterrupt, SystemExit):
             return 0
         finally:
@@ -111,48 +112,45 @@ def _free_endpoint() -> str:
             with listen(parse_listen_address(endpoint)) as found:
                 return f"127.0.0.1:{found.getsockname()[1]}"
         except ListenError:
-            continue  # 9808 is taken, by a cluster's sidecar perhaps
+            continue  # 9808 may be taken by a sidecar of a cluster on this machine
     raise ListenError("no port is free on 127.0.0.1")
 
 
-def _converse(driver: _Driver, sidecar: subprocess.Popen[bytes], url: str) -> int:
-    if not _await_first_answer(sidecar, url):
+def _run_session(driver: _Driver, sidecar: subprocess.Popen[bytes], url: str) -> int:
+    """Act on the keys until `q`, or until the sidecar ends after standard input has ended; returns the exit code."""
+    if not _await_first_response(sidecar, url):
         return sidecar.wait()
     print(
         f"\nTry it:  curl -i {url}/healthz\n         curl {url}/metrics\n\nKeys, each followed by Enter:\n{HELP}", flush=True
     )
-    _show(url)
+    _show_health(url)
+    actions: dict[str, Callable[[], None]] = {
+        "r": lambda: driver.send("ready"),
+        "n": lambda: driver.send("not-ready"),
+        "s": lambda: driver.send("slow 2"),
+        "h": driver.hang,
+        "c": driver.crash,
+        "b": driver.come_back,
+        "p": lambda: None,
+    }
     for line in sys.stdin:
-        match line.strip():
-            case "r":
-                driver.order("ready")
-            case "n":
-                driver.order("not-ready")
-            case "s":
-                driver.order("slow 2")
-            case "h":
-                driver.hang()
-            case "c":
-                driver.crash()
-            case "b":
-                driver.come_back()
-            case "q":
-                return 0
-            case "p" | "":
-                pass
-            case other:
-                print(f"{other!r} is none of r n s c h b p q\n{HELP}")
-                continue
-        time.sleep(0.2)  # an order has no answer; give the driver time to take it
-        _show(url)
-    return sidecar.wait()  # nobody at the keyboard: serve until stopped
+        key = line.strip() or "p"
+        if key == "q":
+            return 0
+        if key not in actions:
+            print(f"{key!r} is none of r n s c h b p q\n{HELP}")
+            continue
+        actions[key]()
+        time.sleep(0.2)  # the driver does not confirm a command, so give it time to act
+        _show_health(url)
+    return sidecar.wait()  # standard input is closed: serve until stopped
 
 
-def _await_first_answer(sidecar: subprocess.Popen[bytes], url: str) -> bool:
-    end = time.monotonic() + PATIENCE
+def _await_first_response(sidecar: subprocess.Popen[bytes], url: str) -> bool:
+    end = time.monotonic() + RESPONSE_SECONDS
     while time.monotonic() < end and sidecar.poll() is None:
         try:
-            with urllib.request.urlopen(f"{url}/healthz", timeout=PATIENCE):  # noqa: S310  our own URL
+            with urllib.request.urlopen(f"{url}/healthz", timeout=RESPONSE_SECONDS):  # noqa: S310  our own URL
                 return True
         except urllib.error.HTTPError:
             return True
@@ -161,10 +159,10 @@ def _await_first_answer(sidecar: subprocess.Popen[bytes], url: str) -> bool:
     return False
 
 
-def _show(url: str) -> None:
+def _show_health(url: str) -> None:
     started = time.monotonic()
     try:
-        with urllib.request.urlopen(f"{url}/healthz", timeout=PATIENCE) as response:  # noqa: S310  our own URL
+        with urllib.request.urlopen(f"{url}/healthz", timeout=RESPONSE_SECONDS) as response:  # noqa: S310  our own URL
             status, reason, body = response.status, "", response.read()
     except urllib.error.HTTPError as error:
         status, reason, body = error.code, f" [{error.headers.get('X-Livenessprobe-Reason')}]", error.read()

@@ -1,8 +1,8 @@
 """
-An example CSI driver with the Identity service alone, for the demo, the benchmarks and people who try things out.
+An example CSI driver with only the Identity service, for the demo, the benchmarks and manual tests.
 
-`python -m livenessprobe.commands.example_driver ADDRESS`, in a form of --csi-address, serves it and takes orders from standard
-input, a line each: `ready`, `not-ready`, `slow SECONDS`.
+`python -m livenessprobe.commands.example_driver ADDRESS` serves at ADDRESS, which is written as for --csi-address, and reads
+commands from standard input, one a line: `ready`, `not-ready`, `slow SECONDS`.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ NAME = "example.csi.livenessprobe"
 
 
 class ExampleDriver:
-    """The driver; its attributes say how it behaves from the next call on."""
+    """The driver's behaviour from the next call on: whether it is ready, and how many seconds a Probe takes."""
 
     def __init__(self) -> None:
         self.ready = True
         self.delay = 0.0
 
     async def get_plugin_info(self, _request: bytes, _context: object) -> bytes:
-        """The name."""
+        """A GetPluginInfoResponse with the driver's name."""
         return csi_pb2.GetPluginInfoResponse(name=NAME, vendor_version="demo").SerializeToString()
 
     async def probe(self, _request: bytes, _context: object) -> bytes:
-        """What `ready` says, after `delay` seconds."""
+        """A ProbeResponse with `ready`, after `delay` seconds."""
         await asyncio.sleep(self.delay)
         return csi_pb2.ProbeResponse(ready=BoolValue(value=self.ready)).SerializeToString()
 
-    def obey(self, order: str) -> None:
-        """Take one order; an unknown one changes nothing."""
-        match order.split():
+    def execute(self, command: str) -> None:
+        """Change the behaviour by one line of input; an unknown command is ignored."""
+        match command.split():
             case ["ready"]:
                 self.ready, self.delay = True, 0.0
             case ["not-ready"]:
@@ -52,7 +52,7 @@ class ExampleDriver:
 
 
 async def serve(address: CSIAddress, driver: ExampleDriver) -> grpc.aio.Server:
-    """A started server at `address`; a socket left over from a crash is replaced."""
+    """Start a server at `address`; replaces a socket file that a crash left behind."""
     if address.network == "unix":
         with contextlib.suppress(FileNotFoundError):
             os.unlink(address.name)
@@ -72,8 +72,8 @@ async def _main(address: str) -> None:
     server = await serve(parse_csi_address(address, sys.platform), driver)
     print("serving", flush=True)
     loop = asyncio.get_running_loop()
-    while order := await loop.run_in_executor(None, sys.stdin.readline):
-        driver.obey(order)
+    while command := await loop.run_in_executor(None, sys.stdin.readline):
+        driver.execute(command)
     await server.stop(grace=None)
 
 

@@ -1,1 +1,1 @@
-"""Is this driver alive? Dials the CSI driver, calls Probe and GetPluginInfo, and says why a connection failed."""
+"""Is this driver alive?  Dials the CSI driver, calls Probe and GetPluginInfo, and says why a connection failed."""

@@ -1,8 +1,8 @@
 """
-Addresses as people write them, read for gRPC and for listening.  Pure: the platform is an argument.
+--csi-address as a target for gRPC.  Pure: the platform is an argument.
 
-What upstream's dialer (csi-lib-utils) can reach is reached here too, under the same spelling; what it would retry for
-ever without a word either works (`tcp://`, `ipv4:`, relative paths) or is refused with a sentence.
+Each address that upstream's dialer (csi-lib-utils) can reach is reached here too, under the same spelling.  Addresses that it
+would retry for ever in silence either work (`tcp://`, `ipv4:`, relative paths) or are refused with a sentence.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SUN_PATH_MAX = 107
 
 
 class AddressError(ValueError):
-    """An address that can never work; the text is for a person."""
+    """An address that can never work; the text is for people."""
 
 
 class CSIAddress(NamedTuple):
@@ -35,13 +35,13 @@ class CSIAddress(NamedTuple):
 
     @property
     def logs_lost_connections(self) -> bool:
-        """Upstream's own dialer, the one that logs "Lost connection", serves only this form."""
+        """Whether upstream logs "Lost connection": its own dialer does, and serves only this form."""
         return self.text.startswith("unix://")
 
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _PIPE = re.compile(r"npipe:|(?:unix:(?://)?)?(?:\\\\[.?]\\|//\./pipe/)")
-"""How Windows names devices, which only pipes could be here."""
+"""How Windows names devices; a driver can only have named pipes among them."""
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
 _GO_RESOLVER = "failed to exit idle mode: failed to start resolver: "
 
@@ -50,7 +50,7 @@ def parse_csi_address(text: str, platform: str) -> CSIAddress:
     """
     Read `--csi-address` for `platform` (as sys.platform spells it).
 
-    Raises AddressError: with upstream's words where upstream refuses too, else with a sentence.
+    Raises AddressError: with upstream's words if upstream refuses the address too, else with a sentence of ours.
     """
     if text == "":
         raise AddressError(f"{_GO_RESOLVER}passthrough: received empty target in Build()")
@@ -85,7 +85,7 @@ def parse_csi_address(text: str, platform: str) -> CSIAddress:
 
 
 def refuse_unencodable(text: str, name: str) -> None:
-    """Refuse NUL, also where it was percent-encoded, and what stands for no bytes at all."""
+    """Raises AddressError if `name`, which is `text` decoded, holds NUL, or a character that has no bytes."""
     try:
         name.encode(errors="surrogateescape")
     except UnicodeEncodeError:
@@ -96,7 +96,7 @@ def refuse_unencodable(text: str, name: str) -> None:
 
 def _unix_url(text: str, rest: str, windows: bool) -> CSIAddress:
     """`unix:` in any case.  Only the exact prefix `unix://` is taken undecoded, as upstream's dialer does."""
-    # Go takes the `C:` of `unix://C:/csi/csi.sock` for a host and refuses it; nobody can mean one.
+    # Go takes the `C:` of `unix://C:/csi/csi.sock` for a host and refuses it, which is never meant.
     if text.startswith("unix://") and ((windows and _DRIVE.match(text[7:])) or not _has_go_authority(text[7:])):
         _refuse_what_go_cannot_parse(text)
         return _unix(text, _native(text[7:], windows), windows=windows)
@@ -125,7 +125,7 @@ def _without_authority(rest: str) -> str:
 
 
 def _refuse_what_go_cannot_parse(url: str) -> None:
-    """Upstream hands every address to Go's URL parser, which refuses control characters and bad escapes."""
+    """Raises AddressError as Go's URL parser does, which upstream uses: for control characters and bad escapes."""
     shown = gotext.quote(f"passthrough:///{url}")
     if any(character < " " or character == "\x7f" for character in url):
         raise AddressError(f"parse {shown}: net/url: invalid control character in URL")
@@ -171,7 +171,7 @@ def encode(text: str) -> bytes:
 
 
 def _bare(text: str) -> CSIAddress:
-    """Neither rooted nor with a scheme: a relative path if it has a separator, else host:port."""
+    """An address without leading slash and scheme: a relative path if it has a separator, else host:port."""
     if text != text.strip():
         raise AddressError(f"{gotext.quote(text)} begins or ends with a blank; remove it")
     if "/" in text or "\\" in text:

@@ -1,8 +1,8 @@
 """
-Connections to the driver: dial, call, keep for a moment, and say why it failed.
+Connections to the driver over gRPC: dial, call, keep one for the next Probe, and say why one failed.
 
-The only room that knows gRPC.  A call has two phases, and telling them apart is what reasons rest on: first a connection
-(a fresh channel until it is READY), then the RPC on it.
+A call has two phases, which have different reasons for a failure: first a connection (a fresh channel until it is READY),
+then the RPC on it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-# gRPC's core prints its own lines unless told so before it is loaded; its findings reach us as errors anyway.
+# gRPC's core prints lines of its own unless this is set before it is loaded; its faults are raised as errors all the same.
 os.environ["GRPC_VERBOSITY"] = "NONE"
 
 import grpc
@@ -28,11 +28,11 @@ from livenessprobe.driver.result import Reason
 
 _MILLISECONDS_MAX = (1 << 31) - 1
 QUIET_SECONDS = 0.05
-"""After a connection that came to nothing; it bounds how many a second a driver sees that fails each of them."""
+"""Pause after a connection that failed: a driver that fails each connection sees at most 20 a second."""
 LOOK_SECONDS = 0.1
-"""How often a dial that is not answered looks whether the socket is still the same."""
+"""How often a dial without an answer looks whether the socket file is still the same."""
 DESCRIPTORS = 12
-"""Free ones without which gRPC is not woken: it takes eight, and ends the process where it gets none."""
+"""Descriptors that must be free before gRPC is started: it takes eight, and ends the process if it gets none."""
 _FOREVER = 10.0**8
 """Seconds; gRPC's timeout header has eight digits."""
 
@@ -46,7 +46,7 @@ SocketIdentity = tuple[int, int, int]
 
 
 class CallFailed(Exception):
-    """An RPC without a result: its code in Go's spelling, its message, and what kind of failure it is."""
+    """An RPC that failed: its code in Go's spelling, its message, and its reason."""
 
     def __init__(self, code: str, details: str, reason: Reason) -> None:
         super().__init__(f"{code}: {details}")
@@ -57,7 +57,7 @@ class CallFailed(Exception):
 
 @dataclass(slots=True)
 class Connection:
-    """One channel, and the socket file it was dialled through."""
+    """One channel, the socket file it was dialled through, and the loop's time when it was opened."""
 
     channel: grpc.aio.Channel
     socket: SocketIdentity | None
@@ -65,30 +65,30 @@ class Connection:
     closing: asyncio.TimerHandle | None = field(default=None)
 
     async def call(self, method: str, request: bytes, timeout: float | None) -> bytes:
-        """The bytes of the answer; raises CallFailed.  The driver is told of `timeout`, if there is one."""
+        """The bytes of the response; raises CallFailed.  `timeout`, if there is one, is sent to the driver as its deadline."""
         try:
-            answer: bytes | None = await self.channel.unary_unary(method)(
+            response: bytes | None = await self.channel.unary_unary(method)(
                 request, timeout=timeout and min(timeout, _FOREVER)
             )
         except grpc.aio.AioRpcError as error:
             details = _undecodable.original(error.details() or "")
             code = error.code()
             raise CallFailed(_CODES[code], details, _reason_of(code, details, self.channel.get_state())) from None
-        if answer is None:  # the call succeeded, and its message was missing or ended in the middle
+        if response is None:  # the call succeeded, but its message was missing or cut off
             raise CallFailed("Internal", "the answer has no complete message", Reason.PROTOCOL_ERROR)
-        return answer
+        return response
 
 
 class Dialer:
-    """Connects to one driver, and lends the same connection out again while it is young."""
+    """Connects to one driver, and keeps a connection for the next Probe for `reuse` seconds."""
 
-    def __init__(self, address: CSIAddress, dialled: Callable[[], object]) -> None:
+    def __init__(self, address: CSIAddress, on_dial: Callable[[], object]) -> None:
         self.address = address
         self.reuse = 0.0
-        """How long a connection may serve probes, seconds; may be changed at any time."""
-        self._dialled = dialled
+        """Seconds for which a connection may serve Probes; may be changed at any time."""
+        self._on_dial = on_dial
         self._quiet_until = 0.0
-        self._awake: grpc.aio.Channel | None = None
+        self._idle_channel: grpc.aio.Channel | None = None
         self._kept: Connection | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -98,56 +98,56 @@ class Dialer:
         if (quiet := min(self._quiet_until, deadline) - asyncio.get_running_loop().time()) > 0:
             await asyncio.sleep(quiet)
         socket = self.look_at_socket()
-        self._keep_awake()
-        self._dialled()
+        self._keep_grpc_running()
+        self._on_dial()
         now = asyncio.get_running_loop().time()
         channel = grpc.aio.insecure_channel(self.address.target, self._options(deadline - now))
         try:
             async with asyncio.timeout_at(deadline):
-                state = await self._decided(channel, socket)
+                state = await self._final_state(channel, socket)
             if state is not State.READY:
                 raise await self._explain(Connection(channel, socket, now))
         except TimeoutError:
-            self.came_to_nothing()
+            self.pause()
             await channel.close()
             raise self.hung() from None
         except BaseException:
-            self.came_to_nothing()
+            self.pause()
             await channel.close()
             raise
         return Connection(channel, socket, now)
 
-    def _keep_awake(self) -> None:
+    def _keep_grpc_running(self) -> None:
         """
-        Hold a channel that never connects, for as long as this dialer is open.
+        Hold a channel that never connects until this dialer is closed.
 
-        Without any, gRPC ends its threads and pollers, and starts them anew for each dial: 2.2 ms of CPU instead of 1.0.
-        Worse, where it gets no descriptor for them it calls abort(), and where it gets no thread it blocks the loop.  Awake, it
-        takes one descriptor for a dial and no thread, and its idle threads cost 0.03 % of a CPU.
+        Without a channel gRPC ends its threads and pollers, and starts them again for each dial: 2.2 ms of CPU instead of 1.0.
+        Worse, it then calls abort() if it gets no descriptor for them, and blocks the loop if it gets no thread.  With one, a
+        dial takes one descriptor and no thread, and the idle threads cost 0.03 % of a CPU.
         """
-        if self._awake is None:
+        if self._idle_channel is None:
             _refuse_without_descriptors(self.address)
-            self._awake = grpc.aio.insecure_channel(self.address.target, [("grpc.use_local_subchannel_pool", 1)])
+            self._idle_channel = grpc.aio.insecure_channel(self.address.target, [("grpc.use_local_subchannel_pool", 1)])
 
-    def came_to_nothing(self) -> None:
-        """The last connection was of no use, so the next one is not to follow at once."""
+    def pause(self) -> None:
+        """A connection has failed: delay the next dial."""
         self._quiet_until = asyncio.get_running_loop().time() + QUIET_SECONDS
 
     def hung(self) -> NotConnected:
-        """What a dial ends in that is never answered."""
+        """The failure of a dial without an answer until its deadline."""
         return NotConnected(
             Reason.DEADLINE,
             f"the driver at {self.address.text} accepts connections but does not speak gRPC within the probe timeout: "
             "it is hung, stopped or overloaded",
         )
 
-    async def _decided(self, channel: grpc.aio.Channel, socket: SocketIdentity | None) -> grpc.ChannelConnectivity:
-        """The state in which connecting ends; raises NotConnected when another socket has taken the place of `socket`."""
+    async def _final_state(self, channel: grpc.aio.Channel, socket: SocketIdentity | None) -> grpc.ChannelConnectivity:
+        """The state in which connecting ends; raises NotConnected once another socket file has taken the place of `socket`."""
         state = State.IDLE
         while state not in (State.READY, State.TRANSIENT_FAILURE, State.SHUTDOWN):
             change = asyncio.ensure_future(channel.wait_for_state_change(state))
             if state is State.IDLE:
-                # Only once the change is waited for: a connection that is closed at once leaves the channel idle again.
+                # Connect only after the wait for a change has begun: a driver may close the connection at once, and the channel is idle again.
                 await asyncio.sleep(0)
                 channel.get_state(try_to_connect=True)
             try:
@@ -158,23 +158,23 @@ class Dialer:
             finally:
                 change.cancel()
             state = channel.get_state()
-            if state is State.IDLE:  # it was connected and is not any more, all between two looks; gRPC leaves it at that
+            if state is State.IDLE:  # connected and closed between two looks; gRPC does not connect again by itself
                 raise NotConnected(Reason.PROTOCOL_ERROR, closes(self.address))
         return state
 
     def _options(self, left: float) -> list[tuple[str, object]]:
         # gRPC gives up connecting after 20 s whatever the deadline, unless its "minimum back-off" is longer.
-        patience = min(int(max(left, 0) * 1000) + 1000, _MILLISECONDS_MAX)
+        backoff = min(int(max(left, 0) * 1000) + 1000, _MILLISECONDS_MAX)
         options: list[tuple[str, object]] = [
-            # A fresh channel would silently borrow the live connection of another one, and a probe would then succeed on a
-            # driver whose socket is gone (upstream issue 68).
+            # A new channel would otherwise use the live connection of another channel, and a Probe would succeed on a driver
+            # whose socket is gone (upstream issue 68).
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.enable_http_proxy", 0),
             ("grpc.enable_retries", 0),
             ("grpc.service_config_disable_resolution", 1),
-            ("grpc.min_reconnect_backoff_ms", patience),
-            ("grpc.initial_reconnect_backoff_ms", patience),
-            ("grpc.max_reconnect_backoff_ms", patience),
+            ("grpc.min_reconnect_backoff_ms", backoff),
+            ("grpc.initial_reconnect_backoff_ms", backoff),
+            ("grpc.max_reconnect_backoff_ms", backoff),
             ("grpc.max_metadata_size", 1 << 20),
             ("grpc.absolute_max_metadata_size", 1 << 20),
             ("grpc.primary_user_agent", f"livenessprobe/{__version__}"),
@@ -186,9 +186,9 @@ class Dialer:
 
     def look_at_socket(self) -> SocketIdentity | None:
         """
-        The identity of the socket file, None where there is none to tell.
+        The identity of the socket file; None if the address is no path, or on Windows, where there is none.
 
-        Raises NotConnected for what a dial would not survive: it is cheaper to see, and has a better reason.
+        Raises NotConnected if a dial could not succeed: looking is cheaper, and its reason more exact.
         """
         if self.address.network != "unix":
             return None
@@ -202,11 +202,11 @@ class Dialer:
         if not stat.S_ISSOCK(found.st_mode):
             kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a file"
             raise NotConnected(Reason.NOT_A_SOCKET, f"{path} is {kind}, not a socket: the driver listens elsewhere")
-        # The change time tells a new socket from an old one whose inode number it was given.
+        # A new socket may have the inode number of the old one, but not its change time.
         return (found.st_dev, found.st_ino, found.st_ctime_ns)
 
     async def _explain(self, connection: Connection) -> NotConnected:
-        """Why the channel failed: the words are in the error of a call on it, which fails without dialling again."""
+        """Why the channel failed: a call on it fails at once, without another dial, and its error has gRPC's words."""
         try:
             await connection.call("/csi.v1.Identity/Probe", b"", 1)
         except CallFailed as error:
@@ -214,7 +214,7 @@ class Dialer:
         return NotConnected(Reason.UNREACHABLE, f"the connection to {self.address.text} failed and came back; asking again")
 
     async def kept(self) -> Connection | None:
-        """The kept connection, if it is young and still leads to the same socket file."""
+        """The kept connection, if it is open, no older than `reuse`, and its socket file is still at the address."""
         kept = self._take()
         if kept is None:
             return None
@@ -225,7 +225,7 @@ class Dialer:
         ready = kept.channel.get_state() is State.READY
         if same and asyncio.get_running_loop().time() - kept.opened < self.reuse and ready:
             return kept
-        if same and not ready:  # a driver that closes each connection behind its answer is not to be dialled without a pause
+        if same and not ready:  # a driver that closes the connection after each response is dialled with a pause, too
             self._quiet_until = max(self._quiet_until, kept.opened + QUIET_SECONDS)
         await self.drop(kept)
         return None
@@ -237,7 +237,7 @@ class Dialer:
         return kept
 
     def keep(self, connection: Connection) -> None:
-        """Leave `connection` for the next probe, until its time is up."""
+        """Keep `connection` for the next Probe, and close it when it is older than `reuse`."""
         if self._kept is not None:
             self._expire()
         loop = asyncio.get_running_loop()
@@ -247,7 +247,7 @@ class Dialer:
     def _expire(self) -> None:
         if (kept := self._take()) is not None:
             closing = asyncio.get_running_loop().create_task(self.drop(kept), name="close connection")
-            self._closing.add(closing)  # the loop itself holds tasks only weakly
+            self._closing.add(closing)  # the loop has only weak references to tasks
             closing.add_done_callback(self._closing.discard)
 
     async def drop(self, connection: Connection) -> None:
@@ -255,18 +255,18 @@ class Dialer:
         await connection.channel.close()
 
     async def close(self) -> None:
-        """Close what is kept, and wait for what is closing."""
+        """Close the kept connection, and wait until all are closed."""
         if (kept := self._take()) is not None:
             await self.drop(kept)
         await asyncio.gather(*self._closing)
-        if self._awake is not None:
-            await self._awake.close()
-            self._awake = None
+        if self._idle_channel is not None:
+            await self._idle_channel.close()
+            self._idle_channel = None
 
 
 def _reason_of(code: grpc.StatusCode, details: str, state: grpc.ChannelConnectivity) -> Reason:
-    # "Stream removed (" is how grpcio begins when a stream ended without a status of the driver's.  A driver may pass on such
-    # words of a library of its own, about its backend; nothing tells the two apart for certain.
+    # grpcio's message begins with "Stream removed (" if a stream ended without a status from the driver.  A driver may send
+    # such a message of its own gRPC library, about its backend; the two cannot be told apart for certain.
     removed = details.startswith("Stream removed (")
     if code is grpc.StatusCode.UNAVAILABLE and (state is not State.READY or (removed and "RST_STREAM" not in details)):
         return Reason.CONNECTION_LOST
@@ -281,7 +281,7 @@ _GRPCS_WORDS = ("Received http2 header with status", "Compression bit set", "Dec
 
 
 def _refuse_without_descriptors(address: CSIAddress) -> None:
-    """Raises NotConnected if there are too few descriptors for gRPC: it calls abort() then (grpcio 1.85, eventfd)."""
+    """Raises NotConnected if there are too few descriptors for gRPC, which would call abort() (grpcio 1.85, eventfd)."""
     taken: list[int] = []
     try:
         while len(taken) < DESCRIPTORS:
@@ -295,10 +295,10 @@ def _refuse_without_descriptors(address: CSIAddress) -> None:
 
 class _UndecodableMessages(logging.Filter):
     """
-    The bytes of status messages that are no UTF-8.
+    Recovers the bytes of status messages that are not UTF-8.
 
-    grpcio hands such a message over as Latin-1 and logs the bytes; the log call is the only place where they still are,
-    and it happens right before the error is raised.  Without it we would show the Latin-1 reading.
+    grpcio decodes such a message as Latin-1 in the error that it raises.  Right before that it logs the bytes, which are
+    nowhere else.
     """
 
     LIMIT = 16
@@ -309,7 +309,7 @@ class _UndecodableMessages(logging.Filter):
         logging.getLogger("grpc._cython.cygrpc").addFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Remember the bytes; the record itself is noise."""
+        """Remember the bytes, and drop the record."""
         if isinstance(record.args, tuple) and len(record.args) == 1 and isinstance(record.args[0], bytes):
             if len(self._bytes) >= self.LIMIT:
                 self._bytes.clear()

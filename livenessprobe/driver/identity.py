@@ -1,4 +1,4 @@
-"""The CSI Identity service: is the driver ready, what is its name."""
+"""The CSI Identity service: asks a driver whether it is ready, and for its name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GET_PLUGIN_INFO = "/csi.v1.Identity/GetPluginInfo"
 REDIAL_SECONDS = 0.08
 """Pause between attempts to reach a driver."""
 CUT_SHORT_SECONDS = 0.5
-"""A dial that had less time than this before the deadline proves nothing by not being done."""
+"""A dial cut off by the deadline sooner than this says nothing about the driver."""
 
 
 class PluginInfo(NamedTuple):
@@ -48,7 +48,7 @@ class PluginInfo(NamedTuple):
 
 
 class Question(NamedTuple):
-    """One Probe: what is asked, and until when.  Times are the loop's."""
+    """One Probe: its method and its deadlines.  Times are the loop's."""
 
     deadline: float
     redial_until: float
@@ -84,8 +84,8 @@ class Identity:
 
     # --- Probe
 
-    def still_leads_there(self, found: Found) -> bool:
-        """Whether the socket file that a Probe has reached the driver through is still the one at the address."""
+    def is_same_socket(self, found: Found) -> bool:
+        """Whether the socket file at the address is the same as when a Probe connected through it."""
         try:
             return not found.connected or self.dialer.look_at_socket() == found.socket
         except NotConnected:
@@ -146,7 +146,7 @@ class Identity:
             if alive:
                 self.dialer.keep(connection)
             else:
-                self.dialer.came_to_nothing()
+                self.dialer.pause()
                 await self.dialer.drop(connection)
         return connected._replace(result=result)
 
@@ -155,11 +155,11 @@ class Identity:
         log.v(5).info("GRPC call", method=question.method, request=method.shown)
         left = max(question.deadline - _now(), 0.001)
         try:
-            # The deadline goes to the driver too; the timer here is for a library that would not keep it.
+            # gRPC sends the deadline to the driver and keeps it; this timer is for a fault of gRPC.
             async with asyncio.timeout(left + 0.5):
                 result, shown = method.read(await connection.call(question.method, method.request, left))
         except CallFailed as error:
-            # At the deadline the words are ours; a driver's own DeadlineExceeded comes earlier and keeps its message.
+            # At the deadline the message is ours; a driver that sends DeadlineExceeded does so earlier, and keeps its message.
             timed_out = error.code == "DeadlineExceeded" and _now() >= question.deadline - 0.001
             reason = Reason.DRIVER_ERROR if error.reason is Reason.DEADLINE else error.reason
             result, shown = CALL_TIMED_OUT if timed_out else rpc_error(reason, error.code, error.details), None
@@ -177,7 +177,7 @@ class Identity:
     # --- GetPluginInfo
 
     @asynccontextmanager
-    async def dialled(self, timeout: float) -> AsyncIterator[Connection]:
+    async def connected(self, timeout: float) -> AsyncIterator[Connection]:
         """A connection of its own, for `get_plugin_info`; raises NotConnected."""
         connection = await self.dialer.dial(_now() + timeout)
         try:
@@ -256,7 +256,7 @@ def _now() -> float:
 
 
 def _compact_json(message: Message) -> str:
-    """A CSI answer as upstream logs it: JSON with the names of the spec (protosanitizer), as encoding/json prints it."""
+    """A response as upstream logs it: JSON with the names of the spec (protosanitizer), as encoding/json prints it."""
     if isinstance(message, csi_pb2.ProbeResponse):
         value: dict[str, object] = {}
         if message.HasField("ready"):

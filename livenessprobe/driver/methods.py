@@ -1,4 +1,4 @@
-"""Which gRPC method may be asked as a probe, and what kind of answer it gives.  Pure."""
+"""Which gRPC methods may be called as a probe.  Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 PROBE = "/csi.v1.Identity/Probe"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
-# csi.proto v1.12: what only reads.  A probe is sent every few seconds, with an empty request; all else is refused.
+# csi.proto v1.12: methods that only read.  A probe is sent every few seconds, with an empty request; all others are refused.
 _READS = frozenset(
     {
         "ControllerGetCapabilities",
@@ -29,7 +29,7 @@ _READS = frozenset(
 
 
 def parse_method(text: str) -> str:
-    """A method as gRPC names it, `/package.Service/Method`; ValueError for what is none, or may change a volume."""
+    """A method as gRPC names it, `/package.Service/Method`; raises ValueError if it is not one, or may change a volume."""
     match = re.fullmatch(r"/([A-Za-z_][\w.]*)/([A-Za-z_]\w*)", text, re.ASCII)
     if match is None:
         raise ValueError(f"it is no gRPC method; write one such as {PROBE}")

@@ -1,4 +1,4 @@
-"""What one probe found: in upstream's words, and as a reason a person can act on.  Pure."""
+"""The result of one Probe: in upstream's words, and as a reason that a person can act on.  Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Reason(str, Enum):
-    """Why a probe failed; the values are header values and metric labels, so they never change."""
+    """Why a Probe failed; the values are header values and metric labels, so they never change."""
 
     SOCKET_MISSING = "socket_missing"
     NOT_A_SOCKET = "not_a_socket"
@@ -27,29 +27,29 @@ class Reason(str, Enum):
 
 class ProbeResult(NamedTuple):
     """
-    One answer about the driver.  Without a reason it is ready.
+    What one Probe found out about the driver.  Without a reason it is ready.
 
-    Text may hold surrogate escapes for bytes of the driver's that were no UTF-8.
+    Text may hold surrogate escapes for bytes of the driver that were not UTF-8.
     """
 
     reason: Reason | None = None
     body: str = "ok"
     """The body of /healthz."""
     record: str = "Health check succeeded"
-    """Upstream's log message for it."""
+    """Upstream's log message."""
     err: str | None = None
-    """Upstream's `err` for that message."""
+    """Upstream's `err` beside that message."""
     code: str = "OK"
-    """Its gRPC code in Go's spelling, for the metric."""
+    """The gRPC code in Go's spelling, for the metric."""
 
     @property
     def ready(self) -> bool:
-        """Whether /healthz answers 200."""
+        """Whether /healthz responds with 200."""
         return self.reason is None
 
     @property
     def alive(self) -> bool:
-        """Whether the driver answered the call at all, in whatever way."""
+        """Whether the driver answered the call, even with an error."""
         return self.reason in (None, Reason.NOT_READY, Reason.DRIVER_ERROR, Reason.UNIMPLEMENTED)
 
 
@@ -67,7 +67,7 @@ MESSAGE_MAX = 64 * 1024
 
 
 def rpc_error(reason: Reason, code: str, description: str) -> ProbeResult:
-    """A failed call, in grpc-go's words; a driver's message that goes on for ever is cut."""
+    """A failed call, in grpc-go's words; a driver's message is cut at MESSAGE_MAX."""
     if len(description) > MESSAGE_MAX:
         description = f"{description[:MESSAGE_MAX]}… (cut)"
     text = f"rpc error: code = {code} desc = {description}"

@@ -1,1 +1,1 @@
-"""How is it logged? Records as klog writes them, as text or JSON, to stderr or to files, by a thread of its own."""
+"""How is it logged? Records in klog's form, as text or JSON; a thread writes them to stderr or to files."""

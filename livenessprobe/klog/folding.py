@@ -1,43 +1,45 @@
-"""Which error records are repeats of one another, and become one with a count."""
+"""Detects repeated error records: the log writes the first ones, and one summary with the number of the others.  Pure."""
 
 from __future__ import annotations
 
 from livenessprobe.klog.format import Record
 
 FOLD_AFTER = 10
+"""Equal records that are written in one window; more are only counted."""
 FOLD_SECONDS = 60.0
+"""The length of a window, which begins with the first of equal records."""
 
 
-class Folder:
-    """Which error records to hold back: after FOLD_AFTER equal ones in FOLD_SECONDS, the rest become one with a count."""
+class RepeatFilter:
+    """Counts equal error records in windows of FOLD_SECONDS, and holds back all after the first FOLD_AFTER."""
 
     KEYS = 64
+    """Windows at the same time; records beyond them are all written."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, tuple[float, int, Record | None]] = {}
-        """By the hash of what makes records equal, since a driver's words may be long: when, how many, and what is held back."""
+        self._windows: dict[int, tuple[float, int, Record | None]] = {}
+        """End, count, and the last record that was held back.  By a hash, because a driver's messages may be long."""
 
-    def offer(self, record: Record, now: float) -> bool:
-        """Whether to write `record` now."""
-        key = hash(record.key())
-        started, count, _ = self._seen.get(key, (now, 0, None))
-        if not count and len(self._seen) >= self.KEYS:
+    def should_write(self, record: Record, now: float) -> bool:
+        """Count `record`; returns whether to write it, rather than to hold it back."""
+        key = hash((record.severity, record.message, repr(record.pairs), str(record.err)))
+        if key not in self._windows and len(self._windows) >= self.KEYS:
             return True
+        end, count, _ = self._windows.get(key, (now + FOLD_SECONDS, 0, None))
         held_back = count >= FOLD_AFTER
-        self._seen[key] = (started, count + 1, record if held_back else None)
+        self._windows[key] = (end, count + 1, record if held_back else None)
         return not held_back
 
-    def due(self, now: float) -> list[Record]:
-        """The folded records of windows that have ended by `now`, which end with this call."""
-        ended = [key for key, (started, _, _) in self._seen.items() if now - started >= FOLD_SECONDS]
-        folded = []
-        for key in ended:
-            _, count, last = self._seen.pop(key)
+    def close_windows(self, now: float) -> list[Record]:
+        """Close the windows that have ended by `now`; returns a summary for each that held records back."""
+        summaries = []
+        for key in [key for key, (end, _, _) in self._windows.items() if end <= now]:
+            _, count, last = self._windows.pop(key)
             if last is not None:
                 pairs = (*last.pairs, ("repeated", count - FOLD_AFTER))
-                folded.append(Record(last.severity, last.level, last.message, pairs, last.err, last.caller))
-        return folded
+                summaries.append(Record(last.severity, last.level, last.message, pairs, last.err, last.caller))
+        return summaries
 
-    def next_due(self) -> float | None:
-        """When the oldest window ends; None if none is open."""
-        return min((started for started, _, _ in self._seen.values()), default=None)
+    def next_end(self) -> float | None:
+        """When the oldest window ends; None if there is none."""
+        return min((end for end, _, _ in self._windows.values()), default=None)

@@ -1,7 +1,7 @@
 """
-What a klog record looks like, as text and as JSON.
+Renders records as klog does, as text and as JSON.
 
-Pure but for the time zone and the process number in the header.  Measured against klog v2.140 and component-base v0.36.
+Pure, except that the header shows local time and the process ID.  Compared with klog v2.140 and component-base v0.36.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SEVERITIES = "IWEF"
 
 
 class Options(NamedTuple):
-    """How to log; the names are those of the flags."""
+    """The logging flags, by name."""
 
     v: int = 0
     vmodule: tuple[tuple[str, int], ...] = ()
@@ -39,7 +39,7 @@ class Options(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One log record, before it is text."""
+    """One log record."""
 
     severity: str
     level: int
@@ -47,19 +47,16 @@ class Record:
     pairs: tuple[tuple[str, object], ...]
     err: object | None
     caller: tuple[str, int]
-    """Path of the source file and line."""
+    """Path and line of the source file."""
     wall: float = field(default_factory=time.time)
-
-    def key(self) -> tuple[object, ...]:
-        """Equal for records that say the same."""
-        return (self.severity, self.message, repr(self.pairs), str(self.err))
+    """When it was made, in seconds since the epoch."""
 
 
 # --- text and JSON
 
 
 def render_text(record: Record, options: Options = Options()) -> str:
-    """A klog line, or several where a value has several lines; no newline at the end."""
+    """A klog line, or several if a value has several lines; no newline at the end."""
     pairs: dict[str, object] = {}
     if record.err is not None:
         pairs["err"] = record.err
@@ -86,24 +83,24 @@ def _text_pair(key: str, value: object) -> str:
     if isinstance(value, str | BaseException):
         text = str(value)
         if "\n" in text:
-            lines = _shown(text.removesuffix("\n")).split("\n")
+            lines = _escape_controls(text.removesuffix("\n")).split("\n")
             return f" {key}=<\n" + "".join(f"\t{line}\n" for line in lines) + " >"
         return f" {key}={quote(text)}"
     return f" {key}={_html_safe_json(value)}"
 
 
 def _html_safe_json(value: object) -> str:
-    """As Go's encoding/json by itself: `<`, `>` and `&` escaped."""
+    """As Go's encoding/json by default: `<`, `>` and `&` escaped."""
     return _compact_json(value).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _compact_json(value: object) -> str:
-    """Keys sorted, no blanks; what is none of JSON's types as text."""
+    """Keys sorted, no blanks; values of types that JSON lacks as text."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=str)
 
 
-def _shown(text: str) -> str:
-    """Lines without what a terminal would obey, which klog prints as it is; ends of lines stay."""
+def _escape_controls(text: str) -> str:
+    """Control characters except line ends as `\\xNN`.  klog prints them unchanged, and a terminal would act on them."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
@@ -113,7 +110,7 @@ _JSON_ESCAPES = str.maketrans(
     | {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
     | {chr(c): "\\ufffd" for c in range(0xD800, 0xE000)}
 )
-_NO_CHARACTERS = str.maketrans({chr(c): "\ufffd" for c in range(0xD800, 0xE000)})
+_REPLACE_SURROGATES = str.maketrans({chr(c): "\ufffd" for c in range(0xD800, 0xE000)})
 
 
 def _json_string(text: str) -> str:
@@ -142,4 +139,4 @@ def _json_value(value: object) -> str:
         value = base64.b64encode(value).decode()
     if isinstance(value, str | BaseException):
         return _json_string(str(value))
-    return _compact_json(value).translate(_NO_CHARACTERS)
+    return _compact_json(value).translate(_REPLACE_SURROGATES)

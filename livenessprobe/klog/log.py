@@ -1,4 +1,4 @@
-"""The log of this process: `get_logger` for every module, `configure`, `flush`, and what libraries log."""
+"""The log of this process: loggers for its modules, `configure`, `flush`, and the capture of libraries' records."""
 
 from __future__ import annotations
 
@@ -12,51 +12,50 @@ from livenessprobe.klog.format import Options, Record
 from livenessprobe.klog.vmodule import compile_pattern
 from livenessprobe.klog.writer import Sink
 
-# --- the log of this process
-
 _sink = Sink(sys.stderr)
 _patterns: list[tuple[Callable[[str], bool], int]] = []
 
 
 def configure(options: Options) -> None:
-    """Log as `options` say from now on.  What was logged before keeps its form."""
+    """Use `options` for the records that follow."""
     _patterns[:] = [(compile_pattern(pattern), level) for pattern, level in options.vmodule]
     _sink.configure(options)
     Logger.generation += 1
 
 
 def flush(seconds: float = 2.0) -> None:
-    """Wait until everything is written, at most `seconds`."""
+    """Wait until all records are written, at most `seconds`."""
     _sink.flush(seconds)
 
 
 def dropped() -> int:
-    """How many records a blocked stderr has cost so far."""
+    """Records lost so far: stderr was blocked, or a record could not be written."""
     return _sink.dropped
 
 
 class Verbose(NamedTuple):
-    """What `Logger.v` returns: logs, or does not."""
+    """Logs only if the verbosity includes `level`; made by `Logger.v`."""
 
     logger: Logger
     level: int
     enabled: bool
 
     def info(self, message: str, **pairs: object) -> None:
-        """An info record, if the verbosity asks for this level."""
+        """Log an info record if `enabled`."""
         if self.enabled:
             self.logger.emit("I", self.level, message, pairs)
 
 
 class Logger:
     """
-    Logs on behalf of one source file.
+    The logger of one source file.
 
-    `-vmodule` knows it by its own name and by that of the Go file whose records it writes, so that existing manifests
+    `-vmodule` matches the name of the file, and the name of the Go file whose records it writes, so that existing manifests
     (`--vmodule=connection=5`) keep their meaning.
     """
 
     generation = 0
+    """Counts calls of `configure`, after which the verbosity is worked out again."""
 
     def __init__(self, *names: str) -> None:
         self._names = names
@@ -64,7 +63,7 @@ class Logger:
         self._seen = -1
 
     def v(self, level: int) -> Verbose:
-        """Records of verbosity `level`; `.enabled` tells whether they are wanted."""
+        """A logger for records of verbosity `level`."""
         return Verbose(self, level, level <= self._verbosity())
 
     def _verbosity(self) -> int:
@@ -75,31 +74,31 @@ class Logger:
         return self._level
 
     def info(self, message: str, **pairs: object) -> None:
-        """An info record."""
+        """Log an info record."""
         self.emit("I", 0, message, pairs)
 
     def warning(self, message: str, **pairs: object) -> None:
-        """A warning."""
+        """Log a warning."""
         self.emit("W", 0, message, pairs)
 
     def error(self, message: str, *, err: object | None = None, **pairs: object) -> None:
-        """An error record; `err` is printed first in text, last in JSON, and left out if None."""
+        """Log an error; `err` comes first in text and last in JSON, and is left out if None."""
         self.emit("E", 0, message, pairs, err)
 
     def emit(self, severity: str, level: int, message: str, pairs: dict[str, object], err: object | None = None) -> None:
-        """One record, from the caller's caller."""
+        """Log a record that names the line of the caller's caller."""
         frame = sys._getframe(2)  # noqa: SLF001  as logging does it
         caller = (frame.f_code.co_filename, frame.f_lineno)
         _sink.put(Record(severity, level, message, tuple(pairs.items()), err, caller))
 
 
 def get_logger(path: str, upstream: str = "main") -> Logger:
-    """The logger of the source file `path` (`__file__`), whose records upstream writes in `upstream`.go."""
+    """The logger of the source file `path` (`__file__`); upstream writes the same records in `upstream`.go."""
     return Logger(os.path.splitext(os.path.basename(path))[0], upstream)
 
 
-class _Foreign(logging.Handler):
-    """Records of libraries (asyncio, Hypercorn, Quart, grpc) as ours; the traceback only at -v=5."""
+class _LibraryHandler(logging.Handler):
+    """Logs the records of libraries (asyncio, Hypercorn, Quart, grpc) in klog's form, with tracebacks only from -v=5 on."""
 
     def emit(self, record: logging.LogRecord) -> None:
         pairs: tuple[tuple[str, object], ...] = (("logger", record.name),)
@@ -116,7 +115,7 @@ class _Foreign(logging.Handler):
         _sink.put(Record(severity, 0, message, pairs, err, (record.pathname, record.lineno)))
 
 
-def capture_foreign() -> None:
-    """Send what libraries log through `logging` or `warnings` to this log."""
-    logging.basicConfig(handlers=[_Foreign()], level=logging.WARNING, force=True)
+def capture_library_records() -> None:
+    """Send the records that libraries make with `logging` or `warnings` to this log."""
+    logging.basicConfig(handlers=[_LibraryHandler()], level=logging.WARNING, force=True)
     logging.captureWarnings(capture=True)

@@ -1,4 +1,4 @@
-"""Which source files a pattern of `-vmodule` means.  Pure."""
+"""The file name patterns of `-vmodule`, matched as Go's filepath.Match does.  Pure."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _RANGE = re.compile(rf"({_RUNE})(?:-({_RUNE}))?", re.DOTALL)
 
 
 def compile_pattern(pattern: str) -> Callable[[str], bool]:
-    """Go's filepath.Match for one `-vmodule` pattern; a malformed one matches nothing."""
+    """Whether a name matches `pattern`, as a function of the name; a malformed pattern matches none."""
     out, position = [], 0
     while position < len(pattern):
         token = _PATTERN.match(pattern, position)
         if token is None:
             return lambda _: False
-        out.append(_translated(token))
+        out.append(_as_regex(token))
         position = token.end()
     compiled = re.compile("".join(out), re.DOTALL)
     return lambda name: compiled.fullmatch(name) is not None
 
 
-def _translated(token: re.Match[str]) -> str:
+def _as_regex(token: re.Match[str]) -> str:
     if token["many"]:
         return "[^/]*"
     if token["one"]:
@@ -34,6 +34,6 @@ def _translated(token: re.Match[str]) -> str:
         return re.escape(token["rune"][-1])
     ranges = [(low[-1], (high or low)[-1]) for low, high in _RANGE.findall(token["ranges"])]
     inside = "".join(f"{re.escape(low)}-{re.escape(high)}" for low, high in ranges if low <= high)
-    if not inside:  # ranges that run backwards hold nothing
+    if not inside:  # Go accepts ranges that run backwards; they match nothing
         return "." if token["not"] else "(?!)"
     return f"[{token['not']}{inside}]"

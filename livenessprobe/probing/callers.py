@@ -1,4 +1,4 @@
-"""HTTP clients that ask for health: counts those that hang up, and estimates the timeout of kubelets that do so too early."""
+"""Clients that ask for health: counts hang-ups, and estimates the timeout of a kubelet that hangs up too early."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KUBELET = "kube-probe/"
 SHORTEST_SECONDS = 0.9
 """timeoutSeconds is an integer of 1 or more, so a kubelet hangs up sooner only when it stops; 0.1 s for its other clock."""
 LATE_SECONDS = 1.0
-"""A response that comes so long after the probe timeout is late through our fault, and the client was patient enough."""
+"""A response this late after the probe timeout is late through our fault: a hang-up then is not too early."""
 FORGET_SECONDS = 600.0
 CLIENTS_MAX = 64
 

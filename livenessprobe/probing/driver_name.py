@@ -65,7 +65,7 @@ class DriverName:
         while True:
             timeout = max(self.probe_timeout, TIMEOUT_SECONDS)
             try:
-                async with self._identity.dialled(timeout) as connection:
+                async with self._identity.connected(timeout) as connection:
                     if not announced:
                         log.info("Calling CSI driver to discover driver name")
                         announced = True

@@ -1,5 +1,5 @@
 """
-Decides when to ask the driver and what to report of it.
+Decides when to ask the driver, and what to report.
 
 Requests share one Probe, the flight.  Its states:
 
@@ -84,9 +84,9 @@ class Prober:
         """What each Probe asks, but for its times."""
         self._adopted = asyncio.Event()
         self._flight: _Flight | None = None
-        """The one that requests join."""
+        """The flight that requests join."""
         self._flights: set[asyncio.Task[Standing]] = set()
-        """All that have not ended."""
+        """The tasks of all flights that have not ended."""
         self._callers: set[_Caller] = set()
         self._reported: Reason | None = None
         """Why the driver was last reported as unhealthy; None if it was healthy, or before the first Probe."""
@@ -94,7 +94,7 @@ class Prober:
         self._socket: object = None
         """The socket file that the driver was last reached through."""
         self._newest = 0.0
-        """When the flight began whose result came last."""
+        """When the flight with the newest result began."""
         self.adopt(settings)
 
     def adopt(self, settings: Settings) -> None:
@@ -138,7 +138,7 @@ class Prober:
         finally:
             self._callers.discard(caller)
             if not self._callers:
-                self._leave()
+                self._leave_flight()
 
     async def _wait(self, caller: _Caller) -> Standing:
         """What is reported to `caller`, from as many flights as it has time for."""
@@ -159,7 +159,7 @@ class Prober:
     def _joinable(self) -> _Flight | None:
         """The flight, unless the socket file that it is connected through was removed or replaced."""
         flight = self._flight
-        return flight if flight is not None and self._identity.still_leads_there(flight.found) else None
+        return flight if flight is not None and self._identity.is_same_socket(flight.found) else None
 
     def _so_far(self, flight: _Flight, caller: _Caller) -> Standing:
         """What is reported to `caller`, whose time is up, while `flight` goes on for others."""
@@ -182,12 +182,12 @@ class Prober:
             unreachable=unreachable,
         )
         flight = self._flight = _Flight(loop.time(), question, Found(unreachable or NO_TIME))
-        flight.task = loop.create_task(self._fly(flight))
+        flight.task = loop.create_task(self._run_flight(flight))
         self._flights.add(flight.task)
         flight.task.add_done_callback(self._flights.discard)
         return flight
 
-    def _leave(self) -> None:
+    def _leave_flight(self) -> None:
         """
         The last caller has its response, or has hung up: no request joins the flight any more.  All others are cancelled.
 
@@ -200,7 +200,7 @@ class Prober:
 
     # --- flights
 
-    async def _fly(self, flight: _Flight) -> Standing:
+    async def _run_flight(self, flight: _Flight) -> Standing:
         loop = asyncio.get_running_loop()
         try:
             await self._ask(flight)
@@ -226,7 +226,7 @@ class Prober:
 
     def _end(self, flight: _Flight, now: float) -> Standing:
         """What is reported once `flight` has ended."""
-        if flight.started < self._newest:  # a later flight has ended before it, perhaps one of the driver's successor
+        if flight.started < self._newest:  # a later flight has ended before this one, perhaps on a new socket
             self._record(flight, now)
             return self.standing.after(flight.found.result, self.settings.thresholds, now)
         if self._had_too_little_time(flight.found, flight.question.deadline - flight.started):
@@ -235,9 +235,9 @@ class Prober:
 
     def _had_too_little_time(self, found: Found, seconds: float) -> bool:
         """
-        Whether time ran out in a flight of so few `seconds`: those that callers had left after one that failed.
+        Whether time ran out after so few `seconds`: callers had no more left after a flight that failed.
 
-        The failure before it says more, and a threshold must not count it twice.
+        The earlier failure says more, and a threshold must not count it twice.
         """
         out_of_time = found.result.reason is Reason.DEADLINE or (not found.result.ready and not found.connected)
         failed_before = self.standing.result is not None and not self.standing.result.ready

@@ -73,7 +73,7 @@ class Reporter:
             change = partial(health_file.write, self._path, driver, lasts, age)
         try:
             self._write = loop.run_in_executor(None, self._change, change)
-        except RuntimeError:  # the system gives no thread; a delay of the loop is better than a wrong file
+        except RuntimeError:  # no thread could be started; a delay of the event loop is better than a wrong file
             self._change(change)
         else:
             await asyncio.shield(self._write)
@@ -94,7 +94,7 @@ class Reporter:
             fault, now = str(error), self._clock()
             if fault != self._fault or now - self._recorded >= REPEAT_SECONDS:
                 self._fault, self._recorded = fault, now
-                log.error("Health file is not as it should be", err=fault)
+                log.error("Health file cannot be updated", err=fault)
 
     def _leave_termination_message(self, standing: Standing) -> None:
         result, failures = standing.result, standing.ready.failures
@@ -102,5 +102,5 @@ class Reporter:
         reason, address = result.reason.value, self._prober.settings.csi_address.text
         log.error("CSI driver failed; exiting as --exit-on-failure says", failures=failures, reason=reason)
         message = f"CSI driver at {address} failed {failures} probes in a row: {reason}: {result.body}"
-        if fault := termination.leave(self._termination_log, message):
+        if fault := termination.write_message(self._termination_log, message):
             log.error("Termination log cannot be written", err=fault)

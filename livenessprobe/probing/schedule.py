@@ -1,4 +1,4 @@
-"""When to probe next, if probes run by themselves.  Pure: times are numbers of any clock that never goes back."""
+"""When the next Probe on schedule is due.  Pure: times are seconds of any monotonic clock."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 from typing import NamedTuple
 
 MARGIN = 1.0
-"""Seconds by which a report may come late before it counts as old."""
+"""Seconds by which a result may come late before the one before it is too old."""
 
 
 class Schedule(NamedTuple):
     """
-    Moments `interval` apart, for ever: what takes long or comes late moves none of them.
+    Moments `interval` apart, without end.  A slow or late Probe does not shift later ones.
 
-    The jitter is in `phase`, a number from 0 to 1 of each process's own, by which the first gap is shorter.  Gaps that
-    vary would be longer than the interval at times, and a dead driver be seen later than threshold and interval promise.
+    `phase`, a random number from 0 to 1, shortens the first gap, so that the pods of a cluster do not probe at the same time.
+    Jitter in each gap would make some longer than the interval, and a failure would be reported later than promised.
     """
 
     start: float
@@ -22,14 +22,14 @@ class Schedule(NamedTuple):
     phase: float = 0.0
 
     def next_after(self, now: float) -> float:
-        """The next moment after `now`; those that were missed are left out."""
+        """The next moment after `now`; missed moments are left out."""
         origin = self.start - self.phase * self.interval
         count = math.floor((now - origin) / self.interval) + 1
-        if origin + count * self.interval <= now:  # at a moment itself rounding may lead back to it
+        if origin + count * self.interval <= now:  # rounding may lead back to `now`
             count += 1
         return origin + count * self.interval
 
 
 def report_lasts(interval: float, timeout: float) -> float:
-    """Seconds for which a report is good enough to answer with: until the next one must be there."""
+    """Seconds for which a result may be reported: until the next result must have come."""
     return interval + max(timeout, 0.0) + MARGIN

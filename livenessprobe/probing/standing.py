@@ -1,9 +1,8 @@
 """
-What a run of probes adds up to.
+What is reported after a run of results, thresholds applied.  Pure.
 
-Pure.  The rule is that of the kubelet's prober worker: a result is reported once it has been seen as often in a row as its
-threshold says; until then the earlier report stands.  The first result is reported at once, having nothing earlier to
-stand on.
+The rule is that of the kubelet's prober worker: a result is reported once it has come as often in a row as its threshold
+says; until then the earlier report stands.  The first result is reported at once.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ from livenessprobe.settings.model import Thresholds
 
 
 class Health(NamedTuple):
-    """One question about the driver, and the answer that stands."""
+    """The report on one question about the driver."""
 
     good: bool | None = None
     """The last result; None before the first."""
     run: int = 0
-    """How many results like the last one came in a row."""
+    """How many results of the same kind as the last one came in a row."""
     report: ProbeResult | None = None
-    """What is reported: the newest result of the kind that stands."""
+    """The result that is reported: the newest of the kind that stands."""
     stands: bool | None = None
-    """Whether that is a good one."""
+    """Whether the report is good."""
 
     def after(self, result: ProbeResult, thresholds: Thresholds, *, good: bool) -> Health:
-        """The health once `result`, which is `good` or not, is known."""
+        """The report after `result`, which is `good` or not."""
         run = self.run + 1 if self.good == good else 1
         needed = thresholds.success if good else thresholds.failure
         if self.stands is None or self.stands == good or run >= needed:
@@ -36,12 +35,12 @@ class Health(NamedTuple):
 
     @property
     def failures(self) -> int:
-        """How many failures came in a row, up to the last result."""
+        """How many failures came in a row up to the last result."""
         return 0 if self.good or self.good is None else self.run
 
 
 class Standing(NamedTuple):
-    """All that is reported of the driver."""
+    """What is reported of the driver."""
 
     ready: Health = Health()
     """For /healthz and /readyz."""
@@ -52,10 +51,10 @@ class Standing(NamedTuple):
     result: ProbeResult | None = None
     """The last result itself."""
     at: float = 0.0
-    """When it came."""
+    """When the last result came."""
 
     def after(self, result: ProbeResult, thresholds: Thresholds, at: float, *, new_driver: bool = False) -> Standing:
-        """What is reported once `result` has come; `new_driver` if it is not the driver of before."""
+        """What is reported after `result`; `new_driver` if it came through another socket file than the one before."""
         return Standing(
             ready=self.ready.after(result, thresholds, good=result.ready),
             alive=self.alive.after(result, thresholds, good=result.alive),
@@ -65,5 +64,5 @@ class Standing(NamedTuple):
         )
 
     def is_fresh(self, now: float, lasts: float) -> bool:
-        """Whether there is a result that is not older than it `lasts`."""
+        """Whether there is a result, no more than `lasts` seconds old."""
         return self.result is not None and now - self.at <= lasts

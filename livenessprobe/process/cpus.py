@@ -1,4 +1,4 @@
-"""`--automaxprocs`: how many CPUs the container's quota leaves us, from cgroup v2 or v1."""
+"""`--automaxprocs`: the number of CPUs to use, from the container's CPU quota (cgroup v2 or v1)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def quota(root: Path = Path("/")) -> float | None:
-    """CPUs of the CPU quota of this process's cgroup; None where there is no quota."""
+    """The CPU quota of this process's cgroup, as a number of CPUs; None without a quota."""
     try:
         cgroups = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -19,9 +19,9 @@ def quota(root: Path = Path("/")) -> float | None:
         controllers, _, path = rest.partition(":")
         path = path.removeprefix("/")
         if controllers == "":
-            limit = _cgroup2(root / "sys/fs/cgroup", path)
+            limit = _quota_v2(root / "sys/fs/cgroup", path)
         elif "cpu" in controllers.split(","):
-            limit = _cgroup1(root / "sys/fs/cgroup" / controllers, path) or _cgroup1(root / "sys/fs/cgroup/cpu", path)
+            limit = _quota_v1(root / "sys/fs/cgroup" / controllers, path) or _quota_v1(root / "sys/fs/cgroup/cpu", path)
         else:
             continue
         if limit is not None:
@@ -29,8 +29,8 @@ def quota(root: Path = Path("/")) -> float | None:
     return None
 
 
-def _cgroup2(mount: Path, path: str) -> float | None:
-    # In a container the cgroup namespace or a bind mount makes the root the container's own group.
+def _quota_v2(mount: Path, path: str) -> float | None:
+    # In a container the mounted root may be the container's own group, by a cgroup namespace or a bind mount.
     for folder in (mount / path, mount):
         fields = _read(folder / "cpu.max").split()
         if len(fields) == 2 and fields[0].isdigit() and fields[1].isdigit() and int(fields[1]) > 0:
@@ -38,7 +38,7 @@ def _cgroup2(mount: Path, path: str) -> float | None:
     return None
 
 
-def _cgroup1(mount: Path, path: str) -> float | None:
+def _quota_v1(mount: Path, path: str) -> float | None:
     for folder in (mount / path, mount):
         limit, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
         if limit.isdigit() and period.isdigit() and int(limit) > 0 and int(period) > 0:
@@ -53,25 +53,25 @@ def _read(path: Path) -> str:
         return ""
 
 
-def maxprocs(environ: Mapping[str, str], limit: float | None, present: int) -> tuple[int, str]:
+def maxprocs(environ: Mapping[str, str], limit: float | None, available: int) -> tuple[int, str]:
     """
-    The number of CPUs to plan for, and upstream's log line about it.
+    The number of CPUs to use, and upstream's log line about it.
 
-    The rules are those of go.uber.org/automaxprocs: the environment wins, the quota is rounded down, at least 1.
+    The rules are those of go.uber.org/automaxprocs: GOMAXPROCS overrides the quota, and the quota is rounded down to at least 1.
     """
     if "GOMAXPROCS" in environ:
         text = environ["GOMAXPROCS"]
-        count = int(text) if text.isascii() and text.isdigit() and len(text) < 6 and int(text) > 0 else present
+        count = int(text) if text.isascii() and text.isdigit() and len(text) < 6 and int(text) > 0 else available
         return count, f'maxprocs: Honoring GOMAXPROCS="{text}" as set in environment'
     if limit is None:
-        return present, f"maxprocs: Leaving GOMAXPROCS={present}: CPU quota undefined"
+        return available, f"maxprocs: Leaving GOMAXPROCS={available}: CPU quota undefined"
     if limit < 1:
         return 1, "maxprocs: Updating GOMAXPROCS=1: using minimum allowed GOMAXPROCS"
     return int(limit), f"maxprocs: Updating GOMAXPROCS={int(limit)}: determined from CPU quota"
 
 
-def present() -> int:
-    """CPUs this process may run on."""
+def available() -> int:
+    """The number of CPUs that this process may run on."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

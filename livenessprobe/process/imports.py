@@ -1,4 +1,4 @@
-"""What libraries take in where they find it, and nobody uses here."""
+"""Hides optional dependencies while a library is imported, so that they cost no memory."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def absent(*names: str) -> Iterator[None]:
+def hide_modules(*names: str) -> Iterator[None]:
     """
-    Modules that cannot be found while others are imported, unless they are loaded already.
+    While this is entered, the modules `names` cannot be imported, unless they are loaded already.
 
-    asyncio is without TLS then (OpenSSL: 3.3 MiB), and Dynaconf without Flask and Jinja (12 MiB; Quart brings both along).
+    asyncio then works without TLS (OpenSSL takes 3.3 MiB), and Dynaconf without Flask and Jinja (12 MiB), which are installed
+    because Quart needs them.
     """
     hidden = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is how Python documents a module not to be found
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # Python documents None for "not to be found"
     try:
         yield
     finally:

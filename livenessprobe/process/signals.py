@@ -1,4 +1,4 @@
-"""What the operating system tells us: stop, or read the settings again."""
+"""Signal handlers: stop, or read the settings file again."""
 
 from __future__ import annotations
 
@@ -9,79 +9,80 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import asyncio  # loading it takes long, and `install_early` must be called before that
 
 
-class Control:
-    """Set by signals, waited for by the daemon."""
+class Events(NamedTuple):
+    """Set by signals: `stop` by SIGTERM and SIGINT, `reload` by SIGHUP."""
 
-    def __init__(self) -> None:
-        import asyncio  # not at the top: `early` is called before anything that takes time
-
-        self.stop: asyncio.Event = asyncio.Event()
-        self.reload: asyncio.Event = asyncio.Event()
+    stop: asyncio.Event
+    reload: asyncio.Event
 
 
-def stopped(_number: int, _frame: FrameType | None) -> None:
-    """A sidecar that is told to stop has done nothing wrong."""
-    _end(0)
+def exit_successfully(_number: int, _frame: FrameType | None) -> None:
+    """Exit with 0: a sidecar that is told to stop has not failed."""
+    _exit(0)
 
 
-def cut_short(number: int, _frame: FrameType | None) -> None:
-    """Who asked for an answer has none, which must not look like the good one; shells say it so."""
-    _end(128 + number)
+def exit_interrupted(number: int, _frame: FrameType | None) -> None:
+    """Exit with 128 + `number`, as shells report it: a check without a result must not exit as if the driver were healthy."""
+    _exit(128 + number)
 
 
-def _quit(_number: int, _frame: FrameType | None) -> None:
-    """As Go's runtime does it, after all stacks; as PID 1 the signal itself would do nothing."""
+def _exit_on_sigquit(_number: int, _frame: FrameType | None) -> None:
+    """Exit with 2 as Go's runtime does; faulthandler has printed all stacks by now."""
     with contextlib.suppress(OSError):
         os.write(2, b"SIGQUIT: quit\n")
-    _end(2)
+    _exit(2)
 
 
-def _end(code: int) -> None:
-    """Not by an exception: raised in a callback of the import system's, it would be printed and forgotten."""
-    with contextlib.suppress(Exception):  # it may be half imported
+def _exit(code: int) -> None:
+    """End the process at once.  An exception would be printed and ignored if a callback of the import system were running."""
+    with contextlib.suppress(Exception):  # the module may be partly imported
         sys.modules["livenessprobe.klog.log"].flush(1.0)
     os._exit(code)
 
 
-def unwind(_number: int, _frame: FrameType | None) -> None:
-    """For who has something to clean up."""
+def exit_with_cleanup(_number: int, _frame: FrameType | None) -> None:
+    """Raise SystemExit, so that `finally` clauses run."""
     raise SystemExit(0)
 
 
-def early(told: Callable[[int, FrameType | None], None] = stopped) -> None:
+def install_early(stop: Callable[[int, FrameType | None], None] = exit_successfully) -> None:
     """
-    Until the event loop runs: TERM and INT end the process by `told`, and what Go ignores is ignored.
+    Handle signals until the event loop runs: SIGTERM and SIGINT call `stop`, signals that Go ignores are ignored.
 
-    As PID 1 a signal without a handler would have no effect at all.
+    If this process is PID 1, a signal without a handler has no effect at all.
     """
-    signal.signal(signal.SIGTERM, told)
-    signal.signal(signal.SIGINT, told)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     if sys.platform == "win32":
-        signal.signal(signal.SIGBREAK, told)
+        signal.signal(signal.SIGBREAK, stop)
         return
     for ignored in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
         signal.signal(ignored, signal.SIG_IGN)
-    faulthandler.unregister(signal.SIGQUIT)  # else it would think that its handler is still there
-    signal.signal(signal.SIGQUIT, _quit)
+    faulthandler.unregister(signal.SIGQUIT)  # otherwise a second call would not install its handler again
+    signal.signal(signal.SIGQUIT, _exit_on_sigquit)
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            faulthandler.register(signal.SIGQUIT, chain=True)  # it writes the stacks even where no Python runs
+            faulthandler.register(signal.SIGQUIT, chain=True)  # prints the stacks even if no Python code can run
 
 
 @contextlib.contextmanager
-def control() -> Iterator[Control]:
-    """Turn signals into events of the running loop; the handlers of before are back afterwards."""
+def as_events() -> Iterator[Events]:
+    """While this is entered, signals set events of the running loop; then the earlier handlers are installed again."""
     import asyncio
 
-    events = Control()
+    events = Events(asyncio.Event(), asyncio.Event())
     loop = asyncio.get_running_loop()
     if sys.platform == "win32":
         from livenessprobe.process.windows import on_console_end
 
         def stop(*_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: we are ending already
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so the process is already ending
                 loop.call_soon_threadsafe(events.stop.set)
 
         handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGBREAK)}
@@ -100,4 +101,4 @@ def control() -> Iterator[Control]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
-        early()
+        install_early()

@@ -1,4 +1,4 @@
-"""The last words of a process that ends itself, for the kubelet to show (terminationMessagePath)."""
+"""Writes why the process ends itself to the file that the kubelet shows (terminationMessagePath)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import os
 DEFAULT_PATH = "/dev/termination-log"
 """The default of --termination-log, and of a container's terminationMessagePath."""
 MESSAGE_MAX = 4096
-"""Bytes the kubelet reads."""
+"""Bytes that the kubelet reads."""
 
 
-def leave(path: str, message: str) -> str:
+def write_message(path: str, message: str) -> str:
     """
-    Write `message` to `path`; what was in the way, if that is worth telling.
+    Write `message` to `path`; returns an error for the log, empty if there is none.
 
-    The default file is made by the kubelet: where it is missing nobody reads it, and it is not made here.
+    The kubelet makes the default file.  If it is missing, no kubelet would read it, so it is not made here.
     """
     if not path:
         return ""
     data = message.encode(errors="backslashreplace")[: MESSAGE_MAX - 1]
-    data = data.decode(errors="ignore").encode() + b"\n"  # no half character at the cut
+    data = data.decode(errors="ignore").encode() + b"\n"  # no part of a character at the end
     flags = os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     flags |= 0 if path == DEFAULT_PATH else os.O_CREAT
     try:

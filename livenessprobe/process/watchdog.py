@@ -1,8 +1,7 @@
 """
-A thread that ends the process if its event loop is stuck for good.
+A thread that ends the process if the event loop is stuck.
 
-Nothing else could tell: a stuck loop answers nobody, the kubelet takes that for the driver's failure, and restarts the wrong
-container again and again.
+With a stuck event loop all health requests time out, and the kubelet keeps restarting the driver, which is not at fault.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.log import get_logger
@@ -21,38 +20,38 @@ from livenessprobe.process import termination
 log = get_logger(__file__)
 
 EXIT_CODE = 4
-EVERY = 5.0
-"""Seconds between looks."""
-LATE = 1.0
-"""Seconds by which a look may come late.  Later, the process was stopped or had no CPU, and the loop is not to blame."""
-PATIENCE = 60.0
-"""Seconds without a sign of the loop, in all of which the looks came on time."""
+CHECK_SECONDS = 5.0
+"""Between two checks, each of which asks the loop to run a callback."""
+LATE_SECONDS = 1.0
+"""A check that is later than this starts the count anew: the process was stopped or had no CPU, and the loop may work."""
+STUCK_SECONDS = 60.0
+"""The loop is stuck if it runs no callback for this long while all checks are on time."""
 
 
 @dataclass(slots=True)
-class Verdict:
-    """What the looks add up to.  Pure: times are seconds of any clock that never goes back."""
+class Detector:
+    """Decides whether the loop is stuck.  Pure: times are seconds of any monotonic clock."""
 
     due: float
+    """When the next check is due."""
     silent_since: float
-    beats: int = 0
+    callbacks: int = 0
 
-    def look(self, now: float, beats: int) -> bool:
-        """Whether the loop is stuck, given that it has answered `beats` looks until `now`."""
-        if beats != self.beats or now > self.due + LATE:
-            self.beats, self.silent_since = beats, now
-        self.due = now + EVERY
-        return now - self.silent_since >= PATIENCE
+    def check(self, now: float, callbacks: int) -> bool:
+        """Whether the loop is stuck; it has run `callbacks` callbacks up to `now`."""
+        if callbacks != self.callbacks or now > self.due + LATE_SECONDS:
+            self.callbacks, self.silent_since = callbacks, now
+        self.due = now + CHECK_SECONDS
+        return now - self.silent_since >= STUCK_SECONDS
 
 
 class Watchdog:
-    """Watches the running loop while it is entered; `termination_log` is the path for the kubelet's message."""
+    """Watches the running event loop while this is entered; `termination_log` is the path for the kubelet's message."""
 
-    def __init__(self, termination_log: str, die: Callable[[int], object] = os._exit) -> None:
+    def __init__(self, termination_log: str) -> None:
         self._termination_log = termination_log
-        self._die = die
         self._loop = asyncio.get_running_loop()
-        self._beats = 0
+        self._callbacks = 0
         self._stopped = threading.Event()
 
     def __enter__(self) -> None:
@@ -61,24 +60,23 @@ class Watchdog:
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
 
-    def _beat(self) -> None:
-        self._beats += 1
+    def _count_callback(self) -> None:
+        self._callbacks += 1
 
     def _watch(self) -> None:
         now = time.monotonic()
-        verdict = Verdict(due=now + EVERY, silent_since=now)
-        while not self._stopped.wait(max(0.0, verdict.due - time.monotonic())):
-            if verdict.look(time.monotonic(), self._beats):
-                self._end()
-                return
+        detector = Detector(due=now + CHECK_SECONDS, silent_since=now)
+        while not self._stopped.wait(max(0.0, detector.due - time.monotonic())):
+            if detector.check(time.monotonic(), self._callbacks):
+                self._exit()
             try:
-                self._loop.call_soon_threadsafe(self._beat)
+                self._loop.call_soon_threadsafe(self._count_callback)
             except RuntimeError:
-                return  # closed
+                return  # the loop is closed
 
-    def _end(self) -> None:
-        message = f"livenessprobe: event loop stuck for {PATIENCE:.0f}s; exiting so that the kubelet starts it anew"
-        log.error("Event loop is stuck; exiting", seconds=int(PATIENCE))
-        termination.leave(self._termination_log, message)
+    def _exit(self) -> NoReturn:
+        message = f"livenessprobe: event loop stuck for {STUCK_SECONDS:.0f}s; exiting to be restarted by the kubelet"
+        log.error("Event loop is stuck; exiting", seconds=int(STUCK_SECONDS))
+        termination.write_message(self._termination_log, message)
         klog.flush()
-        self._die(EXIT_CODE)
+        os._exit(EXIT_CODE)

@@ -1,4 +1,4 @@
-"""What Windows alone needs: listeners that outlive rude clients, the console's last words, when this process started."""
+"""What only Windows needs: listeners that survive clients' resets, the end of the console, the process's start time."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _kernel32.SetConsoleCtrlHandler.argtypes = (_HandlerRoutine, wintypes.BOOL)
 
 class _Proactor(asyncio.IocpProactor):
     """
-    Goes on accepting when a connection is gone before it was accepted.
+    Continues to accept after a connection that was reset before it was accepted.
 
-    asyncio's own reports that as a failed accept, on which its loop closes the listener for good (CPython issue 93821): one
-    client that resets in time, and no probe is answered any more.
+    asyncio's own proactor reports such a reset as a failed accept, and its loop then closes the listener (CPython issue 93821):
+    one client could end all responses to probes.
     """
 
     def accept(self, listener: socket.socket) -> asyncio.Future[Any]:
-        """The next connection that lives, with its address; an error only if the listener itself fails."""
+        """The next connection that was not reset, with its address; raises OSError only if the listener itself fails."""
         accepted: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         attempts: list[asyncio.Future[Any]] = []
 
@@ -64,49 +64,49 @@ class _Proactor(asyncio.IocpProactor):
 
 def event_loop() -> asyncio.AbstractEventLoop:
     """
-    A new event loop for who listens.
+    A new event loop.
 
-    Selecting, asyncio's other way, ends at 512 sockets.
+    asyncio's other loop for Windows uses select(), which is limited to 512 sockets.
     """
     loop = asyncio.ProactorEventLoop(_Proactor())
-    loop.set_exception_handler(_judge)
+    loop.set_exception_handler(_handle_exception)
     return loop
 
 
-def _judge(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """As usual, but for two cases of accepting."""
+def _handle_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Handle an exception as asyncio does, except for two cases of accepting."""
     task, error = context.get("future"), context.get("exception")
     coroutine = task.get_coro() if isinstance(task, asyncio.Task) else None
     if isinstance(error, OSError) and getattr(coroutine, "__name__", "") == "accept_coro":
-        return  # the attempt that failed; another one is under way
+        return  # one failed attempt; `_Proactor.accept` has begun another
     loop.default_exception_handler(context)
     if context["message"] == "Accept failed on a socket":
-        # The listener is closed now.  The kubelet would take that for the driver's failure; a new process mends it.
+        # The listener is closed now, and the kubelet would blame the driver.  A new process has a new listener.
         raise SystemExit(1)
 
 
 # --- the console
 
 _SIGNALS = (0, 1)
-"""CTRL_C_EVENT and CTRL_BREAK_EVENT, which the C runtime makes signals of."""
+"""CTRL_C_EVENT and CTRL_BREAK_EVENT, which the C runtime turns into signals."""
 
 
 _handlers: list[Any] = []
-"""The system calls them as long as the process lives, so they must not be collected."""
+"""Windows may call them as long as the process lives, so they must not be collected as garbage."""
 
 
-def on_console_end(told: Callable[[], object]) -> None:
+def on_console_end(stop: Callable[[], object]) -> None:
     """
-    Call `told`, in a thread of the system's, when the window is closed, the user logs off or the container is stopped.
+    Call `stop` when the console is closed, the user logs off or the container is stopped, in a thread that Windows starts.
 
-    Windows ends the process as soon as its handler returns, so this one does not: the process is to end by itself, in the
-    time that Windows leaves it.  There is no way back: taking a handler away waits for the one that runs.
+    Windows ends the process as soon as its handler returns.  So this handler never returns, and the process ends by itself in
+    the time that Windows allows.  The handler is never removed, since removing waits for a handler that is running.
     """
 
     def handle(event: int) -> bool:
         if event in _SIGNALS:
             return False
-        told()
+        stop()
         threading.Event().wait()
         return True
 
@@ -119,7 +119,7 @@ def on_console_end(told: Callable[[], object]) -> None:
 
 
 def process_start_time() -> float:
-    """When this process started, in whole seconds since the epoch, as the Go program has it on Windows."""
+    """When this process started, in whole seconds since the epoch, as the Go program reports it on Windows."""
     times = [wintypes.FILETIME() for _ in range(4)]
     if not _kernel32.GetProcessTimes(_kernel32.GetCurrentProcess(), *times):
         raise ctypes.WinError(ctypes.get_last_error())

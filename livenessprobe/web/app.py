@@ -95,7 +95,7 @@ class Applications:
 
     async def _load(self) -> None:
         apps = await _in_own_thread(lambda: [create_app(health, self._metrics) for health in self._healths])
-        memory.keep()
+        memory.freeze()
         for listener, app in zip(self.listeners, apps, strict=True):
             listener.current = app
 

@@ -13,50 +13,51 @@ from livenessprobe.settings.listen_address import ListenAddress, join_host_port
 
 _WILDCARD = "0.0.0.0"  # noqa: S104  the wildcard is what was asked for
 BACKLOG = 1024
-"""Connections the kernel holds for us while we start or are throttled."""
+"""Connections that the kernel keeps until they are accepted, for instance while the process has no CPU."""
 
 
 class ListenError(Exception):
-    """A listener that cannot be opened; the text names address and cause."""
+    """A listener cannot be opened; the text names the address and the cause."""
 
 
-class Place(NamedTuple):
-    """An address with names and ports looked up."""
+class SocketAddress(NamedTuple):
+    """The address of a TCP listener, after names and ports are looked up."""
 
     family: socket.AddressFamily
     sockaddr: tuple[str, int] | tuple[str, int, int, int]
     dual_stack: bool
-    shown: str
-    """As Go shows it in errors."""
+    text: str
+    """As Go prints it in errors."""
 
 
-def look_up(address: ListenAddress) -> Place | None:
-    """Where to listen, None for a unix socket; raises ListenError for unknown names and ports."""
+def look_up(address: ListenAddress) -> SocketAddress | None:
+    """The TCP address to listen on, None for a unix socket; raises ListenError for unknown names and ports."""
     if address.path:
         return None
     port = _port(address)
-    shown = join_host_port(address.host, str(port))
+    text = join_host_port(address.host, str(port))
     if address.dual_stack and socket.has_dualstack_ipv6():
-        return Place(socket.AF_INET6, ("::", port, 0, 0), dual_stack=True, shown=shown)
+        return SocketAddress(socket.AF_INET6, ("::", port, 0, 0), dual_stack=True, text=text)
     if address.host in ("", _WILDCARD):
-        return Place(socket.AF_INET, (_WILDCARD, port), dual_stack=False, shown=shown)
+        return SocketAddress(socket.AF_INET, (_WILDCARD, port), dual_stack=False, text=text)
     try:
         found = socket.getaddrinfo(address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError, ValueError):
         raise ListenError(f"listen tcp: lookup {address.host}: no such host") from None
-    # Of a name with addresses of both families Go takes the first of IPv4.
+    # If a name has addresses of both families, Go takes the first IPv4 address.
     family, *_, sockaddr = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    return Place(family, sockaddr, dual_stack=False, shown=join_host_port(str(sockaddr[0]), str(port)))  # type: ignore[arg-type]
+    text = join_host_port(str(sockaddr[0]), str(port))
+    return SocketAddress(family, sockaddr, dual_stack=False, text=text)  # type: ignore[arg-type]
 
 
 def listen(address: ListenAddress) -> socket.socket:
     """
     A bound, listening, non-blocking socket.
 
-    Raises ListenError.  A unix socket left over by a dead process is replaced; a living one's is not.
+    Raises ListenError.  A unix socket file is replaced only if no process listens on it.
     """
-    place = look_up(address)
-    return _listen_unix(address.path) if place is None else _bind(place)
+    found = look_up(address)
+    return _listen_unix(address.path) if found is None else _listen_tcp(found)
 
 
 def _port(address: ListenAddress) -> int:
@@ -74,23 +75,23 @@ def _port(address: ListenAddress) -> int:
         raise ListenError(f"listen tcp: lookup tcp/{text}: unknown port") from None
 
 
-def _bind(place: Place) -> socket.socket:
-    # With the protocol left at 0 asyncio would not set TCP_NODELAY on what is accepted, and each answer on a kept
-    # connection would wait 40 ms for the client's delayed ACK.
-    listener = socket.socket(place.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+def _listen_tcp(address: SocketAddress) -> socket.socket:
+    # If the protocol were 0, asyncio would not set TCP_NODELAY on accepted connections, and each response on a connection that
+    # is kept alive would wait 40 ms for the client's delayed ACK.
+    listener = socket.socket(address.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if sys.platform == "win32":
-            # SO_REUSEADDR there would let any process take the port from under us.
+            # On Windows SO_REUSEADDR would let any other process bind the same port.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         else:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if place.family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not place.dual_stack)
-        listener.bind(place.sockaddr)
+        if address.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not address.dual_stack)
+        listener.bind(address.sockaddr)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise ListenError(f"listen tcp {place.shown}: bind: {_go_errno(error)}") from None
+        raise ListenError(f"listen tcp {address.text}: bind: {_go_errno(error)}") from None
     listener.setblocking(False)
     return listener
 
@@ -111,7 +112,7 @@ def _listen_unix(path: str) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Unlink a socket file that nobody listens on."""
+    """Remove a socket file on which no process listens."""
     if sys.platform == "win32":
         return
     try:
@@ -123,16 +124,16 @@ def _remove_stale(path: str) -> None:
     except ConnectionRefusedError:
         os.unlink(path)
     except OSError:
-        pass  # missing or not ours to judge: bind will say
+        pass  # `bind` reports what is wrong, if anything is
 
 
 def _go_errno(error: OSError) -> str:
-    """An errno as Go spells it: like strerror, but in lower case."""
+    """The text of an errno as Go prints it: like strerror, but with a small first letter."""
     if error.errno is None:
         return str(error)
     if sys.platform == "win32":
         if error.errno == errno.EADDRINUSE:
             return "Only one usage of each socket address (protocol/network address/port) is normally permitted."
-        return error.strerror or str(error)  # the system's own sentence, which is Go's too
+        return error.strerror or str(error)  # the system's own text, which Go prints too
     text = os.strerror(error.errno)
     return text[:1].lower() + text[1:]

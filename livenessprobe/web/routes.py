@@ -1,4 +1,4 @@
-"""The handler of each request, by the rules of Go's http.ServeMux as upstream uses it.  Pure."""
+"""Which handler serves a path, by the rules of Go's http.ServeMux as upstream uses it.  Pure."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ class Handler(Enum):
 
 
 HEALTH = frozenset({Handler.HEALTHZ, Handler.LIVEZ, Handler.READYZ, Handler.STARTUPZ})
-"""The handlers that ask the driver."""
+"""The handlers that report the driver's health."""
 
 
 class Route(NamedTuple):
-    """The handler, and for a redirect the path it leads to."""
+    """The handler of a request; `location` is the path of a redirect."""
 
     handler: Handler
     location: str = ""
 
 
 class Routes(NamedTuple):
-    """The paths one listener serves."""
+    """The paths that one listener serves."""
 
     healthz: bool
     metrics_path: str | None
-    """A literal path; with a slash at its end it serves everything below it too."""
+    """A literal path, None if metrics are not served; if it ends in a slash, all paths below it are served too."""
 
     def route(self, method: str, raw_path: str) -> Route:
-        """`raw_path` is the request target up to the `?`, still percent-encoded."""
+        """The route of a request; `raw_path` is the request target up to the `?`, still percent-encoded."""
         if raw_path == "*":
             return Route(Handler.SERVER_OPTIONS if method == "OPTIONS" else Handler.BAD_REQUEST)
         raw_path = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/]*", "", raw_path) or "/"
@@ -61,15 +61,15 @@ class Routes(NamedTuple):
             if f"{path}/" == self.metrics_path:
                 return Route(Handler.REDIRECT, self.metrics_path)
         # Paths that upstream lacks come last: a metrics path of the same name keeps its meaning.
-        if self.healthz and path in _OURS:
-            return Route(_OURS[path])
+        if self.healthz and path in _OWN_PATHS:
+            return Route(_OWN_PATHS[path])
         return Route(Handler.NOT_FOUND)
 
 
-_OURS = {"/livez": Handler.LIVEZ, "/readyz": Handler.READYZ, "/startupz": Handler.STARTUPZ}
+_OWN_PATHS = {"/livez": Handler.LIVEZ, "/readyz": Handler.READYZ, "/startupz": Handler.STARTUPZ}
 
 
 def _clean(path: str) -> str:
-    """Go's cleanPath: no `.`, `..` or double slash; a slash at the end stays."""
+    """`path` without `.`, `..` and double slashes, as Go's cleanPath; a slash at the end stays."""
     clean = posixpath.normpath("/" + path.lstrip("/"))
     return f"{clean}/" if path.endswith("/") and clean != "/" else clean

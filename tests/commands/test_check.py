@@ -349,7 +349,7 @@ def test_a_health_file_is_believed_until_it_expires(folder: Path) -> None:
     assert (done.code, done.out) == (HEALTHY, f"healthy: fake.csi.test by {path}\n")
     health_file.write(path, "fake.csi.test", 60, age=61)
     assert "has expired" in check(f"--health-file={path}").out
-    for content, sentence in {None: "does not exist", "": "is no health file", "[]\n": "is no health file"}.items():
+    for content, sentence in {None: "does not exist", "": "is not a health file", "[]\n": "is not a health file"}.items():
         os.unlink(path) if content is None else Path(path).write_text(content)
         done = check(f"--health-file={path}")
         assert (done.code, done.err) == (NOT_READY, "")

@@ -17,7 +17,7 @@ import pytest
 
 from livenessprobe import cli
 from livenessprobe.klog import log as klog
-from livenessprobe.klog.folding import Folder
+from livenessprobe.klog.folding import RepeatFilter
 from livenessprobe.klog.format import Options
 from livenessprobe.klog.writer import Sink
 from livenessprobe.settings.describe import document
@@ -58,10 +58,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> I
 
     monkeypatch.setattr(cli, "_serve", serve)
     monkeypatch.setattr(klog, "_sink", SINK)
-    monkeypatch.setattr(klog, "capture_foreign", lambda: None)  # it would remove pytest's own handlers
+    monkeypatch.setattr(klog, "capture_library_records", lambda: None)  # it would remove pytest's own handlers
 
     def run(*line: str, platform: str = "linux", **environ: str) -> Done:
-        SINK._folder = Folder()
+        SINK._repeats = RepeatFilter()
         klog.configure(Options())
         monkeypatch.setattr(cli, "load", functools.partial(load, platform=platform))
         monkeypatch.setattr(cli, "read_settings_file", functools.partial(read_settings_file, default=""))

@@ -380,7 +380,7 @@ def test_text_that_has_no_bytes_is_refused() -> None:
 @settings(max_examples=500)
 @given(ADDRESSES, st.sampled_from(PLATFORMS))
 def test_the_target_of_a_unix_socket_unquotes_to_the_bytes_of_its_path(text: str, platform: str) -> None:
-    """gRPC decodes what it is given, so any name reaches the kernel unchanged; leading slashes count as one."""
+    """gRPC decodes the target, so any name reaches the kernel unchanged; several leading slashes count as one."""
     try:
         address = parse_csi_address(text, platform)
     except AddressError:

@@ -13,7 +13,7 @@ from tests.support import ROOT, not_on_windows
 SCRIPT = """
 import logging, sys
 from livenessprobe.klog import format as klogfmt, log as klog, writer
-klog.capture_foreign()
+klog.capture_library_records()
 log = klog.get_logger("/x/prober.py", "main")
 {body}
 klog.flush()

@@ -21,7 +21,7 @@ NO_KUBELET = ("10.0.0.1", "not kube-probe/1.33", "/healthz")
 
 
 def waits(*seen: tuple[Client, float, str]) -> KubeletTimeouts:
-    """What is known at time 0 of clients that waited so long, and then `left` or had their `response`."""
+    """The estimates at time 0, after these clients waited these seconds, and then `left` or had their `response`."""
     timeouts = KubeletTimeouts()
     for client, seconds, end in seen:
         timeouts.saw(client, seconds, 0.0, hung_up=end == "left")
@@ -123,7 +123,7 @@ async def test_hang_ups_are_counted_and_one_record_names_both_timeouts(monkeypat
     await watched.ask(CURL, 0.25, hangs_up=True)
     await watched.ask(KUBELET, 0.25, hangs_up=True)
     assert watched.seen() == (2, 0, 0)
-    # It was the response that was late: the process did not run.
+    # The response was late, because the process did not run.
     await watched.ask(OTHER_NODE, 6.125, hangs_up=True)
     assert watched.seen() == (3, 0, 0)
     await watched.ask(OTHER_PATH, 1.25, hangs_up=True)

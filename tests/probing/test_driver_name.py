@@ -30,7 +30,7 @@ class Driver:
         """When, and with which timeout."""
 
     @contextlib.asynccontextmanager
-    async def dialled(self, timeout: float) -> AsyncIterator[SimpleNamespace]:
+    async def connected(self, timeout: float) -> AsyncIterator[SimpleNamespace]:
         self.asked.append((loop().time(), timeout))
         if self.answers[0] is None:
             self.answers.pop(0)

@@ -212,7 +212,7 @@ def test_the_two_times_in_the_file_agree(path: str) -> None:
 
 def test_a_missing_file_means_a_driver_that_is_not_healthy(path: str) -> None:
     with pytest.raises(
-        HealthFileError, match=f"^{re.escape(path)} does not exist: the driver is not healthy, or nobody has asked it yet$"
+        HealthFileError, match=f"^{re.escape(path)} does not exist: the driver is not healthy, or has not been probed yet$"
     ):
         read(path)
 
@@ -250,7 +250,7 @@ GOOD = {"driver": "d", "time": "t", "uptime": 0.0, "lasts": 1e12}
 )
 def test_any_other_content_is_refused(path: str, content: bytes) -> None:
     Path(path).write_bytes(content)
-    with pytest.raises(HealthFileError, match=f"^{re.escape(path)} is no health file of livenessprobe's$"):
+    with pytest.raises(HealthFileError, match=f"^{re.escape(path)} is not a health file of livenessprobe$"):
         read(path)
 
 
@@ -315,7 +315,7 @@ def test_only_a_plain_file_is_replaced_or_removed(not_a_file: str) -> None:
     before, beside = os.lstat(not_a_file), sorted(os.listdir(os.path.dirname(not_a_file)))
     for action in (lambda: write(not_a_file, "d", 60.0), lambda: remove(not_a_file)):
         with pytest.raises(
-            HealthFileError, match=f"^{re.escape(not_a_file)} is there and is no plain file; choose another path"
+            HealthFileError, match=f"^{re.escape(not_a_file)} exists and is not a regular file; choose another path"
         ):
             action()
 
@@ -484,7 +484,7 @@ def test_a_file_that_cannot_be_removed_is_emptied(read_only_folder: str, action:
     os.chmod(read_only_folder, 0o644)
     with pytest.raises(HealthFileError, match=f"^health file {read_only_folder} cannot be "):
         action(read_only_folder)
-    with pytest.raises(HealthFileError, match="is no health file"):
+    with pytest.raises(HealthFileError, match="is not a health file"):
         read(read_only_folder)
 
 

@@ -72,7 +72,7 @@ class Driver:
     def seconds_given(self) -> list[float]:
         return [question.deadline - began for question, began in zip(self.questions, self.began, strict=True)]
 
-    def still_leads_there(self, found: Found) -> bool:
+    def is_same_socket(self, found: Found) -> bool:
         self.looks += 1
         return not found.connected or found.socket == self.socket
 
@@ -316,7 +316,7 @@ def test_a_report_that_is_too_old_makes_a_request_probe_for_itself(before: Probe
             seen, driver.result, driver.seconds = len(driver.questions), result, 0.5
             loop().stall(120)
             assert await timed(prober.check()) == (0.5, result.reason)
-            # The probe that was due meanwhile is the same one, and those that were missed are left out.
+            # The probe that was due meanwhile is the same probe, and missed probes are left out.
             assert len(driver.questions) == seen + 1
             assert at_once(prober.check()).ready.report == result
             await asyncio.sleep(100)
@@ -756,7 +756,7 @@ def test_a_missing_socket_is_looked_for_every_80_ms(tmp_path: Path, grace: float
         ("3s", [0], [(3.0, Reason.REFUSED)], 1),
         ("0s", [0], [(0.0, Reason.REFUSED)], 1),
         ("1s", [0], [(1.0, Reason.REFUSED)], 1),
-        # Who joins late has its own grace, and goes on dialling with what is left of it.
+        # A caller that joins late has its own grace, and dials for the rest of it.
         ("1s", [0, 0.5], [(1.0, Reason.REFUSED), (1.0, Reason.REFUSED)], 2),
         ("3s", [0, 2], [(3.0, Reason.REFUSED), (3.0, Reason.REFUSED)], 2),
     ],
@@ -1006,7 +1006,7 @@ def test_a_probe_whose_deadline_has_passed_is_not_sent(
 
 
 def asked(driver: Driver, callers: Iterable[float], **values: str) -> list[tuple[float, Reason | None]]:
-    """What callers get that come so much later."""
+    """The times and reasons that callers get, each of which comes so many seconds `later`."""
 
     async def main() -> list[tuple[float, Reason | None]]:
         prober = make(driver, **values)
@@ -1091,7 +1091,7 @@ def test_at_the_end_the_longest_of_all_waits_is_waited_for() -> None:
 
 
 async def test_a_caller_is_told_that_nobody_speaks_grpc_here(socket_path: str) -> None:
-    """A stopped driver: the system accepts the connection, and nobody answers.  On a real socket, by the real clock."""
+    """A stopped driver: the system accepts the connection, and no answer comes.  On a real socket, by the real clock."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(socket_path)
         listener.listen()

@@ -1,4 +1,4 @@
-"""The health file while the process runs and at its end, and what is recorded of one that cannot be written."""
+"""The health file while the process runs and at its end, and the records of a health file that cannot be written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNHEALTHY = Standing().after(NOT_READY, Thresholds(), 0.0)
 
 
 class Prober(SimpleNamespace):
-    """Stands for one that reports `standing`."""
+    """Stands for a prober that reports `standing`."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings=settings, changed=asyncio.Event(), driver_name=SimpleNamespace(text="d"))

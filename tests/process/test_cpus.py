@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from livenessprobe.process.cpus import maxprocs, present, quota
+from livenessprobe.process.cpus import available, maxprocs, quota
 
 
 def tree(root: Path, cgroup: str | None, **files: str) -> Path:
@@ -170,8 +170,8 @@ def test_the_environment_wins_over_the_quota(text: str, count: int, limit: float
     assert maxprocs({"GOMAXPROCS": text, "PATH": "/bin"}, limit, 6) == (count, line)
 
 
-def test_present_counts_the_cpus_this_process_may_use() -> None:
-    assert 1 <= present() <= (os.cpu_count() or 1)
+def test_available_counts_the_cpus_this_process_may_use() -> None:
+    assert 1 <= available() <= (os.cpu_count() or 1)
 
 
 @pytest.mark.skipif(sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="takes Linux and two CPUs")
@@ -180,6 +180,6 @@ def test_only_cpus_in_the_affinity_mask_count() -> None:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:
-        assert present() == 1
+        assert available() == 1
     finally:
         os.sched_setaffinity(0, before)

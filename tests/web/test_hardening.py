@@ -8,8 +8,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,17 +19,10 @@ import pytest
 
 from livenessprobe.driver.result import MESSAGE_MAX
 from livenessprobe.metrics import NAMES_MAX, OTHER_DRIVER, Metrics
-from livenessprobe.process.watchdog import EVERY, LATE, Verdict
 from tests.machine.drivers import Wire
-from tests.support import ROOT, FakeDriver, Sidecar, eventually, never_reading, raw, with_little_room
+from tests.support import FakeDriver, Sidecar, eventually, never_reading, raw, with_little_room
 
 Start = Callable[..., Sidecar]
-
-
-def injected(folder: Path, code: str) -> dict[str, str]:
-    """The environment of a process that runs `code` before anything else."""
-    (folder / "sitecustomize.py").write_text(code)
-    return {"PYTHONPATH": f"{folder}:{ROOT}"}
 
 
 # --- the port
@@ -390,101 +381,3 @@ def test_the_limit_of_descriptors_is_raised(driver: FakeDriver, sidecar: Start) 
 
     soft, hard = limit_of_descriptors(process)
     assert soft == hard != "40"
-
-
-# --- the watchdog
-
-
-@pytest.mark.parametrize(
-    ("looks", "stuck"),
-    [
-        ([(EVERY, 0)] * 11, False),
-        ([(EVERY, 0)] * 12, True),
-        ([(EVERY, n) for n in range(1, 100)], False),
-        ([(EVERY, 1)] * 13, True),  # it answered the first check, then no more
-        ([(EVERY, 0)] * 11 + [(EVERY, 1)] + [(EVERY, 1)] * 11, False),
-        ([(EVERY + LATE + 0.1, 0)] * 100, False),  # throttled: no check is on time
-        ([(EVERY, 0)] * 11 + [(3600.0, 0)], False),  # stopped, and continued
-        ([(EVERY, 0)] * 11 + [(3600.0, 0)] + [(EVERY, 0)] * 12, True),
-        ([(EVERY + LATE - 0.1, 0)] * 11, True),
-        ([(EVERY, 0)] * 11 + [(4.9, 0)], False),  # 59.9 s
-        ([(EVERY, 0)] * 11 + [(EVERY + LATE + 0.1, 0)], False),
-    ],
-)
-def test_the_watchdog_counts_silence_only_between_checks_that_were_on_time(
-    looks: list[tuple[float, int]], stuck: bool
-) -> None:
-    now = 1000.0
-    verdict = Verdict(due=now + EVERY, silent_since=now)
-    said = []
-    for later, beats in looks:
-        now += later
-        said.append(verdict.look(now, beats))
-
-    assert said[-1] is stuck
-    assert stuck or not any(said[:-1])
-
-
-STUCK = """
-import asyncio, os, signal, sys, time
-from livenessprobe.process import watchdog
-watchdog.EVERY, watchdog.PATIENCE = 0.05, {patience}
-async def main():
-    with watchdog.Watchdog(sys.argv[1]):
-        await asyncio.sleep(0.3)
-        {body}
-asyncio.run(main())
-"""
-
-
-def run_stuck(folder: Path, body: str, patience: float = 0.5) -> tuple[int, str]:
-    words = folder / "termination"
-    process = subprocess.Popen([sys.executable, "-c", STUCK.format(body=body, patience=patience), str(words)], cwd=ROOT)
-    code = process.wait(30)
-    return code, words.read_text() if words.exists() else ""
-
-
-def test_a_stuck_loop_ends_the_process_with_a_termination_message(folder: Path) -> None:
-    code, words = run_stuck(folder, "time.sleep(60)")
-
-    assert code == 4
-    assert "event loop stuck" in words
-
-
-def test_a_working_loop_does_not_end_the_process(folder: Path) -> None:
-    assert run_stuck(folder, "await asyncio.sleep(2)") == (0, "")
-
-
-def test_a_stopped_process_does_not_end_itself_when_continued(folder: Path) -> None:
-    """Even if the loop was busy before the stop, and still is at the first check afterwards."""
-    body = "time.sleep(0.3); os.kill(os.getpid(), signal.SIGSTOP); time.sleep(0.3); await asyncio.sleep(0.3)"
-    script = STUCK.format(body=body, patience=1.5)
-    process = subprocess.Popen([sys.executable, "-c", script, str(folder / "words")], cwd=ROOT)
-    _, status = os.waitpid(process.pid, os.WUNTRACED)
-    assert os.WIFSTOPPED(status)
-    time.sleep(2.5)
-    process.send_signal(signal.SIGCONT)
-
-    assert process.wait(30) == 0
-
-
-STUCK_SIDECAR = """
-import time
-from livenessprobe.process import watchdog
-from livenessprobe.web import responses
-watchdog.EVERY, watchdog.PATIENCE = 0.1, 2.0
-responses.health = lambda report: time.sleep(60)
-"""
-
-
-def test_a_sidecar_with_a_stuck_loop_exits(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
-    words = folder / "termination"
-    process = sidecar(f"--termination-log={words}", environ=injected(folder, STUCK_SIDECAR))
-    process.await_name()
-
-    with pytest.raises(OSError):
-        process.get(timeout=20)
-
-    assert process.wait() == 4
-    assert words.read_text().startswith("livenessprobe: event loop stuck for 2s")
-    process.await_log('"Event loop is stuck; exiting" seconds=2')

@@ -160,9 +160,9 @@ from livenessprobe.process import signals, windows
 from livenessprobe.process.start_time import process_start_time
 
 async def main():
-    with signals.control() as control:
+    with signals.as_events() as events:
         handled = console_event({event})
-        await asyncio.wait_for(control.stop.wait(), 10)
+        await asyncio.wait_for(events.stop.wait(), 10)
         await asyncio.sleep(1)
         return 8 if handled() else 7
 
@@ -176,9 +176,9 @@ with asyncio.Runner(loop_factory=windows.event_loop) as runner:
 async def test_signals_stop_the_process(name: str) -> None:
     import signal
 
-    with signals.control() as control:
+    with signals.as_events() as events:
         signal.raise_signal(getattr(signal, name))
-        await asyncio.wait_for(control.stop.wait(), 5)
+        await asyncio.wait_for(events.stop.wait(), 5)
 
 
 # --- the process
@@ -196,7 +196,7 @@ def test_the_start_time_is_that_of_this_process_in_whole_seconds() -> None:
 
 
 def test_all_cpus_count_since_there_is_no_quota() -> None:
-    assert cpus.present() == os.cpu_count()
+    assert cpus.available() == os.cpu_count()
 
 
 # --- files and streams
@@ -226,7 +226,7 @@ def test_a_termination_message_is_written_to_the_mounted_file(folder: Path) -> N
     path = folder / "termination-log"
     path.write_bytes(b"")
 
-    assert termination.leave(str(path), "the driver is down") == ""
+    assert termination.write_message(str(path), "the driver is down") == ""
     assert path.read_bytes() == b"the driver is down\n"
 
 
