@@ -15,11 +15,11 @@ from livenessprobe.klog import log as klog
 from livenessprobe.klog.log import get_logger
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
-from livenessprobe.process import cpus
+from livenessprobe.process import cpus, environment
 from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import command_line, describe, flags
 from livenessprobe.settings.file import FileContent, read_settings_file
-from livenessprobe.settings.layers import DEFAULT_FILE, Layer, SettingsError, remove_dynaconf_switches
+from livenessprobe.settings.layers import DEFAULT_FILE, Layer, SettingsError
 from livenessprobe.settings.listen_address import ListenAddress
 from livenessprobe.settings.load import load, with_file
 from livenessprobe.settings.model import Loaded, Settings
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     _fill_standard_descriptors()
     klog.capture_library_records()
-    remove_dynaconf_switches(os.environ)
+    environment.remove_dynaconf_switches(os.environ)
     try:
         match list(arguments):
             case ["demo", *rest]:

@@ -57,11 +57,6 @@ class LogFiles:
             self._retry_at = time.monotonic() + self.RETRY_SECONDS
             self._report(f"cannot write log file: {error}; trying again in {self.RETRY_SECONDS:.0f}s")
 
-    def close(self) -> None:
-        """Close all files; the caller must not write afterwards."""
-        for file in self._files.values():
-            os.close(file.descriptor)
-
     def _append(self, severity: str, data: bytes) -> None:
         file = self._files.get(severity)
         if file is None or file.size + len(data) >= self._limit:

@@ -33,8 +33,6 @@ class Sink:
         self.dropped = 0
         self._stderr = stderr
         self._files: LogFiles | None = None
-        self._retired: list[LogFiles] = []
-        """Files of earlier options.  The thread closes them, because it may be writing to them."""
         self._write_coloured: Callable[[str, str], None] | None = None
         self._lines: list[tuple[str, str]] = []
         """Severity and text."""
@@ -46,14 +44,10 @@ class Sink:
         self._thread: threading.Thread | None = None
 
     def configure(self, options: Options) -> None:
-        """Use `options` for the records that follow."""
+        """Use `options` for the records that follow; the log files are those of the first options that name some."""
         with self._changed:
             self.options = options
-            if self._files is not None:
-                self._retired.append(self._files)
-                self._wake_thread()
-            self._files = None
-            if not options.logtostderr:
+            if self._files is None and not options.logtostderr:
                 from livenessprobe.klog.files import LogFiles  # rarely used, so not loaded at every start
 
                 self._files = LogFiles(options, self._report)
@@ -94,19 +88,16 @@ class Sink:
 
     def _run(self) -> None:
         while True:
-            lines, retired = self._next_batch()
-            for files in retired:
-                files.close()
-            for severity, line in lines:
+            for severity, line in self._next_batch():
                 try:
                     self._write(severity, line)
                 except Exception:  # noqa: BLE001  whatever went wrong with one line, the next must still be written
                     self.dropped += 1
 
-    def _next_batch(self) -> tuple[list[tuple[str, str]], list[LogFiles]]:
-        """Wait for lines to write or files to close, and take them all; queues summaries when their windows end."""
+    def _next_batch(self) -> list[tuple[str, str]]:
+        """Wait for lines to write, and take them all; queues summaries when their windows end."""
         with self._changed:
-            while not self._lines and not self._retired:
+            while not self._lines:
                 now = time.monotonic()
                 end = self._repeats.next_end()
                 if end is not None and end <= now:
@@ -115,12 +106,13 @@ class Sink:
                 self._idle = True
                 self._changed.notify_all()
                 self._changed.wait(None if end is None else end - now)
-            batch = self._lines, self._retired
-            self._lines, self._characters, self._retired, self._idle = [], 0, [], False
+            batch = self._lines
+            self._lines, self._characters, self._idle = [], 0, False
             return batch
 
     def _write(self, severity: str, line: str) -> None:
-        options, files = self.options, self._files
+        options = self.options
+        files = None if options.logtostderr else self._files
         if files is None or options.alsologtostderr or SEVERITIES.index(severity) >= options.stderrthreshold:
             self._write_to_stderr(severity, line)
         if files is not None:
