@@ -172,7 +172,7 @@ def test_an_error_has_the_line_of_its_key(content: str, line: int) -> None:
 
 
 def test_an_ambiguous_line_is_left_out() -> None:
-    """An escape in a key, or more look-alikes than anybody would write."""
+    """An escape in a key, or twenty lines that look like the key."""
     assert load_all(file=rb'"\u0076" = 1').raw["v"].source == f"file {PATH}, key v"
     assert load_all(file=b"log_dir = '''\n" + b"v = 9\n" * 20 + b"'''\nv = 1").raw["v"].source == f"file {PATH}, key v"
 

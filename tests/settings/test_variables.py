@@ -146,7 +146,7 @@ def test_variables_without_our_prefix_are_ignored() -> None:
         (("--csi-address=/a.sock", "--probe-timeout=3s", "--failure-threshold=3", "--health-file=/tmp/health"), {}, False),
         ((), {"LIVENESSPROBE_INTERVAL": "10s", "LIVENESSPROBE_PROBE_TIMEOUT": "3s"}, False),
         ((), {"LIVENESSPROBE_FAILURE_THRESHOLD": "3", "LIVENESSPROBE_HEALTH_FILE": "/tmp/health"}, False),
-        # What is no name of anybody's.
+        # Unknown names.
         ((), {"LIVENESS_PROBE": "1", "LIVENESS_PROBE_": "1", "LIVENESS_PROBE_PORT": "80"}, False),
         ((), {"liveness_probe_timeout": "3s", "XLIVENESS_PROBE_TIMEOUT": "3s", "LIVENESS_PROBE_TIMEOUTS": "3s"}, False),
         # What Kubernetes sets for a Service called liveness-probe.
