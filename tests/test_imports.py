@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
 
 import pytest
 
-from tests.support import FakeDriver, Sidecar, not_on_windows
-
-Start = Callable[..., Sidecar]
+from tests.support import FakeDriver, Start, not_on_windows
 
 pytestmark = not_on_windows("other parts of asyncio")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import http.client
+import functools
 import json
 import os
 import queue
@@ -24,9 +24,7 @@ import grpc
 import pytest
 
 from livenessprobe.csi import grpc_health_pb2
-from tests.support import ROOT, FakeDriver, Sidecar, driver_process, eventually, request
-
-Start = Callable[..., Sidecar]
+from tests.support import FakeDriver, Sidecar, Start, command, driver_process, eventually, request
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 NEVER = "--interval=1000h"
@@ -35,22 +33,10 @@ AT_ONCE = "--unreachable-grace=0s"
 DEFAULT_TERMINATION_LOG = Path("/dev/termination-log")
 
 
-def keep_alive(process: Sidecar) -> contextlib.closing[http.client.HTTPConnection]:
-    return contextlib.closing(http.client.HTTPConnection("127.0.0.1", process.port, timeout=20))
-
-
 @cache
 def config(*arguments: str, **environ: str) -> dict[str, object]:
     """The settings in force of a sidecar that is started with these arguments and variables."""
-    done = subprocess.run(
-        [sys.executable, "-m", "livenessprobe", "config", *arguments],
-        cwd=ROOT,
-        env=os.environ | environ,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return {key: row["value"] for key, row in json.loads(done.stdout)["settings"].items()}
+    return {key: row["value"] for key, row in json.loads(command("config", *arguments, **environ).out)["settings"].items()}
 
 
 # --- on a schedule
@@ -61,7 +47,7 @@ def test_with_an_interval_requests_do_not_probe_and_do_not_wait(driver: FakeDriv
     eventually(lambda: process.metric("livenessprobe_driver_up") == 1)
     driver.hang = True
 
-    with keep_alive(process) as connection:
+    with process.keep_alive() as connection:
         seconds = []
         for _ in range(2000):
             answer = request(connection, "/healthz", "GET", {})
@@ -119,15 +105,15 @@ def test_the_first_response_after_a_stop_is_that_of_a_fresh_probe(socket_path: s
     """As when a node sleeps, or a container is paused: the result from before the stop is too old."""
     with driver_process(socket_path) as driver:
         process = sidecar("--interval=300ms", "--probe-timeout=1s")  # so a report lasts 2.3 s
-        with keep_alive(process) as connection:
+        with process.keep_alive() as connection:
             eventually(lambda: request(connection, "/healthz", "GET", {}).status == 200)
-            process.process.send_signal(signal.SIGSTOP)
+            process.signal(signal.SIGSTOP)
             connection.request("GET", "/healthz")
             if dies:
                 driver.kill()
                 driver.wait()
             time.sleep(4)
-            process.process.send_signal(signal.SIGCONT)
+            process.signal(signal.SIGCONT)
 
             response = connection.getresponse()
 
@@ -147,16 +133,16 @@ def test_a_stop_in_the_middle_of_a_probe_is_not_counted_as_a_failure(
     """A probe that timed out half a second ago says nothing if the process could not read the response."""
     process = sidecar(f"--interval={interval}", "--probe-timeout=2s")
     driver.delay = 0.3
-    with keep_alive(process) as connection:
+    with process.keep_alive() as connection:
         eventually(lambda: request(connection, "/healthz", "GET", {}).status == 200)
         if interval == "0s":
             connection.request("GET", "/healthz")
         eventually(lambda: driver.in_flight == 1)
-        process.process.send_signal(signal.SIGSTOP)
+        process.signal(signal.SIGSTOP)
         if interval != "0s":
             connection.request("GET", "/healthz")
         time.sleep(2.5)
-        process.process.send_signal(signal.SIGCONT)
+        process.signal(signal.SIGCONT)
 
         response = connection.getresponse()
 
@@ -525,9 +511,7 @@ def test_the_health_file_exists_while_the_driver_is_healthy(driver: FakeDriver, 
     driver.ready = True
     eventually(file.exists)
 
-    process.process.send_signal(signal.SIGTERM)
-
-    assert process.wait() == 0
+    assert process.stop() == 0
     assert os.listdir(folder) == ["csi.sock"]
 
 
@@ -601,15 +585,15 @@ def test_check_notices_a_killed_sidecar_and_cat_does_not(driver: FakeDriver, fol
     process = sidecar(f"--health-file={file}", "--interval=200ms", "--probe-timeout=2s")  # so the file counts for 3.2 s
     process.await_name()
     eventually(lambda: file.exists() and driver.name in file.read_text())
-    check = [sys.executable, "-m", "livenessprobe", "check", f"--health-file={file}"]
+    check = functools.partial(command, "check", f"--health-file={file}")
     process.kill()
 
-    fresh = subprocess.run(check, cwd=ROOT, capture_output=True, text=True)
-    eventually(lambda: subprocess.run(check, cwd=ROOT, capture_output=True).returncode == 4)
-    expired = subprocess.run(check, cwd=ROOT, capture_output=True, text=True)
+    fresh = check()
+    eventually(lambda: check().code == 4)
+    expired = check()
 
-    assert (fresh.returncode, fresh.stdout) == (0, f"healthy: {driver.name} by {file}\n")
-    assert "has expired" in expired.stdout
+    assert (fresh.code, fresh.out) == (0, f"healthy: {driver.name} by {file}\n")
+    assert "has expired" in expired.out
     assert subprocess.run(["cat", file], stdout=subprocess.DEVNULL).returncode == 0
 
 
@@ -641,8 +625,7 @@ def test_only_a_plain_file_is_used_as_health_file(driver: FakeDriver, folder: Pa
     eventually(lambda: driver.probes >= 3)
     assert process.get().status == 200
     process.await_log("exists and is not a regular file; choose another path")
-    process.process.send_signal(signal.SIGTERM)
-    assert process.wait() == 0
+    assert process.stop() == 0
     after = path.lstat()
     assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
     assert what != "link" or (folder / "target").read_text() == "precious"
@@ -658,7 +641,7 @@ def test_no_health_file_is_left_whenever_the_process_is_ended(
     for number, (process, file) in enumerate(zip(processes, files, strict=True)):
         eventually(file.exists, 20)
         time.sleep((moment * 3 + number) * 0.0083)
-        process.process.send_signal(signal.SIGTERM if number else signal.SIGINT)
+        process.signal(signal.SIGTERM if number else signal.SIGINT)
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert os.listdir(folder) == ["csi.sock"]
 
@@ -736,9 +719,7 @@ def test_failures_below_the_threshold_do_not_end_the_process(driver: FakeDriver,
     eventually(lambda: driver.probes >= 12)
     assert process.process.poll() is None
 
-    process.process.send_signal(signal.SIGTERM)
-
-    assert process.wait() == 0
+    assert process.stop() == 0
     assert not (folder / "log").exists()
 
 
@@ -804,8 +785,7 @@ def test_longhorns_documented_lists_run_as_written(driver: FakeDriver, tmp_healt
         eventually(lambda: _cat(tmp_health) == 0)
         assert process.get().status == 200
         assert driver.probes == 1  # a scheduled probe; the request makes none
-        process.process.send_signal(signal.SIGTERM)
-        assert process.wait() == 0
+        assert process.stop() == 0
         assert _cat(tmp_health) == 1
     finally:
         process.kill()

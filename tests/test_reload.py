@@ -25,10 +25,20 @@ from livenessprobe.reload import Reloader
 from livenessprobe.settings import file as file_module
 from livenessprobe.settings.file import FileContent
 from livenessprobe.settings.model import Loaded, Settings
-from tests.support import Answer, ConfigMap, Content, FakeDriver, Relay, Sidecar, eventually, free_port, nothing, request
+from tests.support import (
+    Answer,
+    ConfigMap,
+    Content,
+    FakeDriver,
+    Relay,
+    Sidecar,
+    Start,
+    eventually,
+    free_port,
+    nothing,
+    request,
+)
 from tests.values import load_all
-
-Start = Callable[..., Sidecar]
 
 TIMEOUT = "livenessprobe_probe_timeout_seconds"
 GOOD = "livenessprobe_config_last_reload_successful"
@@ -584,20 +594,6 @@ def test_the_grace_is_live(socket_path: str, mounted: Callable[..., ConfigMap], 
     assert answer.seconds >= 1.9
 
 
-def _descriptors(process: Sidecar) -> list[str]:
-    """The targets of the process's open descriptors."""
-    folder = f"/proc/{process.process.pid}/fd"
-    found = []
-    for number in os.listdir(folder):
-        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
-            found.append(os.readlink(f"{folder}/{number}"))
-    return found
-
-
-def _threads(process: Sidecar) -> int:
-    return len(os.listdir(f"/proc/{process.process.pid}/task"))
-
-
 def test_a_live_change_leaves_the_log_in_its_file(
     driver: FakeDriver, folder: Path, mounted: Callable[..., ConfigMap], follow: Start
 ) -> None:
@@ -611,8 +607,7 @@ def test_a_live_change_leaves_the_log_in_its_file(
 
     eventually(lambda: asked in file.read_text())
     assert asked not in process.log()
-    open_files = [name for name in _descriptors(process) if name == str(file)]
-    assert len(open_files) == 1
+    assert process.descriptors().count(str(file)) == 1
 
 
 def test_the_poll_interval_is_live(mounted: Callable[..., ConfigMap], sidecar: Start) -> None:
@@ -693,7 +688,7 @@ def test_sigterm_finishes_a_request_that_began_under_a_longer_timeout(
         eventually(lambda: driver.in_flight == 1)
         swap_and_wait(process, config, 'probe_timeout = "100ms"\n')
 
-        process.process.send_signal(signal.SIGTERM)
+        process.signal(signal.SIGTERM)
         time.sleep(3)  # longer than the new timeout and the grace that SIGTERM adds to it
         driver.release.set()
 
@@ -815,7 +810,7 @@ def test_fifty_reloads_leave_no_descriptor_and_no_thread_behind(
 
     reload(4)
     time.sleep(2)  # until connections of requests and probes are closed
-    open_before, threads = len(_descriptors(process)), _threads(process)
+    open_before, threads = len(process.descriptors()), len(process.threads())
     reload(50 - 2 * len(FAULTS))
     for content, _ in FAULTS:
         config.swap(content)
@@ -824,8 +819,8 @@ def test_fifty_reloads_leave_no_descriptor_and_no_thread_behind(
         config.swap('probe_timeout = "9s"\n')
         await_figure(process, GOOD, 1)
 
-    eventually(lambda: len(_descriptors(process)) <= open_before)
-    assert _threads(process) <= threads + 3  # gRPC's threads come and go
+    eventually(lambda: len(process.descriptors()) <= open_before)
+    assert len(process.threads()) <= threads + 3  # gRPC's threads come and go
 
 
 # --- with scripted loading and applying

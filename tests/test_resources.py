@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import http.client
 import json
 import os
 import re
@@ -27,11 +26,9 @@ from livenessprobe.driver.diagnosis import NotConnected
 from livenessprobe.driver.result import Reason
 from livenessprobe.probing import health_file
 from livenessprobe.probing.health_file import HealthFileError
-from tests.support import ROOT, Answer, FakeDriver, Sidecar, driver_process, eventually, request
+from tests.support import ROOT, Answer, FakeDriver, Sidecar, Start, command, driver_process, eventually, request
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's descriptors, mounts and control groups")
-
-Start = Callable[..., Sidecar]
 
 FRESH = "--connection-reuse=0s"
 """Each probe dials."""
@@ -40,27 +37,13 @@ SHORT = "--probe-timeout=500ms"
 NO_DESCRIPTORS = "livenessprobe has too few file descriptors left to connect to {}: Too many open files"
 
 
-class Caller:
+@contextlib.contextmanager
+def caller(process: Sidecar) -> Iterator[Callable[..., Answer]]:
     """Sends requests over one connection, which is opened before the resource runs out."""
-
-    def __init__(self, process: Sidecar) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=20)
-        self._connection.connect()
-
-    def __enter__(self) -> Caller:
-        self.get()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
-
-    def get(self, path: str = "/healthz") -> Answer:
-        return request(self._connection, path, "GET", {})
-
-
-def run_check(file: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "livenessprobe", "check", f"--health-file={file}"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    with process.keep_alive() as connection:
+        get = lambda path="/healthz": request(connection, path, "GET", {})
+        get()
+        yield get
 
 
 def records(process: Sidecar, text: str) -> list[str]:
@@ -100,14 +83,14 @@ def test_without_descriptors_of_its_own_the_reason_is_internal_and_it_goes_on(dr
     """Without the sidecar's own check gRPC would end the process with SIGABRT."""
     process = sidecar(FRESH, AT_ONCE)
     process.await_name()
-    with Caller(process) as caller:
-        assert caller.get().status == 200
+    with caller(process) as get:
+        assert get().status == 200
         with no_descriptors(process.process.pid):
-            answer = caller.get()
+            answer = get()
             assert (answer.status, answer.reason) == (500, "internal")
             assert answer.body == NO_DESCRIPTORS.format(driver.path)
-            assert caller.get("/livez").status == 500
-        assert caller.get().status == 200
+            assert get("/livez").status == 500
+        assert get().status == 200
     assert process.metric('livenessprobe_probe_failures_total{reason="internal"}') == 2
     assert process.process.poll() is None
 
@@ -116,9 +99,9 @@ def test_a_short_lack_of_descriptors_is_no_failure(driver: FakeDriver, sidecar: 
     """The sidecar dials again within the grace."""
     process = sidecar(FRESH, "--probe-timeout=20s")
     process.await_name()
-    with Caller(process) as caller, ThreadPoolExecutor(1) as pool:
+    with caller(process) as get, ThreadPoolExecutor(1) as pool:
         with no_descriptors(process.process.pid):
-            answer = pool.submit(caller.get)
+            answer = pool.submit(get)
             time.sleep(0.5)
             assert not answer.done()
 
@@ -141,11 +124,11 @@ def test_clients_are_answered_once_there_are_descriptors_again(driver: FakeDrive
 
 def test_a_check_with_too_few_descriptors_fails_with_a_reason(driver: FakeDriver) -> None:
     """gRPC opens descriptors when it is first used, and would end the process with SIGABRT."""
-    command = ["sh", "-c", 'ulimit -n 10; exec "$@"', "sh", sys.executable, "-m", "livenessprobe", "check"]
+    few = ("sh", "-c", 'ulimit -n 10; exec "$@"', "sh")
 
-    done = subprocess.run([*command, f"--csi-address={driver.path}"], cwd=ROOT, capture_output=True, text=True)
+    done = command("check", f"--csi-address={driver.path}", prefix=few)
 
-    assert (done.returncode, done.stdout) == (2, f"internal: {NO_DESCRIPTORS.format(driver.path)}\n")
+    assert (done.code, done.out) == (2, f"internal: {NO_DESCRIPTORS.format(driver.path)}\n")
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
@@ -265,10 +248,10 @@ def test_a_full_disk_does_not_remove_the_health_file_of_a_healthy_driver(
     before = driver.probes
     eventually(lambda: driver.probes > before + 10)
 
-    assert run_check(file).returncode == 0
+    assert command("check", f"--health-file={file}").code == 0
     driver.ready = False
     eventually(lambda: not file.exists())  # removing a file needs no space
-    assert run_check(file).returncode == 4
+    assert command("check", f"--health-file={file}").code == 4
 
 
 def test_a_full_disk_stops_no_probe_and_is_logged_once(driver: FakeDriver, disk: Path, sidecar: Start) -> None:
@@ -332,7 +315,7 @@ def test_a_hung_disk_delays_only_the_health_file(driver: FakeDriver, folder: Pat
     assert process.get("/metrics", timeout=5).status == 200
     settings.write_text('interval = "200ms"\n')
     process.await_log('"Setting changed" key="interval" old="100ms" new="200ms"')
-    process.process.send_signal(signal.SIGTERM)
+    process.signal(signal.SIGTERM)
     assert process.wait(5) == 0
 
 
@@ -377,16 +360,13 @@ def test_it_runs_without_a_writable_disk_proc_and_time_zones(
     process.await_log(f"health file {folder}/health cannot be written: Read-only file system")
     process.await_log("No usable temporary directory found")
     assert process.metric("livenessprobe_log_records_dropped") == 0
-    process.process.send_signal(signal.SIGTERM)
-    assert process.wait() == 0
+    assert process.stop() == 0
 
 
 def test_a_check_needs_no_writable_disk_and_no_proc(driver: FakeDriver, bare: tuple[str, ...]) -> None:
-    command = [*bare, sys.executable, "-m", "livenessprobe", "check", f"--csi-address={driver.path}"]
+    done = command("check", f"--csi-address={driver.path}", prefix=bare)
 
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-    assert (done.returncode, done.stdout, done.stderr) == (0, "healthy: ok\n", "")
+    assert (done.code, done.out, done.err) == (0, "healthy: ok\n", "")
 
 
 @pytest.mark.parametrize("zone", [None, "Nowhere/None", ":/none", "\x01"])
@@ -460,7 +440,7 @@ def test_a_changed_wall_clock_changes_no_response(
     answers = [process.get() for _ in range(3)]
     assert [(answer.status, answer.seconds < 5) for answer in answers] == [(200, True)] * 3
     assert is_off(datetime.fromisoformat(json.loads(file.read_text())["time"]).timestamp())
-    assert run_check(file).returncode == 0
+    assert command("check", f"--health-file={file}").code == 0
     assert is_off(process.metric("livenessprobe_last_success_timestamp_seconds"))
     assert process.metric("livenessprobe_last_probe_duration_seconds") < 2
     assert abs(process.metric("process_start_time_seconds") - time.time()) < 60
@@ -482,15 +462,11 @@ def test_a_changed_wall_clock_does_not_change_when_a_health_file_expires(
     file = folder / "health"
     process = sidecar(f"--health-file={file}", "--interval=200ms", "--probe-timeout=500ms", environ=wall.environ)
     eventually(file.exists)
-    os.environ |= wall.environ
-    try:
-        wall.set(ahead)
-        assert run_check(file).returncode == 0
-        process.kill()
-        time.sleep(1.8)
-        assert run_check(file).returncode == 4
-    finally:
-        del os.environ["PYTHONPATH"]
+    wall.set(ahead)
+    assert command("check", f"--health-file={file}", **wall.environ).code == 0
+    process.kill()
+    time.sleep(1.8)
+    assert command("check", f"--health-file={file}", **wall.environ).code == 4
 
 
 @pytest.mark.parametrize("ahead", [DAY, -DAY])

@@ -5,17 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.support import FakeDriver, Sidecar, eventually
+from tests.support import FakeDriver, Sidecar, Start, eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc, CPUs faked by a mount")
-
-Start = Callable[..., Sidecar]
 
 MANY = """
 cpus=/sys/devices/system/cpu

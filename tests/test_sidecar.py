@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import signal
 import socket
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,13 +18,19 @@ import grpc
 import pytest
 
 from tests.conformance.raw_driver import RawDriver
-from tests.support import ROOT, FakeDriver, Relay, Sidecar, driver_process, eventually, never_reading, raw, request
-
-Start = Callable[..., Sidecar]
-
-
-def keep_alive(process: Sidecar) -> contextlib.closing[http.client.HTTPConnection]:
-    return contextlib.closing(http.client.HTTPConnection("127.0.0.1", process.port, timeout=5))
+from tests.support import (
+    COMMAND,
+    ROOT,
+    FakeDriver,
+    Relay,
+    Start,
+    driver_process,
+    eventually,
+    free_port,
+    never_reading,
+    raw,
+    request,
+)
 
 
 def test_parallel_requests_share_one_probe_and_one_connection(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
@@ -54,7 +58,7 @@ def test_a_connection_serves_for_at_most_a_second(driver: FakeDriver, folder: Pa
     process.await_name()
     before, started = relay.total, time.monotonic()
 
-    with keep_alive(process) as connection:
+    with process.keep_alive() as connection:
         statuses = {request(connection, "/healthz", "GET", {}).status for _ in range(10_000)}
 
     assert statuses == {200}
@@ -537,7 +541,7 @@ def test_sigterm_finishes_open_requests_and_exits_0(driver: FakeDriver, sidecar:
     with ThreadPoolExecutor(1) as pool:
         open_request = pool.submit(process.get)
         eventually(lambda: driver.in_flight == 1)
-        process.process.send_signal(signal.SIGTERM)
+        process.signal(signal.SIGTERM)
 
         assert open_request.result().status == 200
     assert process.wait() == 0
@@ -552,7 +556,7 @@ def test_sigterm_waits_at_most_for_the_probe_timeout(driver: FakeDriver, sidecar
         open_request = pool.submit(process.get)
         eventually(lambda: driver.in_flight == 1)
         told = time.monotonic()
-        process.process.send_signal(signal.SIGTERM)
+        process.signal(signal.SIGTERM)
 
         answer = open_request.result()
         assert (answer.status, answer.reason) == (500, "deadline")
@@ -566,10 +570,10 @@ def test_an_idle_sidecar_stops_at_once_even_with_open_connections(
     driver: FakeDriver, sidecar: Start, number: signal.Signals
 ) -> None:
     process = sidecar()
-    with keep_alive(process) as idle, socket.create_connection(("127.0.0.1", process.port)) as unfinished:
+    with process.keep_alive() as idle, socket.create_connection(("127.0.0.1", process.port)) as unfinished:
         request(idle, "/healthz", "GET", {})
         unfinished.sendall(b"GET /healthz HTTP/1.1\r\nHo")
-        process.process.send_signal(number)
+        process.signal(number)
         assert process.wait(3) == 0
     assert "Traceback" not in process.log()
 
@@ -579,17 +583,13 @@ def test_a_connection_is_closed_when_its_client_closes_it(driver: FakeDriver, si
     """Idle connections may stay for 75 s; a closed one must not, or a script with curl would use up the bound."""
     process = sidecar()
     process.await_name()
-    before = _sockets(process.process.pid)
+    before = len(process.descriptors())
     for _ in range(30):
         assert process.get().status == 200
     with socket.create_connection(("127.0.0.1", process.port)) as unfinished:
         unfinished.sendall(b"GET /healthz HTTP/1.1\r\nHo")
 
-    eventually(lambda: _sockets(process.process.pid) <= before)
-
-
-def _sockets(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    eventually(lambda: len(process.descriptors()) <= before)
 
 
 @pytest.mark.parametrize("milliseconds", [60, 90, 120, 160, 200, 300])
@@ -598,8 +598,7 @@ def test_sigterm_ends_the_process_during_its_start(socket_path: str, sidecar: St
     process = sidecar(await_http=False)
     eventually(lambda: int(_status(process.process.pid, "SigCgt"), 16) >> (signal.SIGTERM - 1) & 1)
     time.sleep(milliseconds / 1000)
-    process.process.send_signal(signal.SIGTERM)
-    assert process.wait() == 0
+    assert process.stop() == 0
     assert process.log() == "" or "Traceback" not in process.log()
 
 
@@ -613,7 +612,7 @@ def test_handlers_are_installed_before_any_large_import() -> None:
 def test_sighup_does_not_end_the_process(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar()
     process.await_name()
-    process.process.send_signal(signal.SIGHUP)
+    process.signal(signal.SIGHUP)
     process.await_log("SIGHUP")
     assert process.get().status == 200
 
@@ -632,7 +631,7 @@ def test_sigquit_shows_all_stacks_and_ends_the_process_even_if_it_was_ignored(dr
     process = sidecar(prefix=("env", "--ignore-signal=QUIT"))
     process.await_name()
 
-    process.process.send_signal(signal.SIGQUIT)
+    process.signal(signal.SIGQUIT)
 
     assert process.wait() == 2
     assert process.log().count("(most recent call first):") > 1
@@ -705,11 +704,11 @@ def test_a_full_stderr_stops_no_probe(driver: FakeDriver, sidecar: Start) -> Non
     """Upstream blocks after 117 requests."""
     reader, writer = os.pipe()
     process = sidecar("-v=10", stderr=writer)
-    with keep_alive(process) as connection:
+    with process.keep_alive() as connection:
         statuses = {request(connection, "/healthz", "GET", {}).status for _ in range(1500)}
     assert statuses == {200}
     assert process.metric("livenessprobe_log_records_dropped") > 0
-    process.process.send_signal(signal.SIGTERM)
+    process.signal(signal.SIGTERM)
     assert process.wait(10) == 0
     os.close(reader)
     os.close(writer)
@@ -726,13 +725,7 @@ def test_a_stderr_without_reader_stops_no_probe(driver: FakeDriver, sidecar: Sta
 def test_a_closed_stderr_stops_no_probe(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar(await_http=False)
     process.kill()
-    command = [
-        sys.executable,
-        "-m",
-        "livenessprobe",
-        f"--csi-address={driver.path}",
-        f"--http-endpoint=127.0.0.1:{process.port}",
-    ]
+    command = [*COMMAND, f"--csi-address={driver.path}", f"--http-endpoint=127.0.0.1:{process.port}"]
     closed = subprocess.Popen(["sh", "-c", 'exec "$@" 2>&- 1>&- 0<&-', "sh", *command], cwd=ROOT)
     try:
 
@@ -759,7 +752,7 @@ def test_equal_errors_are_folded_and_recovery_has_one_record(driver: FakeDriver,
     driver.ready = True
     assert process.get().status == 200
     process.await_log("CSI driver is healthy again")
-    process.process.send_signal(signal.SIGTERM)
+    process.signal(signal.SIGTERM)
     process.wait()
 
     lines = [line.partition("] ")[2] for line in process.log().splitlines()]
@@ -772,15 +765,9 @@ def test_equal_errors_are_folded_and_recovery_has_one_record(driver: FakeDriver,
 def test_arguments_after_a_positional_are_named(driver: FakeDriver, sidecar: Start) -> None:
     """`--automaxprocs false` ends the flags at `false`."""
     process = sidecar(
-        f"--http-endpoint=127.0.0.1:{_free()}", "--automaxprocs", "false", "--probe-timeout=1s", await_http=False
+        f"--http-endpoint=127.0.0.1:{free_port()}", "--automaxprocs", "false", "--probe-timeout=1s", await_http=False
     )
     process.await_log('unread="false --probe-timeout=1s"')
-
-
-def _free() -> int:
-    from tests.support import free_port
-
-    return free_port()
 
 
 def test_old_log_files_are_written(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
@@ -817,18 +804,10 @@ def test_a_fifo_as_log_file_stops_neither_probes_nor_stderr(driver: FakeDriver, 
 )
 def test_a_bad_line_in_the_settings_file_does_not_stop_the_process(folder: Path, sidecar: Start, line: str) -> None:
     (folder / "settings.toml").write_text(f"{line}\n")
-    process = sidecar(f"--health-port={_free()}", f"--config={folder}/settings.toml", await_http=False)
+    process = sidecar(f"--health-port={free_port()}", f"--config={folder}/settings.toml", await_http=False)
     process.await_log("ServeMux listening")
     process.await_log("Settings file passed over")
     assert "Traceback" not in process.log()
-
-
-def test_version_to_a_full_disk_exits_with_1_without_a_traceback() -> None:
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "livenessprobe", "--version"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE
-        )
-    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_request_bodies_are_not_kept(driver: FakeDriver, sidecar: Start) -> None:
@@ -888,7 +867,7 @@ def test_headers_over_16_kib_are_refused(driver: FakeDriver, sidecar: Start) -> 
 
 def test_proxies_are_never_used(driver: FakeDriver, sidecar: Start) -> None:
     driver.stop()
-    port = _free()
+    port = free_port()
     with FakeDriver(f"127.0.0.1:{port}"):
         proxies = {name: "http://127.0.0.1:1" for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTPS_PROXY")}
         process = sidecar(f"--csi-address=tcp://localhost:{port}", environ=proxies)
@@ -928,13 +907,7 @@ def test_as_pid_1_sigterm_ends_the_process_at_any_time(socket_path: str, sidecar
     for wait_for_listening in (False, True):
         process = sidecar(await_http=False)
         process.kill()
-        command = [
-            sys.executable,
-            "-m",
-            "livenessprobe",
-            f"--csi-address={socket_path}",
-            f"--http-endpoint=127.0.0.1:{process.port}",
-        ]
+        command = [*COMMAND, f"--csi-address={socket_path}", f"--http-endpoint=127.0.0.1:{process.port}"]
         parent = subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", *command], cwd=ROOT, stderr=subprocess.PIPE)
         children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
         eventually(lambda: children.read_text().strip())

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,9 +22,7 @@ from livenessprobe.driver.result import MESSAGE_MAX
 from livenessprobe.metrics import NAMES_MAX, OTHER_DRIVER, Metrics
 from livenessprobe.process.watchdog import EVERY, LATE, Verdict
 from tests.machine.drivers import Wire
-from tests.support import ROOT, FakeDriver, Sidecar, eventually, never_reading, raw, with_little_room
-
-Start = Callable[..., Sidecar]
+from tests.support import ROOT, FakeDriver, Sidecar, Start, eventually, never_reading, raw, with_little_room
 
 
 def injected(folder: Path, code: str) -> dict[str, str]:
@@ -78,12 +75,12 @@ def test_a_burst_of_complete_requests_is_answered_completely(driver: FakeDriver,
     """All requests arrive before the sidecar reads the first, and they are more than may be open without a request."""
     process = sidecar("--http-max-connections=2")
     driver.delay = 0.5
-    process.process.send_signal(signal.SIGSTOP)
+    process.signal(signal.SIGSTOP)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(socket.create_connection(("127.0.0.1", process.port), 10)) for _ in range(60)]
         for client in clients:
             client.sendall(GET + b"Connection: close\r\n\r\n")
-        process.process.send_signal(signal.SIGCONT)
+        process.signal(signal.SIGCONT)
 
         answers = [client.makefile("rb").read() for client in clients]
 
@@ -120,7 +117,7 @@ def test_a_good_client_is_answered_while_others_hold_connections_and_send_garbag
 
     assert {(answer.status, answer.body) for answer in answers} == {(200, "ok")}
     # All these connections are closed afterwards.
-    eventually(lambda: len(os.listdir(f"/proc/{process.process.pid}/fd")) < 22)
+    eventually(lambda: len(process.descriptors()) < 22)
 
 
 def test_an_incomplete_request_times_out(driver: FakeDriver, sidecar: Start) -> None:

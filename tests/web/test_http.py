@@ -8,15 +8,12 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.support import FakeDriver, Sidecar, eventually, raw, with_little_room
-
-Start = Callable[..., Sidecar]
+from tests.support import FakeDriver, Sidecar, Start, eventually, raw, with_little_room
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
 METRICS = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -160,7 +157,7 @@ def test_full_of_requests_accepting_pauses_and_no_new_request_is_lost(driver: Fa
     """The kernel holds the clients; descriptors are left for the driver."""
     process = sidecar("--http-max-connections=4", "--probe-timeout=20s")
     process.await_name()
-    before = len(os.listdir(f"/proc/{process.process.pid}/fd"))
+    before = len(process.descriptors())
     driver.hang = True
     clients = []
     for _ in range(200):
@@ -169,7 +166,7 @@ def test_full_of_requests_accepting_pauses_and_no_new_request_is_lost(driver: Fa
     eventually(lambda: driver.in_flight == 1)
     time.sleep(0.5)
 
-    assert len(os.listdir(f"/proc/{process.process.pid}/fd")) < before + 12
+    assert len(process.descriptors()) < before + 12
     driver.hang = False
     driver.release.set()
     for client in clients:

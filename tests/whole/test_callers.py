@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 
-from tests.support import FakeDriver, Sidecar, eventually
-
-Start = Callable[..., Sidecar]
+from tests.support import FakeDriver, Sidecar, Start, eventually
 
 KUBELET = "kube-probe/1.30"
 
