@@ -16,9 +16,25 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from tests.support.common import ROOT, eventually
+from tests.support.files import ConfigMap, Content
 from tests.support.http import Answer, free_port, request
 
 COMMAND = (sys.executable, "-m", "livenessprobe")
+SOON = 15.0
+"""Seconds; far longer than a reload takes, for busy machines."""
+
+# Metrics of the settings file.
+TIMEOUT = "livenessprobe_probe_timeout_seconds"
+GOOD = "livenessprobe_config_last_reload_successful"
+SINCE = "livenessprobe_config_last_reload_success_timestamp_seconds"
+HASH = "livenessprobe_config_hash"
+
+# Flags.
+FRESH = "--connection-reuse=0s"
+"""Each probe dials."""
+AT_ONCE = "--unreachable-grace=0s"
+NEVER = "--interval=1000h"
+"""Probes on a schedule, but within a test only the first probe."""
 
 
 @dataclass(slots=True)
@@ -76,6 +92,14 @@ class Sidecar:
     def await_name(self) -> None:
         self.await_log('"CSI driver name"')
 
+    def lines(self, text: str) -> list[str]:
+        """The lines of the log that contain `text`."""
+        return [line for line in self.log().splitlines() if text in line]
+
+    def records(self, message: str) -> list[str]:
+        """The text after `message` in each record with that message, in text format."""
+        return [line.partition(f'] "{message}"')[2].lstrip() for line in self.lines(f'] "{message}"')]
+
     def get(self, path: str = "/healthz", method: str = "GET", timeout: float = 40, **headers: str) -> Answer:
         with self.keep_alive(timeout) as connection:
             return request(connection, path, method, headers)
@@ -89,6 +113,9 @@ class Sidecar:
         lines = self.get("/metrics").body.splitlines()
         values = [line.removeprefix(f"{series} ") for line in lines if line.startswith(f"{series} ")]
         return float(values[0]) if values else 0.0
+
+    def await_metric(self, series: str, value: float, seconds: float = SOON) -> None:
+        eventually(lambda: self.metric(series) == value, seconds)
 
     def figures(self) -> dict[str, float]:
         """All series of one scrape of /metrics."""
@@ -112,6 +139,19 @@ class Sidecar:
         """Replace the settings file at `path`, and make the sidecar read it."""
         path.write_text(text)
         self.sighup()
+
+    def swap(self, config: ConfigMap, content: Content) -> None:
+        """Mount `content`, and wait until it is in force."""
+        before = self.metric(HASH)
+        config.swap(content)
+        eventually(lambda: self.metric(HASH) != before, SOON)
+
+    def read_again(self) -> None:
+        """Have unchanged settings read again; when this returns, all earlier records are in the log."""
+        sentence = "Settings file read again; nothing changed"
+        before = len(self.records(sentence))
+        self.sighup()
+        eventually(lambda: len(self.records(sentence)) > before, SOON)
 
     def descriptors(self) -> list[str]:
         """The targets of the sidecar's open descriptors; needs /proc."""
@@ -162,6 +202,18 @@ def command(*words: str, prefix: tuple[str, ...] = (), stdout: IO[str] | int = s
     options = {"cwd": ROOT, "env": os.environ | environ, "stderr": subprocess.PIPE, "text": True, "timeout": 60}
     done = subprocess.run([*prefix, *COMMAND, *words], stdout=stdout, **options)
     return Done(done.returncode, done.stdout or "", done.stderr, time.monotonic() - started)
+
+
+def injected(folder: Path, code: str) -> dict[str, str]:
+    """The environment of a process that runs `code` before anything else."""
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
+def process_status(pid: int, field: str) -> str:
+    """The value of one line of /proc/PID/status."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line.split()[1] for line in lines if line.startswith(f"{field}:"))
 
 
 def with_little_room(process: Sidecar) -> socket.socket:
