@@ -1,4 +1,4 @@
-"""Records as text and as JSON, the files that -vmodule matches, and the folding of repeated records."""
+"""Records as text and as JSON, as klog prints them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import re
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from datetime import date
 
@@ -16,9 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from livenessprobe.klog.folding import FOLD_AFTER, FOLD_SECONDS, Folder
 from livenessprobe.klog.format import Options, Record, render_json, render_text
-from livenessprobe.klog.vmodule import compile_pattern
 from livenessprobe.settings.flags import FLAGS
 
 BARE = Options(skip_headers=True)
@@ -337,202 +334,3 @@ def test_no_line_of_a_value_looks_like_a_record(text: str) -> None:
 
     assert all(line.startswith("\t") for line in rest[:-1])
     assert rest[-1:] in ([], [" >"])
-
-
-# --- -vmodule
-
-
-@pytest.mark.parametrize(
-    ("pattern", "matching", "others"),
-    [
-        ("main", ["main"], ["Main", "mainx", "xmain", ""]),
-        ("ma.n", ["ma.n"], ["main"]),
-        ("a+", ["a+"], ["a", "aa"]),
-        ("", [""], ["main"]),
-        ("*", ["main", "", "connection"], ["a/b"]),
-        ("con*", ["connection", "con"], ["xcon", "co"]),
-        ("*n", ["main", "n"], ["nm"]),
-        ("a*b*c", ["abc", "axxbyyc", "abbcc"], ["acb", "abcd"]),
-        ("?", ["a", "é"], ["", "ab", "/"]),
-        ("m?in", ["main", "m.in"], ["min", "maain"]),
-        ("[ab]", ["a", "b"], ["c", "", "ab"]),
-        ("[a-c]x", ["ax", "bx", "cx"], ["dx", "-x"]),
-        ("[a-cx-z]", ["a", "c", "x"], ["d", "-"]),
-        ("[^ab]", ["c", "^"], ["a", "b", ""]),
-        ("[^a-c]*", ["main"], ["ab", ""]),
-        ("[a^]", ["a", "^"], ["b"]),
-        ("[[]", ["["], ["a", "[]"]),
-        ("[[a]", ["[", "a"], ["]"]),
-        ("[&|~]", ["&", "|", "~"], ["a"]),
-        ("[a&&b]", ["a", "b", "&"], []),
-        ("[!a]", ["!", "a"], ["b"]),
-        ("[.]", ["."], ["a"]),
-        ("[*?]", ["*", "?"], ["a"]),
-        ("\\*", ["*"], ["main", "\\*"]),
-        ("a\\?", ["a?"], ["ab"]),
-        ("\\a", ["a"], ["\\a", "\a"]),
-        ("\\\\", ["\\"], ["\\\\"]),
-        ("[\\]]", ["]"], ["\\"]),
-        ("[a\\-c]", ["a", "-", "c"], ["b"]),
-        ("[\\^a]", ["^", "a"], ["b"]),
-        ("a]", ["a]"], ["a"]),
-        ("[c-a]", [], ["a", "b", "c", "-"]),
-        ("[^c-a]", ["a", "b", "-", "\n"], ["", "ab"]),
-        ("[a-bd-e]", ["b", "d"], ["c", "X", "-"]),
-        # Malformed for Go: such a pattern matches no name.
-        ("[", [], ["[", ""]),
-        ("[a", [], ["a", "[a"]),
-        ("[]", [], ["[]", ""]),
-        ("[]a]", [], ["]", "a"]),
-        ("[^", [], ["a", "[^"]),
-        ("\\", [], ["\\", ""]),
-        ("a\\", [], ["a", "a\\"]),
-        ("[a\\", [], ["a"]),
-        ("*[", [], ["a[", "a"]),
-        ("[^]", [], ["^", "a"]),
-        ("[-a]", [], ["-", "a"]),
-        ("[a-]", [], ["-", "a"]),
-        ("[a-z-9]", [], ["-", "a", "9"]),
-        ("[a--b]", [], ["a", "-"]),
-        ("[\\d]", ["d"], ["1"]),
-        ("[\\z]", ["z"], ["\\"]),
-        ("[z-ab]", ["b"], ["z", "a", "m"]),
-    ],
-)
-def test_patterns_match_as_gos_filepath_match(pattern: str, matching: list[str], others: list[str]) -> None:
-    match = compile_pattern(pattern)
-
-    assert [name for name in matching if not match(name)] == []
-    assert [name for name in others if match(name)] == []
-
-
-@settings(max_examples=300)
-@given(st.text(alphabet="[]\\*?^ab.&|~") | st.text(), st.text(alphabet="[]^ab.-") | st.text())
-@example("[a--b]", "a")
-def test_any_pattern_compiles_without_a_warning(pattern: str, name: str) -> None:
-    """Python warns of character classes whose meaning may change; the user must not see such a warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert compile_pattern(pattern)(name) in (True, False)
-
-
-@given(st.text())
-def test_an_escaped_name_matches_itself_only(name: str) -> None:
-    match = compile_pattern("".join(f"\\{character}" for character in name))
-
-    assert match(name)
-    assert not match(f"{name}x")
-
-
-# --- folding
-
-
-def offer(folder: Folder, times: int, now: float = 0.0, make: Callable[[], Record] = lambda: error("m", "e")) -> list[bool]:
-    return [folder.offer(make(), now) for _ in range(times)]
-
-
-def test_ten_equal_records_are_written_and_the_others_folded() -> None:
-    assert FOLD_AFTER == 10
-    assert offer(Folder(), 13) == [True] * 10 + [False] * 3
-
-
-def test_records_that_are_not_folded_use_no_memory() -> None:
-    """A driver's messages may be long, and different each time."""
-    folder = Folder()
-    records = [error("m", f"e{number}") for number in range(Folder.KEYS)]
-    references = [sys.getrefcount(record) for record in records]
-
-    assert [folder.offer(record, 0.0) for record in records] == [True] * Folder.KEYS
-    assert [sys.getrefcount(record) for record in records] == references
-
-
-def test_the_end_of_the_window_yields_one_record_with_the_count() -> None:
-    folder = Folder()
-    offer(folder, 17, make=lambda: error("m", "e", ("k", "v")))
-
-    assert folder.due(FOLD_SECONDS - 0.001) == []
-    (folded,) = folder.due(FOLD_SECONDS)
-    assert render_text(folded, BARE) == '"m" err="e" k="v" repeated=7'
-    assert (folded.severity, folded.level, folded.caller) == ("E", 0, CALLER)
-    assert folder.due(FOLD_SECONDS * 2) == []
-
-
-def test_a_summary_has_the_time_at_which_it_is_written() -> None:
-    """The record is a year old here; the summary is written now."""
-    folder = Folder()
-    offer(folder, 11, make=lambda: Record("E", 0, "m", (), None, CALLER, time.time() - 31_536_000))
-
-    assert abs(folder.due(FOLD_SECONDS)[0].wall - time.time()) < 60
-
-
-def test_a_window_with_few_records_ends_without_a_summary() -> None:
-    folder = Folder()
-    offer(folder, FOLD_AFTER)
-
-    assert folder.due(FOLD_SECONDS) == []
-    assert folder.next_due() is None
-
-
-def test_after_the_window_a_record_is_written_again() -> None:
-    folder = Folder()
-    offer(folder, 30)
-    folder.due(FOLD_SECONDS)
-
-    assert offer(folder, 12, FOLD_SECONDS + 1) == [True] * 10 + [False] * 2
-
-
-def test_the_window_begins_with_the_first_record() -> None:
-    """Records that keep coming do not delay the summary."""
-    folder = Folder()
-    for second in range(59):
-        offer(folder, 1, float(second))
-
-    assert [render_text(record, BARE) for record in folder.due(FOLD_SECONDS)] == ['"m" err="e" repeated=49']
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        error("n", "e"),
-        error("m", "f"),
-        error("m", None),
-        error("m", "e", ("k", 1)),
-        Record("W", 0, "m", (), "e", CALLER),
-    ],
-    ids=["message", "err", "no err", "pair", "severity"],
-)
-def test_records_that_differ_are_counted_apart(other: Record) -> None:
-    folder = Folder()
-    offer(folder, 20)
-
-    assert folder.offer(other, 1.0)
-
-
-def test_records_that_differ_in_place_or_time_are_equal() -> None:
-    folder = Folder()
-    offer(folder, FOLD_AFTER)
-
-    assert not folder.offer(Record("E", 0, "m", (), "e", ("/other.py", 1), 0.0), 1.0)
-
-
-def test_each_window_ends_at_its_own_time() -> None:
-    folder = Folder()
-    offer(folder, 11, 0.0)
-    offer(folder, 12, 30.0, lambda: error("n", "e"))
-
-    assert folder.next_due() == 0.0
-    assert [record.message for record in folder.due(60.0)] == ["m"]
-    assert folder.next_due() == 30.0
-    assert [record.message for record in folder.due(90.0)] == ["n"]
-
-
-def test_the_number_of_remembered_records_is_bounded() -> None:
-    """Errors that differ each time, for example by a port number, neither use unbounded memory nor get lost."""
-    folder = Folder()
-    for number in range(Folder.KEYS):
-        offer(folder, 11, make=lambda: error(str(number), None))
-
-    assert offer(folder, 50, make=lambda: error("one more", None)) == [True] * 50
-    assert offer(folder, 1, make=lambda: error("0", None)) == [False]
-    assert len(folder.due(FOLD_SECONDS)) == Folder.KEYS
-    assert offer(folder, 11, make=lambda: error("one more", None)) == [True] * 10 + [False]
