@@ -23,7 +23,7 @@ help:
 	@echo "make attack       latencies and memory while other clients hold connections open and send garbage"
 	@echo "make fuzz         tests of all parsers of foreign input with random examples, EXAMPLES=5000 each"
 	@echo "make soak         200 000 probes with faults mixed in; PROBES='20000 4' for a short run"
-	@echo "make mutate       small faults planted in pure modules, which tests must notice; MODULE=standing for one module"
+	@echo "make mutate       small faults planted in pure modules, which tests must notice; MODULE=probing.standing for one module"
 	@echo "make manifests    builds k8s/ and checks it with Kubernetes' schemas, promtool and yamllint"
 	@echo "make workflows    checks .github/workflows, offline"
 	@echo "make image        builds the image twice, and checks it with hadolint, container-structure-test, dive and syft"
