@@ -32,10 +32,11 @@ hypothesis_settings.load_profile("project")
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Under `make mutate` only the tests of the mutated module run: these must notice its faults, though others reach it."""
-    room = os.environ.get("MUTATED_ROOM")
-    return (
-        room is not None and collection_path.name != f"test_{room}.py"
-    ) or None  # False would collect files that pytest ignores by default
+    module = os.environ.get("MUTATED_MODULE")
+    if module is None:
+        return None  # False would collect files that pytest ignores by default
+    *package, name = module.split(".")
+    return not Path(__file__).parent.joinpath(*package, f"test_{name}.py").is_relative_to(collection_path) or None
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from livenessprobe import UPSTREAM_VERSION, __version__
 from livenessprobe.driver.result import Reason
-from livenessprobe.metrics import UNKNOWN_DRIVER, Metrics, render
+from livenessprobe.metrics import NAMES_MAX, OTHER_DRIVER, UNKNOWN_DRIVER, Metrics, render
 
 START = 1795224575.01
 PLAIN = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores"
@@ -407,3 +407,18 @@ def test_any_request_headers_are_answered(accept: str, accept_encoding: str) -> 
     exposition = Metrics(START).expose(accept, accept_encoding)
 
     assert exposition.headers["Content-Type"].startswith("text/plain; version=0.0.4; charset=utf-8; escaping=")
+
+
+def test_driver_names_make_a_bounded_number_of_labels() -> None:
+    metrics = Metrics()
+    for number in range(100):
+        metrics.name_driver(f"driver-{number}")
+        metrics.operation("/csi.v1.Identity/Probe", "OK", 0.1)
+
+    labels = set(re.findall(r'driver_name="([^"]*)"', metrics.expose().body.decode()))
+
+    assert labels == {*(f"driver-{number}" for number in range(NAMES_MAX)), OTHER_DRIVER}
+    metrics.name_driver("driver-3")  # a known name stays
+    metrics.operation("/csi.v1.Identity/Probe", "OK", 0.1)
+    series = r'\ncsi_sidecar_operations_seconds_count\{driver_name="driver-3".*\} 2\n'
+    assert re.search(series, metrics.expose().body.decode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -10,9 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -20,32 +19,13 @@ import pytest
 
 from livenessprobe.probing import health_file
 from tests.conformance.raw_driver import RawDriver
-from tests.support import ROOT, FakeDriver, Sidecar, eventually, free_port
-
-Start = Callable[..., Sidecar]
+from tests.support import COMMAND, ROOT, FakeDriver, Start, command, eventually, free_port
 
 HEALTHY, USAGE, NOT_CONNECTED, CALL_FAILED, NOT_READY = range(5)
 """The exit codes, as docs/probing.md has them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    code: int
-    out: str
-    err: str
-    seconds: float
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "livenessprobe", "check", *arguments]
-
-
-def check(*arguments: str, prefix: tuple[str, ...] = (), **environ: str) -> Done:
-    started = time.monotonic()
-    done = subprocess.run(
-        [*prefix, *command(*arguments)], cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, timeout=60
-    )
-    return Done(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
+check = functools.partial(command, "check")
 
 
 # --- the driver
@@ -226,9 +206,8 @@ def test_wait_without_a_driver_lasts_as_long_as_its_value(socket_path: str) -> N
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_check_ended_by_a_signal_does_not_exit_with_0(driver: FakeDriver, number: signal.Signals) -> None:
     driver.hang = True
-    process = subprocess.Popen(
-        command(f"--csi-address={driver.path}", "--probe-timeout=30s"), cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
+    words = (*COMMAND, "check", f"--csi-address={driver.path}", "--probe-timeout=30s")
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     eventually(lambda: driver.in_flight == 1)
     process.send_signal(number)
     _, err = process.communicate(timeout=10)

@@ -7,10 +7,7 @@ import json
 import os
 import re
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -25,24 +22,17 @@ from livenessprobe.settings.file import read_settings_file
 from livenessprobe.settings.layers import KEYS
 from livenessprobe.settings.load import load
 from tests.settings.test_deployments import CASES, REFUSED, arguments, dial_and_listen, loaded, platform
-from tests.support import ROOT, FakeDriver, Sidecar
+from tests.support import Done, FakeDriver, Sidecar, command
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def records(self) -> list[object]:
-        """stderr as records, without what differs between two runs: time, process and line."""
-        return [
-            {key: value for key, value in json.loads(line).items() if key != "ts"}
-            if line.startswith("{")
-            else re.sub(r"^[IWEF][0-9]{4} [0-9:.]+ +[0-9]+ [a-z]+\.py:[0-9]+\] ", "", line)
-            for line in self.err.splitlines()
-        ]
+def records(log: str) -> list[object]:
+    """The records of a log, without what differs between two runs: time, process and line."""
+    return [
+        {key: value for key, value in json.loads(line).items() if key != "ts"}
+        if line.startswith("{")
+        else re.sub(r"^[IWEF][0-9]{4} [0-9:.]+ +[0-9]+ [a-z]+\.py:[0-9]+\] ", "", line)
+        for line in log.splitlines()
+    ]
 
 
 # A sink of its own: the test process's sink keeps the stderr of the time when it was imported.
@@ -70,21 +60,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> I
                 patch.setenv(name, text)
             code = cli.main(line)
         out, err = capfd.readouterr()
-        return Done(code, out, err)
+        return Done(code, out, err, 0.0)
 
     yield run
     klog.configure(Options())
-
-
-def processes(*line: str, **environ: str) -> tuple[Done, Done]:
-    """`config` and the sidecar with the same arguments, each as a process that ends by itself."""
-
-    def end(*words: str) -> Done:
-        command = [sys.executable, "-m", "livenessprobe", *words, *line]
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, timeout=30)
-        return Done(done.returncode, done.stdout, done.stderr)
-
-    return end("config"), end()
 
 
 # --- output
@@ -129,11 +108,11 @@ def test_each_deployment_is_described_as_the_table_expects_it(name: str, run: Ca
 
     if name == REFUSED:
         assert (done.code, done.out) == (1, "")
-        assert done.records == run(*line, platform=platform(case), **environ).records
+        assert records(done.err) == records(run(*line, platform=platform(case), **environ).err)
         return
     printed = json.loads(done.out)
     assert done.code == 0
-    assert all("deprecated and has no effect" in record for record in done.records)
+    assert all("deprecated and has no effect" in record for record in records(done.err))
     assert printed == document(loaded(name))
     if "${" not in str(case["expected"]):
         assert (printed["dial"], printed["listen"]) == dial_and_listen(case)
@@ -203,7 +182,7 @@ def test_config_refuses_what_the_sidecar_refuses_with_the_same_words_and_code(
     config, sidecar = run("config", *line, **environ), run(*line, **environ)
 
     assert (config.code, config.out) == (sidecar.code, sidecar.out) == (code, "")
-    assert config.records == sidecar.records != []
+    assert records(config.err) == records(sidecar.err) != []
     assert said in config.err.replace(f"{folder}/", "")
 
 
@@ -231,7 +210,7 @@ def test_warnings_do_not_stop_config_from_printing(run: Callable[..., Done], fol
 
     assert done.code == 0
     assert json.loads(done.out)["settings"]["v"] == {"value": 2, "source": "flag --v"}
-    assert done.records == [
+    assert records(done.err) == [
         r'"Warning: option connection-timeout=\"3s\" is deprecated and has no effect"',
         '"Arguments after the first one that is no flag are not read" unread="more"',
         '"Unknown setting" detail="variable LIVENESSPROBE_TIMEUOT is not a setting; did you mean LIVENESS_PROBE_TIMEOUT?"',
@@ -248,13 +227,10 @@ def test_the_sidecar_says_the_same_of_a_bad_file_and_runs(
     running = sidecar(f"--config={folder}/bad")
     running.await_log("Settings file ignored")
 
-    done = subprocess.run(
-        [sys.executable, "-m", "livenessprobe", "config", *running.arguments], cwd=ROOT, capture_output=True, text=True
-    )
-    records = Done(done.returncode, done.stdout, done.stderr).records
-    assert done.returncode == 0
-    assert len(records) == 1
-    assert records[0] in Done(0, "", running.log()).records
+    done = command("config", *running.arguments)
+    assert done.code == 0
+    (record,) = records(done.err)
+    assert record in records(running.log())
     assert running.get().status == 200
 
 
@@ -271,24 +247,22 @@ def test_the_sidecar_says_the_same_of_a_bad_file_and_runs(
     ],
 )
 def test_as_a_process_it_exits_as_the_sidecar_does(line: list[str], environ: dict[str, str], code: int) -> None:
-    config, sidecar = processes(*line, **environ)
+    config, sidecar = command("config", *line, **environ), command(*line, **environ)
 
     assert (config.code, config.out) == (sidecar.code, sidecar.out) == (code, "")
-    assert config.records == sidecar.records != []
+    assert records(config.err) == records(sidecar.err) != []
 
 
 def test_as_a_process_it_prints_json_alone_on_stdout() -> None:
-    command = [sys.executable, "-m", "livenessprobe", "config", "--csi-address=/a b\N{SNOWMAN}.sock"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    done = command("config", "--csi-address=/a b\N{SNOWMAN}.sock")
 
-    assert json.loads(done.stdout)["dial"] == {"network": "unix", "path": "/a b\N{SNOWMAN}.sock"}
-    assert done.stderr == b""
+    assert json.loads(done.out)["dial"] == {"network": "unix", "path": "/a b\N{SNOWMAN}.sock"}
+    assert (done.code, done.err) == (0, "")
 
 
-def test_a_failed_write_to_stdout_exits_with_1() -> None:
-    with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "livenessprobe", "config"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE
-        )
+@pytest.mark.parametrize("word", ["config", "--version"])
+def test_a_failed_write_to_stdout_exits_with_1_and_without_a_traceback(word: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = command(word, stdout=full)
 
-    assert (done.returncode, done.stderr) == (1, b"")
+    assert (done.code, done.err) == (1, "")

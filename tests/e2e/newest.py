@@ -9,7 +9,7 @@ from tests.e2e import bases, podman
 from tests.e2e.host import ROOT, say
 from tests.e2e.image import CERTIFICATES
 
-LAZY = ("tests/test_imports.py", "tests/test_sidecar.py", "tests/test_check.py", "tests/test_config_command.py")
+LAZY = ("tests/whole", "tests/commands")
 SOURCE = "/src"
 
 

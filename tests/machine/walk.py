@@ -264,7 +264,7 @@ class Walk(Watch):
 
     def _await_file(self, hangup: bool, adopted: Callable[[dict[str, float]], bool]) -> None:
         if hangup:
-            self._process.process.send_signal(signal.SIGHUP)
+            self._process.signal(signal.SIGHUP)
         end = time.monotonic() + 10
         while not adopted(self._process.figures()):
             if time.monotonic() > end + 2 * self._stalls.worst:
@@ -290,7 +290,7 @@ class Walk(Watch):
         self._bad_file = True
 
     def _step_hangup_signal(self) -> None:
-        self._process.process.send_signal(signal.SIGHUP)
+        self._process.signal(signal.SIGHUP)
 
     def _step_end(self, name: str, requests: int, pause: float) -> None:
         """A signal ends the sidecar in whatever state it is; then a new one is started."""
@@ -299,7 +299,7 @@ class Walk(Watch):
             each.sendall(PLAIN)
         time.sleep(pause)
         began = time.monotonic()
-        self._process.process.send_signal(signal.Signals[name])
+        self._process.signal(signal.Signals[name])
         last = [(self._closes(each), time.monotonic() - began) for each in asked]
         if name != "SIGQUIT":
             self._compare_last(last, certain=pause >= ARRIVED)
@@ -350,9 +350,9 @@ class Walk(Watch):
                 self._compare_line(line)
 
     def _step_stopped(self, seconds: float) -> None:
-        self._process.process.send_signal(signal.SIGSTOP)
+        self._process.signal(signal.SIGSTOP)
         time.sleep(seconds)
-        self._process.process.send_signal(signal.SIGCONT)
+        self._process.signal(signal.SIGCONT)
 
     def _step_name(self) -> None:
         """The sidecar must learn the present name of the driver."""

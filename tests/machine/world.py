@@ -124,7 +124,7 @@ class World:
         if self.mount.is_dir():
             os.chmod(self.mount, 0o700)
         if self._frozen:
-            self._process.process.send_signal(signal.SIGCONT)
+            self._process.signal(signal.SIGCONT)
             self._frozen = False
 
     def _clear(self) -> None:
@@ -250,7 +250,7 @@ class World:
 
     def frozen(self) -> Expect:
         self._put_process()
-        self._process.process.send_signal(signal.SIGSTOP)
+        self._process.signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self._process.process.pid, os.WSTOPPED)  # until then some threads may still answer
         self._frozen = True
         return found("deadline", reached=None, wait="timeout")

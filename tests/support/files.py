@@ -11,6 +11,10 @@ Content = str | bytes | Callable[[Path], object]
 """What a file holds: text, bytes, or a function that creates something else at the path."""
 
 
+Mount = Callable[..., "ConfigMap"]
+"""Mounts a ConfigMap with the given content: the fixture `mounted`."""
+
+
 def nothing(_path: Path) -> None:
     """As content: the file does not exist."""
 

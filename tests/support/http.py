@@ -43,6 +43,31 @@ def raw(port: int, data: bytes, timeout: float = 5) -> bytes:
         return received
 
 
+GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
+"""A request without the empty line at its end."""
+METRICS = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def incomplete(port: int) -> socket.socket:
+    """A client that has sent part of its request."""
+    client = socket.create_connection(("127.0.0.1", port), 10)
+    client.sendall(GET)
+    return client
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Whether the server has closed the connection; unread bytes of responses do not count."""
+    client.setblocking(False)
+    try:
+        while client.recv(65_536):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # reset
+    return True
+
+
 _ports = random.Random(os.getpid())
 
 

@@ -10,12 +10,31 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, NamedTuple
 
 from tests.support.common import ROOT, eventually
+from tests.support.files import ConfigMap, Content
 from tests.support.http import Answer, free_port, request
+
+COMMAND = (sys.executable, "-m", "livenessprobe")
+SOON = 15.0
+"""Seconds; far longer than a reload takes, for busy machines."""
+
+# Metrics of the settings file.
+TIMEOUT = "livenessprobe_probe_timeout_seconds"
+GOOD = "livenessprobe_config_last_reload_successful"
+SINCE = "livenessprobe_config_last_reload_success_timestamp_seconds"
+HASH = "livenessprobe_config_hash"
+
+# Flags.
+FRESH = "--connection-reuse=0s"
+"""Each probe dials."""
+AT_ONCE = "--unreachable-grace=0s"
+NEVER = "--interval=1000h"
+"""Probes on a schedule, but within a test only the first probe."""
 
 
 @dataclass(slots=True)
@@ -46,7 +65,7 @@ class Sidecar:
         else:
             stderr = self.stderr
         environ = {name: text for name, text in os.environ.items() if not name.startswith("COV_")} | self.environ
-        command = [*self.prefix, sys.executable, "-m", "livenessprobe", *self.arguments]
+        command = [*self.prefix, *COMMAND, *self.arguments]
         self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stderr=stderr)
         if self._log is not None:
             os.close(stderr)
@@ -73,18 +92,30 @@ class Sidecar:
     def await_name(self) -> None:
         self.await_log('"CSI driver name"')
 
+    def lines(self, text: str) -> list[str]:
+        """The lines of the log that contain `text`."""
+        return [line for line in self.log().splitlines() if text in line]
+
+    def records(self, message: str) -> list[str]:
+        """The text after `message` in each record with that message, in text format."""
+        return [line.partition(f'] "{message}"')[2].lstrip() for line in self.lines(f'] "{message}"')]
+
     def get(self, path: str = "/healthz", method: str = "GET", timeout: float = 40, **headers: str) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
-        try:
+        with self.keep_alive(timeout) as connection:
             return request(connection, path, method, headers)
-        finally:
-            connection.close()
+
+    def keep_alive(self, timeout: float = 20) -> contextlib.closing[http.client.HTTPConnection]:
+        """A connection for several requests, which is opened by the first."""
+        return contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout))
 
     def metric(self, series: str) -> float:
         """The value of one series of /metrics, named as the line has it; 0 if there is none."""
         lines = self.get("/metrics").body.splitlines()
         values = [line.removeprefix(f"{series} ") for line in lines if line.startswith(f"{series} ")]
         return float(values[0]) if values else 0.0
+
+    def await_metric(self, series: str, value: float, seconds: float = SOON) -> None:
+        eventually(lambda: self.metric(series) == value, seconds)
 
     def figures(self) -> dict[str, float]:
         """All series of one scrape of /metrics."""
@@ -102,24 +133,87 @@ class Sidecar:
     def sighup(self) -> None:
         """Send SIGHUP, once the process has installed its handler."""
         self.get("/")
-        self.process.send_signal(signal.SIGHUP)
+        self.signal(signal.SIGHUP)
 
     def write(self, path: Path, text: str) -> None:
         """Replace the settings file at `path`, and make the sidecar read it."""
         path.write_text(text)
         self.sighup()
 
+    def swap(self, config: ConfigMap, content: Content) -> None:
+        """Mount `content`, and wait until it is in force."""
+        before = self.metric(HASH)
+        config.swap(content)
+        eventually(lambda: self.metric(HASH) != before, SOON)
+
+    def read_again(self) -> None:
+        """Have unchanged settings read again; when this returns, all earlier records are in the log."""
+        sentence = "Settings file read again; nothing changed"
+        before = len(self.records(sentence))
+        self.sighup()
+        eventually(lambda: len(self.records(sentence)) > before, SOON)
+
+    def descriptors(self) -> list[str]:
+        """The targets of the sidecar's open descriptors; needs /proc."""
+        folder, found = Path(f"/proc/{self.process.pid}/fd"), []
+        for number in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+                found.append(os.readlink(folder / number))
+        return found
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
     def wait(self, seconds: float = 10.0) -> int:
+        """The exit code of a process that ends by itself."""
         return self.process.wait(seconds)
+
+    def stop(self, seconds: float = 10.0) -> int:
+        """Send SIGTERM; the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait(seconds)
 
     def kill(self) -> None:
         if self.process.poll() is None:
             if sys.platform != "win32":
-                self.process.send_signal(signal.SIGCONT)
+                self.signal(signal.SIGCONT)
             self.process.kill()
         self.process.wait()
         if self._log is not None:
             self._log.unlink(missing_ok=True)
+
+
+Start = Callable[..., Sidecar]
+"""Starts a sidecar: the fixture `sidecar`."""
+
+
+class Done(NamedTuple):
+    """A process that has ended."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+def command(*words: str, prefix: tuple[str, ...] = (), stdout: IO[str] | int = subprocess.PIPE, **environ: str) -> Done:
+    """Run `livenessprobe` with these words until it ends by itself."""
+    started = time.monotonic()
+    options = {"cwd": ROOT, "env": os.environ | environ, "stderr": subprocess.PIPE, "text": True, "timeout": 60}
+    done = subprocess.run([*prefix, *COMMAND, *words], stdout=stdout, **options)
+    return Done(done.returncode, done.stdout or "", done.stderr, time.monotonic() - started)
+
+
+def injected(folder: Path, code: str) -> dict[str, str]:
+    """The environment of a process that runs `code` before anything else."""
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
+def process_status(pid: int, field: str) -> str:
+    """The value of one line of /proc/PID/status."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line.split()[1] for line in lines if line.startswith(f"{field}:"))
 
 
 def with_little_room(process: Sidecar) -> socket.socket:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import os
+import socket
+import struct
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from tests.support import FakeDriver, Sidecar, eventually
+import pytest
 
-Start = Callable[..., Sidecar]
+from tests.support import FakeDriver, Relay, Sidecar, Start, eventually
 
 KUBELET = "kube-probe/1.30"
 
@@ -48,3 +54,145 @@ def test_hang_ups_of_others_shorten_no_request(driver: FakeDriver, sidecar: Star
     answer = process.get(timeout=10, User_Agent=KUBELET)
 
     assert (answer.status, answer.body) == (200, "ok")
+
+
+def test_parallel_requests_share_one_probe_and_one_connection(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+    relay = Relay(str(folder / "relay.sock"), driver.path)
+    process = sidecar(f"--csi-address={folder}/relay.sock")
+    process.await_name()
+    eventually(lambda: relay.open == 0)
+    before, driver.delay = relay.total, 2.0
+
+    with ThreadPoolExecutor(200) as pool:
+        answers = list(pool.map(lambda _: process.get(), range(200)))
+
+    assert {(answer.status, answer.body) for answer in answers} == {(200, "ok")}
+    assert driver.most_in_flight == 1
+    assert relay.total - before == driver.probes
+    assert driver.probes <= 2  # a second probe only for callers that came after the first had ended
+    assert process.metric("livenessprobe_shared_probes_total") >= 198
+    relay.close()
+
+
+def test_a_caller_that_joins_a_hung_probe_has_its_own_timeout(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar()
+    process.await_name()
+    driver.hang = True
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(process.get)
+        time.sleep(2.8)
+        second = pool.submit(process.get)
+
+        assert (first.result().status, first.result().reason) == (500, "deadline")
+        assert first.result().body == "rpc error: code = DeadlineExceeded desc = context deadline exceeded"
+        assert 2.9 < second.result().seconds < 5
+        assert second.result().status == 500
+
+
+def test_a_late_caller_has_its_own_timeout_with_a_driver_that_closes_connections(socket_path: str, sidecar: Start) -> None:
+    """The driver comes back after the first caller's timeout and before the second's."""
+    process = sidecar("--probe-timeout=2s")
+    with socket.socket(socket.AF_UNIX) as closing:
+        closing.bind(socket_path)
+        closing.listen()
+        threading.Thread(target=_accept_and_close, args=(closing,), daemon=True).start()
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(process.get)
+            time.sleep(1.5)
+            second = pool.submit(process.get)
+            assert (first.result().status, first.result().reason) == (500, "protocol_error")
+            closing.shutdown(socket.SHUT_RDWR)
+            os.unlink(socket_path)
+            with FakeDriver(socket_path):
+                assert second.result().status == 200
+
+
+def _accept_and_close(listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            listener.accept()[0].close()
+
+
+def test_a_late_caller_gets_the_response_of_a_driver_that_recovers(driver: FakeDriver, sidecar: Start) -> None:
+    """The second Probe lasts until the deadline of its last caller; several late callers do not shorten it."""
+    process = sidecar("--probe-timeout=6s")
+    process.await_name()
+    driver.hang = True
+    with ThreadPoolExecutor(10) as pool:
+        answers = [pool.submit(process.get)]
+        for _ in range(9):
+            time.sleep(0.5)
+            answers.append(pool.submit(process.get))
+        driver.hang, driver.delay = False, 3.0  # slower than the time that most callers have left, faster than the timeout
+
+        last = answers[-1].result()
+
+    assert (last.status, last.body) == (200, "ok")
+
+
+def test_an_abandoned_probe_delays_no_caller(driver: FakeDriver, sidecar: Start) -> None:
+    """A driver that loses one Probe is healthy for the next caller, however long the timeout."""
+    process = sidecar("--probe-timeout=30s")
+    process.await_name()
+    driver.hang = True
+    with pytest.raises(TimeoutError):
+        process.get(timeout=1)
+    driver.hang = False
+
+    answer = process.get(timeout=5)
+
+    assert (answer.status, answer.body) == (200, "ok")
+    assert driver.probes == 2
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_caller_does_not_join_a_probe_of_a_socket_that_is_gone(
+    driver: FakeDriver, folder: Path, sidecar: Start, replaced: bool
+) -> None:
+    process = sidecar("--unreachable-grace=0s")
+    process.await_name()
+    driver.delay = 1.5
+    with ThreadPoolExecutor(1) as pool, FakeDriver(str(folder / "new.sock")) as new:
+        new.ready = False
+        before = pool.submit(process.get)
+        eventually(lambda: driver.in_flight == 1)
+        if replaced:
+            os.rename(folder / "new.sock", driver.path)
+        else:
+            os.unlink(driver.path)
+
+        after = process.get()
+
+        assert (after.status, after.reason) == (500, "not_ready" if replaced else "socket_missing")
+        assert before.result().status == 200
+
+
+def test_a_caller_that_hangs_up_does_not_end_the_probe_of_others(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar()
+    process.await_name()
+    driver.delay = 1.0
+    with socket.create_connection(("127.0.0.1", process.port)) as impatient:
+        impatient.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nUser-Agent: kube-probe/1.30\r\n\r\n")
+        eventually(lambda: driver.in_flight == 1)
+        with ThreadPoolExecutor(1) as pool:
+            patient = pool.submit(process.get)
+            time.sleep(0.2)
+            impatient.close()
+
+            assert patient.result().status == 200
+    assert driver.probes == 1
+    eventually(lambda: process.metric("livenessprobe_callers_gone_total") == 1)
+    assert "\nE" not in process.log()
+
+
+def test_a_connection_that_is_reset_at_once_makes_no_probe(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar("--connection-reuse=0s")
+    process.await_name()
+    before = driver.probes
+    for _ in range(20):
+        client = socket.create_connection(("127.0.0.1", process.port), 10)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.close()
+    assert process.get().status == 200
+    assert driver.probes - before <= 11  # a request may be read before the reset arrives

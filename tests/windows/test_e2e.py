@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +17,7 @@ if sys.platform != "win32":
 import grpc._cython
 
 from livenessprobe.commands.example_driver import NAME
-from tests.support import ROOT, Sidecar, driver_process, eventually, free_port
-
-Start = Callable[..., Sidecar]
+from tests.support import ROOT, Start, driver_process, eventually, free_port
 
 SOCKET = "C:\\csi\\csi.sock"
 STAND_IN = (Path(grpc._cython.__file__).parent / "afunix.dll").exists()

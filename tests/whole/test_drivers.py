@@ -1,0 +1,487 @@
+"""Drivers in every state and with every fault: what the whole process reports, how soon it notices, how often it dials."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from livenessprobe.driver.result import MESSAGE_MAX
+from tests.conformance.raw_driver import RawDriver
+from tests.machine.drivers import Wire
+from tests.support import FakeDriver, Relay, Start, driver_process, eventually, free_port, request
+
+
+def test_a_connection_serves_for_at_most_a_second(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+    """10 000 requests in a row dial at most once a second."""
+    relay = Relay(str(folder / "relay.sock"), driver.path)
+    process = sidecar(f"--csi-address={folder}/relay.sock")
+    process.await_name()
+    before, started = relay.total, time.monotonic()
+
+    with process.keep_alive() as connection:
+        statuses = {request(connection, "/healthz", "GET", {}).status for _ in range(10_000)}
+
+    assert statuses == {200}
+    assert driver.probes == 10_000
+    assert relay.total - before <= time.monotonic() - started + 1
+    relay.close()
+
+
+def test_at_a_kubelets_pace_each_probe_dials_and_no_connection_stays_open(
+    driver: FakeDriver, folder: Path, sidecar: Start
+) -> None:
+    relay = Relay(str(folder / "relay.sock"), driver.path)
+    process = sidecar(f"--csi-address={folder}/relay.sock")
+    process.await_name()
+    eventually(lambda: relay.open == 0)
+    before = relay.total
+
+    for probes in range(1, 4):
+        assert process.get().status == 200
+        eventually(lambda: relay.open == 0, 2.0)
+        assert relay.total - before == probes
+    relay.close()
+
+
+def test_reuse_of_zero_gives_each_probe_its_own_connection(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+    relay = Relay(str(folder / "relay.sock"), driver.path)
+    process = sidecar(f"--csi-address={folder}/relay.sock", "--connection-reuse=0s")
+    process.await_name()
+    eventually(lambda: relay.open == 0)
+    before = relay.total
+
+    for _ in range(10):
+        assert process.get().status == 200
+
+    assert relay.total - before == 10
+    relay.close()
+
+
+def test_with_a_grace_of_zero_a_killed_driver_fails_at_once_with_the_reason(socket_path: str, sidecar: Start) -> None:
+    process = sidecar("--unreachable-grace=0s")
+    with driver_process(socket_path) as driver:
+        eventually(lambda: process.get().status == 200)
+        driver.kill()
+        driver.wait()
+
+        answers = [process.get() for _ in range(5)]
+
+    assert {(answer.status, answer.reason) for answer in answers} == {(500, "refused")}
+    assert answers[0].body == f"nobody listens on {socket_path}: the driver is down or starting"
+    assert min(answer.seconds for answer in answers) < 0.1
+
+
+@pytest.mark.parametrize("away", [0.3, 1.2])
+def test_a_driver_that_starts_during_a_probe_is_reported_at_once(socket_path: str, sidecar: Start, away: float) -> None:
+    """The sidecar does not wait for gRPC's back-off."""
+    took = []
+    for _ in range(3):  # the best of three counts, since a shared machine may be slow for a moment
+        process, driver = sidecar(), FakeDriver(socket_path)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(lambda: (process.get(), time.monotonic()))
+            time.sleep(away)
+            driver.start()
+            back = time.monotonic()
+            answer, answered = asked.result()
+        driver.stop()
+        assert (answer.status, answer.body) == (200, "ok")
+        took.append(answered - back)
+    assert min(took) < 0.25
+
+
+def test_by_default_an_unreachable_driver_is_reported_at_the_timeout(sidecar: Start, socket_path: str) -> None:
+    """As patient as upstream, so that the kubelet does not kill a driver that starts late any sooner."""
+    process = sidecar("--probe-timeout=1s")
+
+    answer = process.get()
+
+    assert (answer.status, answer.reason) == (500, "socket_missing")
+    assert answer.body == f"{socket_path} does not exist: the driver is not running, or its folder is not mounted here"
+    assert 0.95 < answer.seconds < 5
+    process.await_log('"Failed to establish connection to CSI driver" err="context deadline exceeded"')
+    assert (
+        process.metric(
+            'csi_sidecar_operations_seconds_count{driver_name="unknown-driver",grpc_status_code="Unavailable",'
+            'method_name="/csi.v1.Identity/Probe"}'
+        )
+        == 1
+    )
+    assert process.metric('livenessprobe_probe_failures_total{reason="socket_missing"}') == 1
+    assert process.metric("livenessprobe_driver_up") == 0
+
+
+def test_a_driver_that_refuses_is_dialled_ten_times_a_second(socket_path: str, sidecar: Start) -> None:
+    """The probe path is no method of CSI, so the sidecar does not ask for the name, and only probes dial."""
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(socket_path)
+        process = sidecar("--probe-timeout=10s", "--unreachable-grace=1s", "--probe-path=/a.B/C")
+        before = process.metric("livenessprobe_driver_connections_total")
+
+        assert process.get().reason == "refused"
+
+        dials = process.metric("livenessprobe_driver_connections_total") - before
+    assert 5 <= dials <= 13
+
+
+def test_a_kubelet_with_upstreams_example_settings_does_not_kill_a_driver_that_starts_after_20_s(
+    socket_path: str, sidecar: Start
+) -> None:
+    """initialDelaySeconds 10, timeoutSeconds 3, periodSeconds 2, failureThreshold 5 (upstream's README)."""
+    started = time.monotonic()
+    process = sidecar()
+    driver = FakeDriver(socket_path)
+    timer = threading.Timer(20 - (time.monotonic() - started), driver.start)
+    timer.start()
+    failures = 0
+    time.sleep(max(0, started + 10 - time.monotonic()))
+    next_tick = time.monotonic()
+    while time.monotonic() < started + 24:
+        try:
+            healthy = process.get(timeout=3).status == 200
+        except OSError:
+            healthy = False
+        failures = 0 if healthy else failures + 1
+        assert failures < 5, f"killed after {time.monotonic() - started:.1f}s"
+        # The kubelet's ticker drops the ticks that it is late for.
+        next_tick = max(next_tick + 2, time.monotonic())
+        time.sleep(max(0, next_tick - time.monotonic()))
+    timer.join()
+    assert failures == 0
+    driver.stop()
+
+
+def test_a_restarted_driver_is_healthy_at_the_next_request(socket_path: str, sidecar: Start) -> None:
+    """In 20 restarts the next request is a 200 each time."""
+    process = sidecar()
+    for _ in range(20):
+        with driver_process(socket_path) as driver:
+            answers = [process.get(), process.get()]
+            assert [answer.status for answer in answers] == [200, 200], answers
+            driver.kill()
+            driver.wait()
+
+
+def test_a_stopped_driver_fails_at_the_timeout_and_recovers(socket_path: str, sidecar: Start) -> None:
+    process = sidecar("--probe-timeout=1s")
+    with driver_process(socket_path) as driver:
+        eventually(lambda: process.get().status == 200)
+        driver.send_signal(signal.SIGSTOP)
+
+        answer = process.get()
+
+        assert (answer.status, answer.reason) == (500, "deadline")
+        assert 0.9 < answer.seconds < 2.5  # not the 3 s of the default
+        driver.send_signal(signal.SIGCONT)
+        assert process.get().status == 200
+
+
+def test_a_removed_socket_is_noticed_by_the_next_request(driver: FakeDriver, sidecar: Start) -> None:
+    """Upstream issue 68: a live connection does not hide that the socket is gone."""
+    process = sidecar("--unreachable-grace=0s")
+    assert process.get().status == 200
+    os.unlink(driver.path)
+
+    answer = process.get()
+
+    assert (answer.status, answer.reason) == (500, "socket_missing")
+
+
+def test_a_replaced_socket_is_noticed_by_the_next_request(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+    process = sidecar()
+    assert process.get().status == 200
+    with FakeDriver(str(folder / "new.sock"), name="new.csi.test") as new:
+        new.ready = False
+        os.rename(folder / "new.sock", driver.path)
+
+        assert process.get().body == "driver responded but is not ready"
+        process.await_log('"CSI driver name" driver="new.csi.test"')
+
+
+def test_a_hung_dial_is_repeated_when_the_socket_is_replaced(socket_path: str, folder: Path, sidecar: Start) -> None:
+    """A stopped driver still holds the old socket when a new driver puts its own in place."""
+    process = sidecar("--probe-timeout=10s")
+    with socket.socket(socket.AF_UNIX) as stopped, ThreadPoolExecutor(1) as pool:
+        stopped.bind(socket_path)
+        stopped.listen()
+        answer = pool.submit(process.get)
+        with stopped.accept()[0], FakeDriver(str(folder / "new.sock")):
+            os.rename(folder / "new.sock", socket_path)
+            assert answer.result(5).status == 200
+
+
+def test_a_call_refused_on_a_reused_connection_is_repeated(socket_path: str, sidecar: Start) -> None:
+    """REFUSED_STREAM on a reused connection says that the driver did not process the call."""
+    driver = RawDriver({"listen": f"unix:{socket_path}", "calls_per_connection": 1})
+    process = sidecar()
+    process.await_name()
+    assert {process.get().status for _ in range(20)} == {200}
+    assert len(driver.seen().calls) > 21  # some were refused
+    driver.stop()
+
+
+def test_a_timeout_above_20_s_counts_for_a_silent_server(socket_path: str, sidecar: Start) -> None:
+    """gRPC on its own would give up connecting after 20 s."""
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(socket_path)
+        silent.listen()
+        process = sidecar("--probe-timeout=27s")
+
+        answer = process.get()
+
+    assert (answer.status, answer.reason) == (500, "deadline")
+    assert 26.8 < answer.seconds < 32
+
+
+def test_health_is_served_before_the_driver_exists_and_never_waits_for_its_name(driver: FakeDriver, sidecar: Start) -> None:
+    """A driver that does not tell its name is still probed, and the process goes on."""
+    driver.name_status = (grpc.StatusCode.INTERNAL, "no name today")
+    process = sidecar()
+
+    assert process.get().status == 200
+    process.await_log('"Failed to get CSI driver name" err="rpc error: code = Internal desc = no name today"')
+    assert (
+        process.metric(
+            'csi_sidecar_operations_seconds_count{driver_name="unknown-driver",grpc_status_code="OK",'
+            'method_name="/csi.v1.Identity/Probe"}'
+        )
+        >= 1
+    )
+    driver.name_status = None
+    process.await_log('"CSI driver name" driver="fake.csi.test"')
+    assert process.log().startswith("I") and "ServeMux listening" in process.log().splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        ((grpc.StatusCode.UNIMPLEMENTED, "no"), "unimplemented"),
+        ((grpc.StatusCode.UNAVAILABLE, "backend gone"), "driver_error"),
+        ((grpc.StatusCode.PERMISSION_DENIED, "no"), "driver_error"),
+        ((grpc.StatusCode.DEADLINE_EXCEEDED, "mine"), "driver_error"),
+    ],
+)
+def test_a_drivers_error_is_in_the_body_and_has_a_reason(
+    driver: FakeDriver, sidecar: Start, status: tuple[grpc.StatusCode, str], reason: str
+) -> None:
+    driver.status = status
+    process = sidecar()
+
+    answer = process.get()
+
+    code = status[0].name.title().replace("_", "")
+    assert (answer.status, answer.reason) == (500, reason)
+    assert answer.body == f"rpc error: code = {code} desc = {status[1]}"
+    assert process.metric(f'livenessprobe_probe_failures_total{{reason="{reason}"}}') == 1
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ({"rst": 2}, "protocol_error"),
+        ({"rst": 7}, "protocol_error"),
+        ({"body_hex": "", "end_without_trailers": True}, "protocol_error"),
+        ({"body_hex": "00" * (4 << 20)}, "protocol_error"),
+        (
+            {"trailers_only": [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "x")]},
+            "protocol_error",
+        ),
+        ({"close": True}, "connection_lost"),
+        ({"ready": True, "close_after_data": True}, "connection_lost"),
+    ],
+)
+def test_a_status_made_by_grpc_is_not_a_driver_error(
+    socket_path: str, sidecar: Start, behaviour: dict[str, object], reason: str
+) -> None:
+    driver = RawDriver({"listen": f"unix:{socket_path}", "probe": behaviour})
+    process = sidecar("--probe-timeout=5s")
+
+    answer = process.get()
+
+    assert (answer.status, answer.reason) == (500, reason)
+    driver.stop()
+
+
+def test_a_path_that_is_no_stream_socket_has_a_reason(socket_path: str, folder: Path, sidecar: Start) -> None:
+    process = sidecar("--unreachable-grace=0s")
+    Path(socket_path).touch()
+    assert process.get().reason == "not_a_socket"
+    os.unlink(socket_path)
+    os.mkdir(socket_path)
+    assert process.get().body == f"{socket_path} is a folder, not a socket: the driver listens elsewhere"
+    os.rmdir(socket_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(socket_path)
+        assert process.get().reason == "not_a_socket"
+
+
+@pytest.mark.parametrize(
+    ("greeting", "sentence"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "answers in HTTP/1, not gRPC"),
+        (b"garbage garbage garbage\n" * 3, "does not speak gRPC"),
+        (b"", "closes every connection without a word of gRPC"),
+    ],
+)
+def test_a_server_that_does_not_speak_grpc_is_a_protocol_error(
+    socket_path: str, sidecar: Start, greeting: bytes, sentence: str
+) -> None:
+    process = sidecar("--unreachable-grace=0s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(socket_path)
+        listener.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.sendall(greeting)
+                    if greeting:
+                        connection.recv(4096)
+
+        threading.Thread(target=serve, daemon=True).start()
+        answer = process.get()
+        listener.shutdown(socket.SHUT_RDWR)
+    assert (answer.status, answer.reason) == (500, "protocol_error")
+    assert sentence in answer.body
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a socket of another user needs root to make")
+def test_a_socket_without_permission_has_a_reason(driver: FakeDriver, sidecar: Start) -> None:
+    """As in a container that runs as root without capabilities, next to a driver of another user."""
+    os.chmod(driver.path, 0o600)
+    os.chown(driver.path, 65534, 65534)
+    process = sidecar("--unreachable-grace=0s", prefix=("setpriv", "--bounding-set=-all", "--inh-caps=-all"))
+
+    answer = process.get()
+
+    assert (answer.status, answer.reason) == (500, "permission_denied")
+    assert answer.body == f"{driver.path}: permission denied: run as the driver's user or as root"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting needs root")
+def test_a_mounted_socket_file_is_reported_as_stale(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+    """`docker run -v …/csi.sock:/csi/csi.sock` mounts the file, so a restarted driver's new socket is never seen."""
+    mount = 'touch "$1" && mount --bind "$0" "$1" && shift && exec "$@"'
+    target = str(folder / "mounted socket")
+    if subprocess.run(["unshare", "-m", "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("unshare --mount is not permitted here")
+    process = sidecar(
+        f"--csi-address={target}",
+        "--unreachable-grace=0s",
+        prefix=("unshare", "-m", "sh", "-c", mount, driver.path, target),
+    )
+    assert process.get().status == 200
+    driver.stop()
+    driver.start()
+
+    answer = process.get()
+
+    assert (answer.status, answer.reason) == (500, "stale_mount")
+    assert "mount the folder, not the file" in answer.body
+
+
+def test_proxies_are_never_used(driver: FakeDriver, sidecar: Start) -> None:
+    driver.stop()
+    port = free_port()
+    with FakeDriver(f"127.0.0.1:{port}"):
+        proxies = {name: "http://127.0.0.1:1" for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTPS_PROXY")}
+        process = sidecar(f"--csi-address=tcp://localhost:{port}", environ=proxies)
+        assert process.get().status == 200
+
+
+@pytest.mark.parametrize("name", ["n" * 10_000, "n\x1b[31m" * 2000, "n\n\x1b[31m" * 2000])
+def test_a_name_of_10_kb_is_cut_in_log_and_label(driver: FakeDriver, sidecar: Start, name: str) -> None:
+    driver.name = name
+    process = sidecar()
+    process.await_name()
+
+    assert process.get().status == 200
+    assert len(process.log()) < 4000
+    assert max(map(len, process.get("/metrics").body.splitlines())) < 400
+
+
+def test_a_message_of_300_kb_is_cut(driver: FakeDriver, sidecar: Start) -> None:
+    driver.status = (grpc.StatusCode.INTERNAL, "m" * 300_000)
+    process = sidecar()
+
+    answer = process.get()
+
+    assert (answer.status, answer.reason) == (500, "driver_error")
+    assert answer.body.endswith("mmm… (cut)".encode().decode("latin-1")) or answer.body.endswith("mmm… (cut)")
+    assert MESSAGE_MAX < len(answer.body) < MESSAGE_MAX + 200
+
+
+def test_a_compressed_response_beyond_grpcs_limit_is_a_protocol_error(socket_path: str, sidecar: Start) -> None:
+    """
+    A response that is too large without compression counts the same: it is not the driver's own error, which would
+    count as alive.
+    """
+    driver = Wire(socket_path)
+    driver.probe = {"headers": [("grpc-encoding", "gzip")], "flag": 1, "body_hex": gzip.compress(bytes(6 << 20)).hex()}
+    process = sidecar()
+
+    answer = process.get()
+    driver.close()
+
+    assert (answer.status, answer.reason) == (500, "protocol_error")
+
+
+def test_a_driver_that_closes_every_connection_is_dialled_at_a_limited_rate(socket_path: str, sidecar: Start) -> None:
+    accepted = 0
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(socket_path)
+    listener.listen(1000)
+
+    def close_each() -> None:
+        nonlocal accepted
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                accepted += 1
+                client.close()
+
+    threading.Thread(target=close_each, daemon=True).start()
+    process = sidecar("--unreachable-grace=0s", "--connection-reuse=0s")
+    began, before = time.monotonic(), accepted
+    with ThreadPoolExecutor(8) as pool:
+        reasons = {answer.reason for answer in pool.map(lambda _: process.get(), range(200))}
+    rate = (accepted - before) / (time.monotonic() - began)
+    listener.close()
+
+    assert reasons == {"protocol_error"}
+    # Dials are at least 50 ms apart; the name request and the probes share that limit.
+    assert rate < 25, rate
+
+
+def test_a_driver_that_ends_each_connection_after_its_response_is_dialled_at_a_limited_rate(
+    socket_path: str, sidecar: Start
+) -> None:
+    driver = Wire(socket_path)
+    driver.probe = {"ready": None, "goaway_then_answer": 0}
+    process = sidecar()
+    process.await_name()
+
+    before, began = process.metric("livenessprobe_driver_connections_total"), time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        answers = {answer.status for answer in pool.map(lambda _: process.get(), range(200))}
+    dialled = process.metric("livenessprobe_driver_connections_total") - before
+    seconds = time.monotonic() - began
+    driver.close()
+
+    assert answers == {200}
+    assert dialled < 25 * seconds + 2
