@@ -33,15 +33,12 @@ from livenessprobe.driver.result import (
     unreachable,
 )
 from livenessprobe.klog import log as klog
-from livenessprobe.klog.format import Options, render_text
+from livenessprobe.klog.format import Options
 from livenessprobe.metrics import Metrics
 from livenessprobe.probing.prober import STOOD_STILL_SECONDS, Prober
 from livenessprobe.probing.schedule import MARGIN
 from livenessprobe.probing.standing import Standing
-from livenessprobe.settings import command_line
-from livenessprobe.settings.layers import overlay
-from livenessprobe.settings.load import load
-from livenessprobe.settings.model import Settings
+from tests.values import make_settings
 from tests.virtual import loop, virtual
 
 DAY = 86_400.0
@@ -98,11 +95,6 @@ class Driver:
         finally:
             self.in_flight -= 1
             self.ended.append(loop().time())
-
-
-def make_settings(**values: str) -> Settings:
-    given_flags = command_line.parse([f"--{key.replace('_', '-')}={value}" for key, value in values.items()]).values()
-    return load(given_flags, {}, platform="linux", merger=overlay).settings
 
 
 def make(driver: Driver, **values: str) -> Prober:
@@ -812,14 +804,6 @@ async def test_the_name_is_asked_for_again_when_the_driver_has_been_away() -> No
 
 
 # --- what is logged
-
-
-@pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every record as "SEVERITY message", without time, process and source; nothing is folded."""
-    bare, lines = Options(skip_headers=True), list[str]()
-    monkeypatch.setattr(klog._sink, "put", lambda record: lines.append(f"{record.severity} {render_text(record, bare)}"))
-    return lines
 
 
 @virtual

@@ -1,5 +1,7 @@
 """Test doubles on real sockets, and what all tests share."""
 
+# ruff: noqa: F401
+
 from tests.support.common import ROOT, eventually, not_on_windows, plain
 from tests.support.driver import FakeDriver, Relay, driver_process
 from tests.support.files import ConfigMap, Content, Mount, nothing
@@ -23,42 +25,3 @@ from tests.support.sidecar import (
     process_status,
     with_little_room,
 )
-
-__all__ = [
-    "AT_ONCE",
-    "COMMAND",
-    "FRESH",
-    "GET",
-    "GOOD",
-    "HASH",
-    "METRICS",
-    "NEVER",
-    "ROOT",
-    "SINCE",
-    "SOON",
-    "TIMEOUT",
-    "Answer",
-    "ConfigMap",
-    "Content",
-    "Done",
-    "FakeDriver",
-    "Mount",
-    "Relay",
-    "Sidecar",
-    "Start",
-    "command",
-    "driver_process",
-    "eventually",
-    "free_port",
-    "incomplete",
-    "injected",
-    "is_closed",
-    "never_reading",
-    "not_on_windows",
-    "nothing",
-    "plain",
-    "process_status",
-    "raw",
-    "request",
-    "with_little_room",
-]
