@@ -5,17 +5,9 @@
 from tests.support.common import ROOT, eventually, not_on_windows, plain
 from tests.support.driver import FakeDriver, Relay, driver_process
 from tests.support.files import ConfigMap, Content, Mount, nothing
-from tests.support.http import GET, METRICS, Answer, free_port, incomplete, is_closed, raw, request
+from tests.support.http import Answer, free_port, incomplete, is_closed, raw, request
 from tests.support.sidecar import (
-    AT_ONCE,
     COMMAND,
-    FRESH,
-    GOOD,
-    HASH,
-    NEVER,
-    SINCE,
-    SOON,
-    TIMEOUT,
     Done,
     Sidecar,
     Start,

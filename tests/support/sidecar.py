@@ -18,23 +18,9 @@ from typing import IO, NamedTuple
 from tests.support.common import ROOT, eventually
 from tests.support.files import ConfigMap, Content
 from tests.support.http import Answer, free_port, request
+from tests.support.names import HASH, SOON
 
 COMMAND = (sys.executable, "-m", "livenessprobe")
-SOON = 15.0
-"""Seconds; far longer than a reload takes, for busy machines."""
-
-# Metrics of the settings file.
-TIMEOUT = "livenessprobe_probe_timeout_seconds"
-GOOD = "livenessprobe_config_last_reload_successful"
-SINCE = "livenessprobe_config_last_reload_success_timestamp_seconds"
-HASH = "livenessprobe_config_hash"
-
-# Flags.
-FRESH = "--connection-reuse=0s"
-"""Each probe dials."""
-AT_ONCE = "--unreachable-grace=0s"
-NEVER = "--interval=1000h"
-"""Probes on a schedule, but within a test only the first probe."""
 
 
 @dataclass(slots=True)

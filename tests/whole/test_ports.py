@@ -14,18 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import (
-    GET,
-    METRICS,
-    FakeDriver,
-    Sidecar,
-    Start,
-    eventually,
-    incomplete,
-    is_closed,
-    never_reading,
-    with_little_room,
-)
+from tests.support import FakeDriver, Sidecar, Start, eventually, incomplete, is_closed, never_reading, with_little_room
+from tests.support.names import GET, METRICS
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.support import GET, FakeDriver, Start, eventually, process_status, raw
+from tests.support import FakeDriver, Start, eventually, process_status, raw
+from tests.support.names import GET
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/livez?verbose", "/nope"])
