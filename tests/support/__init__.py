@@ -16,4 +16,5 @@ from tests.support.sidecar import (
     never_reading,
     process_status,
     with_little_room,
+    without_faults,
 )

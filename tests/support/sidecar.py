@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from tests.support.common import ROOT, eventually
+from tests.support.driver import FakeDriver
 from tests.support.files import ConfigMap, Content
 from tests.support.http import Answer, free_port, request
 from tests.support.names import HASH, SOON
@@ -188,6 +190,16 @@ def command(*words: str, prefix: tuple[str, ...] = (), stdout: IO[str] | int = s
     options = {"cwd": ROOT, "env": os.environ | environ, "stderr": subprocess.PIPE, "text": True, "timeout": 60}
     done = subprocess.run([*prefix, *COMMAND, *words], stdout=stdout, **options)
     return Done(done.returncode, done.stdout or "", done.stderr, time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def without_faults(driver: FakeDriver, *arguments: str) -> Iterator[Sidecar]:
+    """A sidecar for many tests, whose log must show no fault of its own at the end."""
+    process = Sidecar((f"--csi-address={driver.path}", *arguments))
+    yield process
+    log = process.log()
+    process.kill()
+    assert not re.search("Traceback|inside the sidecar|Error in ASGI", log), log
 
 
 def injected(folder: Path, code: str) -> dict[str, str]:
