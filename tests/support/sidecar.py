@@ -118,6 +118,20 @@ class Sidecar:
                 names.append((task / "comm").read_text(encoding="utf-8").strip())
         return names
 
+    def await_idle(self, seconds: float = 20) -> None:
+        """Wait until the sidecar has slept for 0.3 s, so has done what it can; needs /proc."""
+
+        def sleeps() -> bool:
+            state, used = self._state_and_cpu()
+            time.sleep(0.3)
+            return state == "S" and self._state_and_cpu() == (state, used)
+
+        eventually(sleeps, seconds)
+
+    def _state_and_cpu(self) -> tuple[str, list[str]]:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
+        return fields[0], fields[11:13]
+
     def sighup(self) -> None:
         """Send SIGHUP, once the process has installed its handler."""
         self.get("/")
