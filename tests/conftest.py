@@ -1,4 +1,4 @@
-"""Fixtures: a scripted driver on a real socket, the sidecar as a process, a clean environment."""
+"""Fixtures: a scripted driver on a real socket, the sidecar as a process, what is logged, a clean environment."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import pytest
 from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 
-from livenessprobe.settings import command_line
-from livenessprobe.settings.load import load
-from livenessprobe.settings.model import Settings
+from livenessprobe.klog import log
+from livenessprobe.klog.format import Options, render_text
 from tests.support import FakeDriver, Sidecar
 
 # Machines are shared and noisy: a slow example is not a failure.  `make fuzz` asks for more examples.
@@ -96,11 +95,8 @@ def sidecar(socket_path: str) -> Iterator[Callable[..., Sidecar]]:
 
 
 @pytest.fixture
-def make_settings() -> Callable[..., Settings]:
-    """Settings from flags given as keywords: `make_settings(probe_timeout="1s")`."""
-
-    def make(**values: str) -> Settings:
-        given = command_line.parse([f"--{key.replace('_', '-')}={value}" for key, value in values.items()]).values()
-        return load(given, {}, platform="linux").settings
-
-    return make
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every record as "SEVERITY message", without time, process and source; nothing is folded."""
+    bare, lines = Options(skip_headers=True), list[str]()
+    monkeypatch.setattr(log._sink, "put", lambda record: lines.append(f"{record.severity} {render_text(record, bare)}"))
+    return lines

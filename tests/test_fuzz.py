@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from livenessprobe.csi import csi_pb2
 from livenessprobe.csi.grpc_health_pb2 import HealthCheckResponse
 from livenessprobe.driver.methods import HEALTH_CHECK
-from tests.support import FakeDriver, Sidecar, eventually
+from tests.support import FakeDriver, Sidecar, eventually, without_faults
 
 TOKENS = st.sampled_from(
     [
@@ -60,24 +60,17 @@ def parrot() -> Iterator[Parrot]:
         yield driver
 
 
-def started(parrot: Parrot, *arguments: str) -> Iterator[Sidecar]:
-    process = Sidecar((f"--csi-address={parrot.path}", *arguments))
-    yield process
-    log = process.log()
-    process.kill()
-    assert "Traceback" not in log
-    assert "inside the sidecar" not in log
-
-
 @pytest.fixture(scope="module")
 def process(parrot: Parrot) -> Iterator[Sidecar]:
-    yield from started(parrot)
+    with without_faults(parrot) as process:
+        yield process
 
 
 @pytest.fixture(scope="module")
 def health_checker(parrot: Parrot) -> Iterator[Sidecar]:
     parrot.methods[HEALTH_CHECK] = parrot._ready
-    yield from started(parrot, f"--probe-path={HEALTH_CHECK}")
+    with without_faults(parrot, f"--probe-path={HEALTH_CHECK}") as process:
+        yield process
 
 
 @settings(max_examples=settings.default.max_examples // 2)

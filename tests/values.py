@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from livenessprobe import gotext
 from livenessprobe.settings import flags
 from livenessprobe.settings.file import FileContent, fingerprint
-from livenessprobe.settings.layers import KEYS, PREFIX, Layer, Raw, merge
+from livenessprobe.settings.layers import KEYS, PREFIX, Layer, Raw, merge, overlay
 from livenessprobe.settings.load import NO_FILE, load, with_file
-from livenessprobe.settings.model import Loaded
+from livenessprobe.settings.model import Loaded, Settings
 
 Texts = Mapping[str, str]
 """Values by key, as a flag would have them."""
@@ -93,6 +93,11 @@ def load_all(
     if file is None:
         return load_layer()
     return with_file(load_layer(), FileContent(path, file, fingerprint=fingerprint(file)), load_layer)
+
+
+def make_settings(**texts: str) -> Settings:
+    """Settings from values by key: `make_settings(probe_timeout="1s")`."""
+    return load_all(as_flags(texts), merger=overlay).settings
 
 
 def as_flags(texts: Texts) -> dict[str, str]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
-from collections.abc import Coroutine
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 
 class _Jump(selectors.DefaultSelector):
@@ -40,10 +39,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.now += seconds
 
 
-def live(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` in virtual time, and return its result."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(main)
+def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A decorator: the test runs in virtual time."""
+
+    @functools.wraps(test)
+    def run(*arguments: object, **values: object) -> None:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(test(*arguments, **values))
+
+    return run
 
 
 def loop() -> VirtualLoop:

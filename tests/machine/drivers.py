@@ -14,18 +14,7 @@ from typing import Any
 
 import hpack
 
-from tests.conformance.raw_driver import (
-    ACK,
-    DATA,
-    END_STREAM,
-    GOAWAY,
-    HEADERS,
-    PING,
-    PREFACE,
-    SETTINGS,
-    answer,
-    frame,
-)
+from tests.conformance.raw_driver import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, answer, frame
 from tests.support import ROOT, FakeDriver
 
 Behaviour = Mapping[str, Any]

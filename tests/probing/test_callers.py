@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 
 from livenessprobe.metrics import Metrics
-from livenessprobe.probing import callers
 from livenessprobe.probing.callers import CLIENTS_MAX, FORGET_SECONDS, Callers, Client, KubeletTimeouts
 from livenessprobe.probing.standing import Standing
 
@@ -84,11 +83,10 @@ def test_a_bounded_number_of_clients_is_remembered() -> None:
 class Watched:
     """`Callers` with a clock that is set by hand, in front of a prober with a probe timeout of 5 s."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.records = 0.0, list[dict[str, str]]()
+    def __init__(self, logged: list[str]) -> None:
+        self.now, self.records = 0.0, logged
         self.metrics = Metrics(0.0)
         self.done = asyncio.Event()
-        monkeypatch.setattr(callers, "log", SimpleNamespace(warning=lambda _, **pairs: self.records.append(pairs)))
         prober = SimpleNamespace(check=self._answer, settings=SimpleNamespace(probe_timeout=5.0))
         self.callers = Callers(prober, self.metrics, lambda: self.now)  # type: ignore[arg-type]
 
@@ -116,8 +114,8 @@ class Watched:
         )
 
 
-async def test_hang_ups_are_counted_and_one_record_names_both_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    watched = Watched(monkeypatch)
+async def test_hang_ups_are_counted_and_one_record_names_both_timeouts(logged: list[str]) -> None:
+    watched = Watched(logged)
     await watched.ask(KUBELET, 4.0, hangs_up=False)
     assert watched.seen() == (0, 0, 0)
     await watched.ask(CURL, 0.25, hangs_up=True)
@@ -130,5 +128,5 @@ async def test_hang_ups_are_counted_and_one_record_names_both_timeouts(monkeypat
     assert watched.seen() == (4, 1.25, 1)
     await watched.ask(("10.0.0.3", *OTHER_NODE[1:]), 1.0, hangs_up=True)
     assert watched.seen() == (5, 1.0, 1)
-    advice = "set timeoutSeconds of the liveness probe above --probe-timeout"
-    assert watched.records == [{"waited": "1.2s", "probeTimeout": "5s", "advice": advice}]
+    (record,) = logged
+    assert 'waited="1.2s" probeTimeout="5s" advice="set timeoutSeconds of the liveness probe above' in record

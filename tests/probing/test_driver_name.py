@@ -16,7 +16,7 @@ from livenessprobe.driver.methods import HEALTH_CHECK, PROBE
 from livenessprobe.driver.result import NO_TIME, READY, Reason
 from livenessprobe.metrics import Metrics
 from livenessprobe.probing.driver_name import NAME_MAX, DriverName, shown
-from tests.virtual import live, loop
+from tests.virtual import loop, virtual
 
 
 class Driver:
@@ -54,76 +54,70 @@ def calls(metrics: Metrics) -> set[str]:
     }
 
 
-def test_the_name_is_asked_for_until_it_is_told_and_again_when_it_may_have_changed() -> None:
-    async def main() -> None:
-        failed = PluginInfo("", "rpc error", "Unavailable")
-        driver = Driver(None, failed, named("one"), named("one"), named("two\n"))
-        changed: list[str] = []
-        metrics, began = Metrics(0.0), loop().time()
-        name = DriverName(
-            driver,  # type: ignore[arg-type]
-            PROBE,
-            metrics,
-            lambda: changed.append(name.text),
-        )
-        name.probe_timeout = 15
-        running = asyncio.create_task(name.run())
-        assert name.text == "unknown-driver"
-        await asyncio.sleep(60)
-        # At once, after 0.1 s and after 0.2 s more, with the larger timeout.
-        assert [(round(at - began, 6), timeout) for at, timeout in driver.asked] == [(0, 15), (0.1, 15), (0.55, 15)]
-        assert (name.text, changed) == ("one", ["one"])
+@virtual
+async def test_the_name_is_asked_for_until_it_is_told_and_again_when_it_may_have_changed() -> None:
+    failed = PluginInfo("", "rpc error", "Unavailable")
+    driver = Driver(None, failed, named("one"), named("one"), named("two\n"))
+    changed: list[str] = []
+    metrics, began = Metrics(0.0), loop().time()
+    name = DriverName(
+        driver,  # type: ignore[arg-type]
+        PROBE,
+        metrics,
+        lambda: changed.append(name.text),
+    )
+    name.probe_timeout = 15
+    running = asyncio.create_task(name.run())
+    assert name.text == "unknown-driver"
+    await asyncio.sleep(60)
+    # At once, after 0.1 s and after 0.2 s more, with the larger timeout.
+    assert [(round(at - began, 6), timeout) for at, timeout in driver.asked] == [(0, 15), (0.1, 15), (0.55, 15)]
+    assert (name.text, changed) == ("one", ["one"])
 
-        reached = Found(READY, connected=True, socket=driver.socket)
-        name.probed(reached)
-        await asyncio.sleep(60)
-        assert len(driver.asked) == 3  # on the same socket
-        name.probed(Found(NO_TIME))
-        await asyncio.sleep(60)
-        assert len(driver.asked) == 3  # it is away
-        name.probed(reached)
-        await asyncio.sleep(60)
-        assert (name.text, changed) == ("one", ["one"])
-        driver.socket = (1, 2, 3)
-        name.probed(reached._replace(socket=driver.socket))
-        await asyncio.sleep(60)
-        assert (name.text, changed, driver.answers) == ("two?", ["one", "two?"], [])
-        running.cancel()
+    reached = Found(READY, connected=True, socket=driver.socket)
+    name.probed(reached)
+    await asyncio.sleep(60)
+    assert len(driver.asked) == 3  # on the same socket
+    name.probed(Found(NO_TIME))
+    await asyncio.sleep(60)
+    assert len(driver.asked) == 3  # it is away
+    name.probed(reached)
+    await asyncio.sleep(60)
+    assert (name.text, changed) == ("one", ["one"])
+    driver.socket = (1, 2, 3)
+    name.probed(reached._replace(socket=driver.socket))
+    await asyncio.sleep(60)
+    assert (name.text, changed, driver.answers) == ("two?", ["one", "two?"], [])
+    running.cancel()
 
-        method = 'method_name="/csi.v1.Identity/GetPluginInfo"'
-        assert calls(metrics) == {
-            f'driver_name="unknown-driver",grpc_status_code="Unavailable",{method}',
-            f'driver_name="unknown-driver",grpc_status_code="OK",{method}',
-            f'driver_name="one",grpc_status_code="OK",{method}',
-        }
-        metrics.operation("P", "OK", 1.0)
-        assert 'driver_name="two?",grpc_status_code="OK",method_name="P"' in calls(metrics)
-
-    live(main())
+    method = 'method_name="/csi.v1.Identity/GetPluginInfo"'
+    assert calls(metrics) == {
+        f'driver_name="unknown-driver",grpc_status_code="Unavailable",{method}',
+        f'driver_name="unknown-driver",grpc_status_code="OK",{method}',
+        f'driver_name="one",grpc_status_code="OK",{method}',
+    }
+    metrics.operation("P", "OK", 1.0)
+    assert 'driver_name="two?",grpc_status_code="OK",method_name="P"' in calls(metrics)
 
 
-def test_a_probe_that_reaches_the_driver_ends_the_pause() -> None:
-    async def main() -> None:
-        driver = Driver(*[None] * 8, named("d"))
-        began, name = loop().time(), DriverName(driver, PROBE, Metrics(0.0), lambda: None)  # type: ignore[arg-type]
-        running = asyncio.create_task(name.run())
-        await asyncio.sleep(4.6)
-        assert [round(at - began, 6) for at, _ in driver.asked] == [0, 0.1, 0.3, 0.7, 1.5, 2.5, 3.5, 4.5]
-        name.probed(Found(READY, connected=True, socket=driver.socket))
-        await asyncio.sleep(0.5)
-        assert name.text == "d"
-        running.cancel()
-
-    live(main())
+@virtual
+async def test_a_probe_that_reaches_the_driver_ends_the_pause() -> None:
+    driver = Driver(*[None] * 8, named("d"))
+    began, name = loop().time(), DriverName(driver, PROBE, Metrics(0.0), lambda: None)  # type: ignore[arg-type]
+    running = asyncio.create_task(name.run())
+    await asyncio.sleep(4.6)
+    assert [round(at - began, 6) for at, _ in driver.asked] == [0, 0.1, 0.3, 0.7, 1.5, 2.5, 3.5, 4.5]
+    name.probed(Found(READY, connected=True, socket=driver.socket))
+    await asyncio.sleep(0.5)
+    assert name.text == "d"
+    running.cancel()
 
 
-def test_a_service_that_is_no_csi_driver_is_not_asked() -> None:
-    async def main() -> None:
-        driver = Driver()
-        await DriverName(driver, HEALTH_CHECK, Metrics(0.0), lambda: None).run()  # type: ignore[arg-type]
-        assert driver.asked == []
-
-    live(main())
+@virtual
+async def test_a_service_that_is_no_csi_driver_is_not_asked() -> None:
+    driver = Driver()
+    await DriverName(driver, HEALTH_CHECK, Metrics(0.0), lambda: None).run()  # type: ignore[arg-type]
+    assert driver.asked == []
 
 
 @given(st.text())

@@ -33,16 +33,13 @@ from livenessprobe.driver.result import (
     unreachable,
 )
 from livenessprobe.klog import log as klog
-from livenessprobe.klog.format import Options, render_text
+from livenessprobe.klog.format import Options
 from livenessprobe.metrics import Metrics
 from livenessprobe.probing.prober import STOOD_STILL_SECONDS, Prober
 from livenessprobe.probing.schedule import MARGIN
 from livenessprobe.probing.standing import Standing
-from livenessprobe.settings import command_line
-from livenessprobe.settings.layers import overlay
-from livenessprobe.settings.load import load
-from livenessprobe.settings.model import Settings
-from tests.virtual import live, loop
+from tests.values import make_settings
+from tests.virtual import loop, virtual
 
 DAY = 86_400.0
 REFUSED = unreachable(Reason.REFUSED, "nobody listens", timed_out=True)
@@ -100,11 +97,6 @@ class Driver:
             self.ended.append(loop().time())
 
 
-def make_settings(**values: str) -> Settings:
-    given_flags = command_line.parse([f"--{key.replace('_', '-')}={value}" for key, value in values.items()]).values()
-    return load(given_flags, {}, platform="linux", merger=overlay).settings
-
-
 def make(driver: Driver, **values: str) -> Prober:
     return Prober(driver, make_settings(**values), Metrics(0.0))  # type: ignore[arg-type]
 
@@ -153,20 +145,17 @@ async def timed(answer: Coroutine[object, None, Standing], later: float = 0.0) -
         (60.0, 45.0),
     ],
 )
-def test_a_day_of_scheduled_probes_begins_each_at_its_time(interval: float, timeout: float) -> None:
+@virtual
+async def test_a_day_of_scheduled_probes_begins_each_at_its_time(interval: float, timeout: float) -> None:
     chance = random.Random(interval + timeout)
     lasts = [chance.uniform(0, 2 * interval) for _ in range(int(DAY / interval) + 2)]
     driver = Driver()
     remaining = iter(lasts)
     driver.script = lambda: (next(remaining), READY)
 
-    async def day() -> tuple[float, Prober]:
-        began, prober = loop().time(), make(driver, interval=f"{interval}s", probe_timeout=f"{timeout}s")
-        async with by_itself(prober):
-            await asyncio.sleep(DAY)
-        return began, prober
-
-    start, prober = live(day())
+    start, prober = loop().time(), make(driver, interval=f"{interval}s", probe_timeout=f"{timeout}s")
+    async with by_itself(prober):
+        await asyncio.sleep(DAY)
     began, ended = driver.began, driver.ended
 
     assert began[0] == start
@@ -196,16 +185,14 @@ def test_a_day_of_scheduled_probes_begins_each_at_its_time(interval: float, time
     assert metric(prober, operations + 'method_name="/csi.v1.Identity/Probe"}') == len(done) - late
 
 
-def test_probers_that_start_together_spread_over_the_interval() -> None:
+@virtual
+async def test_probers_that_start_together_spread_over_the_interval() -> None:
     drivers = [Driver() for _ in range(40)]
 
-    async def minute() -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            for driver in drivers:
-                await stack.enter_async_context(by_itself(make(driver, interval="10s")))
-            await asyncio.sleep(60)
-
-    live(minute())
+    async with contextlib.AsyncExitStack() as stack:
+        for driver in drivers:
+            await stack.enter_async_context(by_itself(make(driver, interval="10s")))
+        await asyncio.sleep(60)
     gaps = sorted(driver.began[1] - driver.began[0] for driver in drivers)
     assert all(0 < gap <= 10 for gap in gaps)
     assert len(set(gaps)) == 40
@@ -215,7 +202,10 @@ def test_probers_that_start_together_spread_over_the_interval() -> None:
 
 @pytest.mark.parametrize("thresholds", [(1, 1), (3, 1), (3, 2)])
 @pytest.mark.parametrize("seed", range(3))
-def test_an_hour_of_flapping_changes_the_report_once_per_long_enough_run(seed: int, thresholds: tuple[int, int]) -> None:
+@virtual
+async def test_an_hour_of_flapping_changes_the_report_once_per_long_enough_run(
+    seed: int, thresholds: tuple[int, int]
+) -> None:
     """The driver fails 30 % of its probes at random."""
     failure, success = thresholds
     chance, signs = random.Random(seed), []
@@ -227,13 +217,9 @@ def test_an_hour_of_flapping_changes_the_report_once_per_long_enough_run(seed: i
 
     driver.script = flap
 
-    async def hour() -> Prober:
-        prober = make(driver, interval="10s", failure_threshold=str(failure), success_threshold=str(success))
-        async with by_itself(prober):
-            await asyncio.sleep(3600)
-        return prober
-
-    prober = live(hour())
+    prober = make(driver, interval="10s", failure_threshold=str(failure), success_threshold=str(success))
+    async with by_itself(prober):
+        await asyncio.sleep(3600)
     long_enough = [kind for kind, run in itertools.groupby(signs) if len(list(run)) >= (success if kind == "+" else failure)]
     kinds = [kind for kind, _ in itertools.groupby([signs[0], *long_enough])]
     assert len(signs) in (360, 361)
@@ -247,7 +233,10 @@ def test_an_hour_of_flapping_changes_the_report_once_per_long_enough_run(seed: i
 
 @pytest.mark.parametrize("failure", [1, 3])
 @pytest.mark.parametrize("answers_in", [0.0, 2.5])
-def test_a_driver_that_dies_is_reported_within_threshold_times_interval_and_timeout(failure: int, answers_in: float) -> None:
+@virtual
+async def test_a_driver_that_dies_is_reported_within_threshold_times_interval_and_timeout(
+    failure: int, answers_in: float
+) -> None:
     async def die(after: float) -> float:
         driver = Driver(answers_in)
         prober = make(driver, interval="10s", probe_timeout="3s", failure_threshold=str(failure))
@@ -261,493 +250,434 @@ def test_a_driver_that_dies_is_reported_within_threshold_times_interval_and_time
                 prober.changed.clear()
             return loop().time() - died
 
-    async def deaths() -> list[float]:
-        return [await die(quarter / 4) for quarter in range(80)]
-
-    assert max(live(deaths())) <= failure * 10 + 3 + 1e-6
+    assert max([await die(quarter / 4) for quarter in range(80)]) <= failure * 10 + 3 + 1e-6
 
 
 # --- the last report
 
 
-def test_a_fresh_report_is_returned_at_once_without_a_probe() -> None:
-    async def main() -> None:
-        driver = Driver()
-        prober = make(driver, interval="10s", probe_timeout="3s")
-        async with by_itself(prober):
-            await asyncio.sleep(1)
-            for result in (READY, BROKEN, NOT_READY):
-                driver.result = result
-                await asyncio.sleep(10.5)
-                seen = (len(driver.questions), driver.looks)
-                for _ in range(1000):
-                    standing = at_once(prober.check())
-                    assert standing is prober.standing
-                assert standing.ready.report == result
-                assert (len(driver.questions), driver.looks) == seen
-        assert metric(prober, "livenessprobe_shared_probes_total") == 0
-
-    live(main())
+@virtual
+async def test_a_fresh_report_is_returned_at_once_without_a_probe() -> None:
+    driver = Driver()
+    prober = make(driver, interval="10s", probe_timeout="3s")
+    async with by_itself(prober):
+        await asyncio.sleep(1)
+        for result in (READY, BROKEN, NOT_READY):
+            driver.result = result
+            await asyncio.sleep(10.5)
+            seen = (len(driver.questions), driver.looks)
+            for _ in range(1000):
+                standing = at_once(prober.check())
+                assert standing is prober.standing
+            assert standing.ready.report == result
+            assert (len(driver.questions), driver.looks) == seen
+    assert metric(prober, "livenessprobe_shared_probes_total") == 0
 
 
-def test_before_the_first_report_a_request_waits_for_it() -> None:
-    async def main() -> None:
-        driver = Driver(2)
-        prober = make(driver, interval="10s", probe_timeout="3s")
-        async with by_itself(prober):
-            await asyncio.sleep(0.5)
-            assert await timed(prober.check()) == (1.5, None)
-        assert len(driver.questions) == 1
-
-    live(main())
+@virtual
+async def test_before_the_first_report_a_request_waits_for_it() -> None:
+    driver = Driver(2)
+    prober = make(driver, interval="10s", probe_timeout="3s")
+    async with by_itself(prober):
+        await asyncio.sleep(0.5)
+        assert await timed(prober.check()) == (1.5, None)
+    assert len(driver.questions) == 1
 
 
 @pytest.mark.parametrize("result", [READY, BROKEN, NOT_READY])
 @pytest.mark.parametrize("before", [READY, BROKEN])
-def test_a_report_that_is_too_old_makes_a_request_probe_for_itself(before: ProbeResult, result: ProbeResult) -> None:
+@virtual
+async def test_a_report_that_is_too_old_makes_a_request_probe_for_itself(before: ProbeResult, result: ProbeResult) -> None:
     """The process stood still.  The answer is the result of a new probe, not the old report or a complaint about its age."""
-
-    async def main() -> None:
-        driver = Driver(0.0, before)
-        prober = make(driver, interval="10s", probe_timeout="3s")
-        async with by_itself(prober):
-            await asyncio.sleep(25)
-            assert at_once(prober.check()).ready.report == before
-            seen, driver.result, driver.seconds = len(driver.questions), result, 0.5
-            loop().stall(120)
-            assert await timed(prober.check()) == (0.5, result.reason)
-            # The probe that was due meanwhile is the same probe, and missed probes are left out.
-            assert len(driver.questions) == seen + 1
-            assert at_once(prober.check()).ready.report == result
-            await asyncio.sleep(100)
-        assert len(driver.questions) == seen + 1 + 10
-        assert driver.most_in_flight == 1
-        on_grid = [began for place, began in enumerate(driver.began) if place not in (0, seen)]
-        for began in on_grid:
-            assert (began - on_grid[0]) / 10 == pytest.approx(round((began - on_grid[0]) / 10), abs=1e-6)
-
-    live(main())
+    driver = Driver(0.0, before)
+    prober = make(driver, interval="10s", probe_timeout="3s")
+    async with by_itself(prober):
+        await asyncio.sleep(25)
+        assert at_once(prober.check()).ready.report == before
+        seen, driver.result, driver.seconds = len(driver.questions), result, 0.5
+        loop().stall(120)
+        assert await timed(prober.check()) == (0.5, result.reason)
+        # The probe that was due meanwhile is the same probe, and missed probes are left out.
+        assert len(driver.questions) == seen + 1
+        assert at_once(prober.check()).ready.report == result
+        await asyncio.sleep(100)
+    assert len(driver.questions) == seen + 1 + 10
+    assert driver.most_in_flight == 1
+    on_grid = [began for place, began in enumerate(driver.began) if place not in (0, seen)]
+    for began in on_grid:
+        assert (began - on_grid[0]) / 10 == pytest.approx(round((began - on_grid[0]) / 10), abs=1e-6)
 
 
 @pytest.mark.parametrize(("age", "probes"), [(10.0, 0), (13.0 + MARGIN, 0), (13.001 + MARGIN, 1), (1e6, 1)])
-def test_a_report_lasts_for_the_interval_the_timeout_and_a_margin(age: float, probes: int) -> None:
-    async def main() -> None:
-        driver = Driver()
-        prober = make(driver, interval="10s", probe_timeout="3s")
-        await prober.check()
-        loop().now = prober.standing.at + age
-        await prober.check()
-        assert len(driver.questions) == 1 + probes
-
-    live(main())
+@virtual
+async def test_a_report_lasts_for_the_interval_the_timeout_and_a_margin(age: float, probes: int) -> None:
+    driver = Driver()
+    prober = make(driver, interval="10s", probe_timeout="3s")
+    await prober.check()
+    loop().now = prober.standing.at + age
+    await prober.check()
+    assert len(driver.questions) == 1 + probes
 
 
-def test_after_a_stall_a_hung_driver_is_a_failure_at_the_timeout() -> None:
-    async def main() -> None:
-        driver = Driver()
-        prober = make(driver, interval="10s", probe_timeout="3s")
-        async with by_itself(prober):
-            await asyncio.sleep(25)
-            driver.seconds = FOREVER
-            loop().stall(1000)
-            assert await timed(prober.check()) == (3.0, Reason.DEADLINE)
-        assert driver.most_in_flight == 1
-
-    live(main())
+@virtual
+async def test_after_a_stall_a_hung_driver_is_a_failure_at_the_timeout() -> None:
+    driver = Driver()
+    prober = make(driver, interval="10s", probe_timeout="3s")
+    async with by_itself(prober):
+        await asyncio.sleep(25)
+        driver.seconds = FOREVER
+        loop().stall(1000)
+        assert await timed(prober.check()) == (3.0, Reason.DEADLINE)
+    assert driver.most_in_flight == 1
 
 
-def test_after_a_stall_one_failure_below_the_threshold_keeps_the_report() -> None:
-    async def main() -> None:
-        driver = Driver()
-        prober = make(driver, interval="10s", probe_timeout="3s", failure_threshold="3")
-        async with by_itself(prober):
-            await asyncio.sleep(25)
-            driver.seconds = FOREVER
-            loop().stall(1000)
-            assert await timed(prober.check()) == (3.0, None)
-            assert prober.standing.ready.failures == 1
-            await asyncio.sleep(25)
-            assert at_once(prober.check()).ready.report == CALL_TIMED_OUT
-
-    live(main())
+@virtual
+async def test_after_a_stall_one_failure_below_the_threshold_keeps_the_report() -> None:
+    driver = Driver()
+    prober = make(driver, interval="10s", probe_timeout="3s", failure_threshold="3")
+    async with by_itself(prober):
+        await asyncio.sleep(25)
+        driver.seconds = FOREVER
+        loop().stall(1000)
+        assert await timed(prober.check()) == (3.0, None)
+        assert prober.standing.ready.failures == 1
+        await asyncio.sleep(25)
+        assert at_once(prober.check()).ready.report == CALL_TIMED_OUT
 
 
 # --- changed settings
 
 
-def test_a_changed_interval_starts_a_new_schedule_at_once() -> None:
-    async def main() -> None:
-        driver = Driver()
-        prober = make(driver)
-        async with by_itself(prober):
-            await asyncio.sleep(100)
-            assert driver.questions == []  # 0s: nothing happens by itself
+@virtual
+async def test_a_changed_interval_starts_a_new_schedule_at_once() -> None:
+    driver = Driver()
+    prober = make(driver)
+    async with by_itself(prober):
+        await asyncio.sleep(100)
+        assert driver.questions == []  # 0s: nothing happens by itself
 
-            changed = loop().time()
-            prober.adopt(make_settings(interval="10s"))
-            await asyncio.sleep(95)
-            slow = driver.began[:]
-            assert slow[0] == changed
-            # Ten or eleven probes, depending on the phase.
-            assert [round(later - earlier, 6) for earlier, later in itertools.pairwise(slow[1:])] == [10] * (len(slow) - 2)
-            assert len(slow) in (10, 11)
+        changed = loop().time()
+        prober.adopt(make_settings(interval="10s"))
+        await asyncio.sleep(95)
+        slow = driver.began[:]
+        assert slow[0] == changed
+        # Ten or eleven probes, depending on the phase.
+        assert [round(later - earlier, 6) for earlier, later in itertools.pairwise(slow[1:])] == [10] * (len(slow) - 2)
+        assert len(slow) in (10, 11)
 
-            changed = loop().time()
-            prober.adopt(make_settings(interval="1s"))
-            await asyncio.sleep(20)
-            fast = driver.began[len(slow) :]
-            assert fast[0] == changed
-            assert [round(later - earlier, 6) for earlier, later in itertools.pairwise(fast[1:])] == [1] * (len(fast) - 2)
-            assert len(fast) in (20, 21)
+        changed = loop().time()
+        prober.adopt(make_settings(interval="1s"))
+        await asyncio.sleep(20)
+        fast = driver.began[len(slow) :]
+        assert fast[0] == changed
+        assert [round(later - earlier, 6) for earlier, later in itertools.pairwise(fast[1:])] == [1] * (len(fast) - 2)
+        assert len(fast) in (20, 21)
 
-            prober.adopt(make_settings(interval="0s"))
-            await asyncio.sleep(1000)
-            assert len(driver.questions) == len(slow) + len(fast)
+        prober.adopt(make_settings(interval="0s"))
+        await asyncio.sleep(1000)
+        assert len(driver.questions) == len(slow) + len(fast)
 
-            await prober.check()  # and now a request probes again, though a report is there
-            assert len(driver.questions) == len(slow) + len(fast) + 1
-        assert driver.most_in_flight == 1
-
-    live(main())
+        await prober.check()  # and now a request probes again, though a report is there
+        assert len(driver.questions) == len(slow) + len(fast) + 1
+    assert driver.most_in_flight == 1
 
 
 @pytest.mark.parametrize("other", ["1s", "0s", "1h"])
-def test_an_interval_changed_during_a_probe_counts_after_it(other: str) -> None:
-    async def main() -> None:
-        driver = Driver(2.0)
-        prober = make(driver, interval="10s")
-        async with by_itself(prober):
-            began = loop().time()
-            await asyncio.sleep(1)
-            prober.adopt(make_settings(interval=other))
-            await asyncio.sleep(1.5)
-            assert driver.ended == [began + 2]
-            assert driver.began == ([began] if other == "0s" else [began, began + 2])
-        assert driver.most_in_flight == 1
-
-    live(main())
+@virtual
+async def test_an_interval_changed_during_a_probe_counts_after_it(other: str) -> None:
+    driver = Driver(2.0)
+    prober = make(driver, interval="10s")
+    async with by_itself(prober):
+        began = loop().time()
+        await asyncio.sleep(1)
+        prober.adopt(make_settings(interval=other))
+        await asyncio.sleep(1.5)
+        assert driver.ended == [began + 2]
+        assert driver.began == ([began] if other == "0s" else [began, began + 2])
+    assert driver.most_in_flight == 1
 
 
-def test_other_settings_do_not_change_the_schedule() -> None:
-    async def main() -> None:
-        driver = Driver()
-        prober = make(driver, interval="10s", probe_timeout="3s")
-        async with by_itself(prober):
-            for second in range(200):
-                await asyncio.sleep(1.37)
-                prober.adopt(make_settings(interval="10s", probe_timeout=f"{3 + second % 2}s"))
-        gaps = [later - earlier for earlier, later in itertools.pairwise(driver.began)]
-        assert gaps[1:] == pytest.approx([10.0] * (len(gaps) - 1), abs=1e-6)
-        assert gaps[0] <= 10
-        assert len(gaps) in (27, 28)  # 274 seconds
-        assert {round(seconds, 6) for seconds in driver.seconds_given} == {3, 4}
-
-    live(main())
+@virtual
+async def test_other_settings_do_not_change_the_schedule() -> None:
+    driver = Driver()
+    prober = make(driver, interval="10s", probe_timeout="3s")
+    async with by_itself(prober):
+        for second in range(200):
+            await asyncio.sleep(1.37)
+            prober.adopt(make_settings(interval="10s", probe_timeout=f"{3 + second % 2}s"))
+    gaps = [later - earlier for earlier, later in itertools.pairwise(driver.began)]
+    assert gaps[1:] == pytest.approx([10.0] * (len(gaps) - 1), abs=1e-6)
+    assert gaps[0] <= 10
+    assert len(gaps) in (27, 28)  # 274 seconds
+    assert {round(seconds, 6) for seconds in driver.seconds_given} == {3, 4}
 
 
-def test_an_interval_changed_and_changed_back_does_not_change_the_schedule() -> None:
-    async def main() -> None:
-        driver = Driver()
-        prober = make(driver, interval="10s")
-        async with by_itself(prober):
-            await asyncio.sleep(15)
-            prober.adopt(make_settings(interval="1s"))
-            prober.adopt(make_settings(interval="10s"))
-            await asyncio.sleep(15)
-        gaps = [later - earlier for earlier, later in itertools.pairwise(driver.began)]
-        assert gaps[1:] == pytest.approx([10.0] * (len(gaps) - 1), abs=1e-6)
-
-    live(main())
+@virtual
+async def test_an_interval_changed_and_changed_back_does_not_change_the_schedule() -> None:
+    driver = Driver()
+    prober = make(driver, interval="10s")
+    async with by_itself(prober):
+        await asyncio.sleep(15)
+        prober.adopt(make_settings(interval="1s"))
+        prober.adopt(make_settings(interval="10s"))
+        await asyncio.sleep(15)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(driver.began)]
+    assert gaps[1:] == pytest.approx([10.0] * (len(gaps) - 1), abs=1e-6)
 
 
-def test_changed_thresholds_keep_the_counts() -> None:
-    async def main() -> None:
-        driver = Driver()
-        prober = make(driver, failure_threshold="9")
+@virtual
+async def test_changed_thresholds_keep_the_counts() -> None:
+    driver = Driver()
+    prober = make(driver, failure_threshold="9")
 
-        async def ask(result: ProbeResult) -> bool | None:
-            driver.result = result
-            return (await prober.check()).ready.stands
+    async def ask(result: ProbeResult) -> bool | None:
+        driver.result = result
+        return (await prober.check()).ready.stands
 
-        assert await ask(READY) is True
-        assert [await ask(BROKEN) for _ in range(4)] == [True] * 4
-        prober.adopt(make_settings(failure_threshold="5", success_threshold="3"))
-        assert prober.standing.ready.stands is True  # settings alone change no report
-        assert prober.standing.ready.failures == 4
-        assert await ask(BROKEN) is False
-        assert [await ask(READY) for _ in range(2)] == [False, False]
-        prober.adopt(make_settings(failure_threshold="5", success_threshold="4"))
-        assert await ask(READY) is False
-        assert await ask(READY) is True
-
-    live(main())
+    assert await ask(READY) is True
+    assert [await ask(BROKEN) for _ in range(4)] == [True] * 4
+    prober.adopt(make_settings(failure_threshold="5", success_threshold="3"))
+    assert prober.standing.ready.stands is True  # settings alone change no report
+    assert prober.standing.ready.failures == 4
+    assert await ask(BROKEN) is False
+    assert [await ask(READY) for _ in range(2)] == [False, False]
+    prober.adopt(make_settings(failure_threshold="5", success_threshold="4"))
+    assert await ask(READY) is False
+    assert await ask(READY) is True
 
 
-def test_each_probe_and_each_change_of_settings_is_a_change() -> None:
-    async def main() -> None:
-        prober = make(Driver())
+@virtual
+async def test_each_probe_and_each_change_of_settings_is_a_change() -> None:
+    prober = make(Driver())
 
-        def changed() -> bool:
-            was_set = prober.changed.is_set()
-            prober.changed.clear()
-            return was_set
+    def changed() -> bool:
+        was_set = prober.changed.is_set()
+        prober.changed.clear()
+        return was_set
 
-        changed()
-        assert not changed()
-        await prober.check()
-        assert changed()
-        prober.adopt(make_settings(failure_threshold="2"))
-        assert changed()
-        prober.driver_name._named("csi.example.com")
-        assert changed()
-        assert not changed()
-
-    live(main())
+    changed()
+    assert not changed()
+    await prober.check()
+    assert changed()
+    prober.adopt(make_settings(failure_threshold="2"))
+    assert changed()
+    prober.driver_name._named("csi.example.com")
+    assert changed()
+    assert not changed()
 
 
-def test_for_how_long_the_driver_is_asked_follows_the_settings_and_what_is_asked_stays() -> None:
-    async def main() -> None:
-        driver = Driver()
-        prober = make(driver, probe_timeout="3s", probe_path="/grpc.health.v1.Health/Check", health_service="x")
-        await prober.check()
-        prober.adopt(make_settings(probe_timeout="9s", unreachable_grace="4s", connection_reuse="7s"))
-        assert driver.dialer.reuse == 7
-        await prober.check()
-        (first, second), began = driver.questions, driver.began
-        assert (first.deadline - began[0], first.redial_until - began[0]) == (3, 3)
-        assert (second.deadline - began[1], second.redial_until - began[1]) == (9, 4)
-        assert {question[2:4] for question in driver.questions} == {("/grpc.health.v1.Health/Check", "x")}
-
-    live(main())
+@virtual
+async def test_for_how_long_the_driver_is_asked_follows_the_settings_and_what_is_asked_stays() -> None:
+    driver = Driver()
+    prober = make(driver, probe_timeout="3s", probe_path="/grpc.health.v1.Health/Check", health_service="x")
+    await prober.check()
+    prober.adopt(make_settings(probe_timeout="9s", unreachable_grace="4s", connection_reuse="7s"))
+    assert driver.dialer.reuse == 7
+    await prober.check()
+    (first, second), began = driver.questions, driver.began
+    assert (first.deadline - began[0], first.redial_until - began[0]) == (3, 3)
+    assert (second.deadline - began[1], second.redial_until - began[1]) == (9, 4)
+    assert {question[2:4] for question in driver.questions} == {("/grpc.health.v1.Health/Check", "x")}
 
 
 # --- a probe for each request
 
 
-def test_without_an_interval_each_request_probes() -> None:
-    async def main() -> None:
-        driver = Driver(0.1)
-        prober = make(driver)
-        async with by_itself(prober):
-            for asked in range(1, 21):
-                driver.result = READY if asked % 2 else BROKEN
-                assert await timed(prober.check()) == (0.1, driver.result.reason)
-                assert len(driver.questions) == asked
-
-    live(main())
+@virtual
+async def test_without_an_interval_each_request_probes() -> None:
+    driver = Driver(0.1)
+    prober = make(driver)
+    async with by_itself(prober):
+        for asked in range(1, 21):
+            driver.result = READY if asked % 2 else BROKEN
+            assert await timed(prober.check()) == (0.1, driver.result.reason)
+            assert len(driver.questions) == asked
 
 
-def test_ended_probes_use_no_memory() -> None:
+@virtual
+async def test_ended_probes_use_no_memory() -> None:
     """Otherwise a sidecar would grow over months."""
     prober = make(Driver())
 
-    async def asked() -> None:
-        for _ in range(3):
-            await prober.check()
-        await asyncio.sleep(0)
-        assert not prober._flights
-
-    live(asked())
+    for _ in range(3):
+        await prober.check()
+    await asyncio.sleep(0)
+    assert not prober._flights
 
 
-def test_parallel_requests_share_one_probe() -> None:
-    async def main() -> None:
-        driver = Driver(1.0)
-        prober = make(driver)
-        answers = await asyncio.gather(*(timed(prober.check(), later / 10) for later in range(10)))
-        assert answers == [(round(1 - later / 10, 6), None) for later in range(10)]
-        assert len(driver.questions) == 1
-        assert metric(prober, "livenessprobe_shared_probes_total") == 9
-
-    live(main())
+@virtual
+async def test_parallel_requests_share_one_probe() -> None:
+    driver = Driver(1.0)
+    prober = make(driver)
+    answers = await asyncio.gather(*(timed(prober.check(), later / 10) for later in range(10)))
+    assert answers == [(round(1 - later / 10, 6), None) for later in range(10)]
+    assert len(driver.questions) == 1
+    assert metric(prober, "livenessprobe_shared_probes_total") == 9
 
 
-def test_a_caller_that_joins_a_hung_probe_has_its_own_timeout() -> None:
-    async def main() -> None:
-        driver = Driver(FOREVER)
-        prober = make(driver, probe_timeout="3s")
-        answers = await asyncio.gather(timed(prober.check()), timed(prober.check(), 2))
-        assert answers == [(3.0, Reason.DEADLINE), (3.0, Reason.DEADLINE)]
-        assert driver.seconds_given == [3, 2]
-        assert driver.most_in_flight == 1
-
-    live(main())
+@virtual
+async def test_a_caller_that_joins_a_hung_probe_has_its_own_timeout() -> None:
+    driver = Driver(FOREVER)
+    prober = make(driver, probe_timeout="3s")
+    answers = await asyncio.gather(timed(prober.check()), timed(prober.check(), 2))
+    assert answers == [(3.0, Reason.DEADLINE), (3.0, Reason.DEADLINE)]
+    assert driver.seconds_given == [3, 2]
+    assert driver.most_in_flight == 1
 
 
-def test_a_second_probe_lasts_until_the_last_callers_deadline() -> None:
-    async def main() -> None:
-        driver = Driver()
-        script = iter([FOREVER, 1.5])
-        driver.script = lambda: (next(script), READY)
-        prober = make(driver, probe_timeout="3s")
-        answers = await asyncio.gather(*(timed(prober.check(), later) for later in range(3)))
-        assert answers == [(3.0, Reason.DEADLINE), (3.0, Reason.DEADLINE), (2.5, None)]
-
-    live(main())
+@virtual
+async def test_a_second_probe_lasts_until_the_last_callers_deadline() -> None:
+    driver = Driver()
+    script = iter([FOREVER, 1.5])
+    driver.script = lambda: (next(script), READY)
+    prober = make(driver, probe_timeout="3s")
+    answers = await asyncio.gather(*(timed(prober.check(), later) for later in range(3)))
+    assert answers == [(3.0, Reason.DEADLINE), (3.0, Reason.DEADLINE), (2.5, None)]
 
 
-def test_an_abandoned_probe_goes_on_and_delays_no_caller() -> None:
-    async def main() -> None:
-        driver = Driver(FOREVER)
-        prober = make(driver, probe_timeout="30s")
-        callers = [asyncio.create_task(prober.check()) for _ in range(3)]
-        await asyncio.sleep(1)
-        for caller in callers[:2]:
-            caller.cancel()
-        await asyncio.sleep(1)
-        assert driver.in_flight == 1  # the third caller still waits
-        callers[2].cancel()
-        await asyncio.sleep(0.001)
-        assert driver.in_flight == 1  # the probe goes on without callers
-        driver.seconds = 0.5
-        assert await timed(prober.check()) == (0.5, None)
-        await asyncio.sleep(40)
-        assert driver.in_flight == 0
-        assert prober.standing.result == READY  # the late result of the abandoned probe is ignored
-
-    live(main())
+@virtual
+async def test_an_abandoned_probe_goes_on_and_delays_no_caller() -> None:
+    driver = Driver(FOREVER)
+    prober = make(driver, probe_timeout="30s")
+    callers = [asyncio.create_task(prober.check()) for _ in range(3)]
+    await asyncio.sleep(1)
+    for caller in callers[:2]:
+        caller.cancel()
+    await asyncio.sleep(1)
+    assert driver.in_flight == 1  # the third caller still waits
+    callers[2].cancel()
+    await asyncio.sleep(0.001)
+    assert driver.in_flight == 1  # the probe goes on without callers
+    driver.seconds = 0.5
+    assert await timed(prober.check()) == (0.5, None)
+    await asyncio.sleep(40)
+    assert driver.in_flight == 0
+    assert prober.standing.result == READY  # the late result of the abandoned probe is ignored
 
 
-def test_the_result_of_an_abandoned_probe_counts() -> None:
+@virtual
+async def test_the_result_of_an_abandoned_probe_counts() -> None:
     """A kubelet that hangs up just before the probe timeout must not hide that the driver hangs."""
+    driver = Driver(FOREVER)
+    prober = make(driver, probe_timeout="3s")
+    caller = asyncio.create_task(prober.check())
+    await asyncio.sleep(2.99)
+    caller.cancel()
+    await asyncio.sleep(0.1)
+    assert prober.standing.result == CALL_TIMED_OUT
+    assert metric(prober, 'livenessprobe_probe_failures_total{reason="deadline"}') == 1
 
-    async def main() -> None:
-        driver = Driver(FOREVER)
-        prober = make(driver, probe_timeout="3s")
+
+@virtual
+async def test_only_one_abandoned_probe_goes_on_at_a_time() -> None:
+    driver = Driver(FOREVER)
+    prober = make(driver, probe_timeout="30s")
+    for _ in range(5):
         caller = asyncio.create_task(prober.check())
-        await asyncio.sleep(2.99)
+        await asyncio.sleep(0.1)
         caller.cancel()
         await asyncio.sleep(0.1)
-        assert prober.standing.result == CALL_TIMED_OUT
-        assert metric(prober, 'livenessprobe_probe_failures_total{reason="deadline"}') == 1
-
-    live(main())
-
-
-def test_only_one_abandoned_probe_goes_on_at_a_time() -> None:
-    async def main() -> None:
-        driver = Driver(FOREVER)
-        prober = make(driver, probe_timeout="30s")
-        for _ in range(5):
-            caller = asyncio.create_task(prober.check())
-            await asyncio.sleep(0.1)
-            caller.cancel()
-            await asyncio.sleep(0.1)
-        assert driver.in_flight == 1
-        assert driver.most_in_flight == 2
-        assert prober.standing == Standing()  # no caller got a result, so nothing counts
-
-    live(main())
+    assert driver.in_flight == 1
+    assert driver.most_in_flight == 2
+    assert prober.standing == Standing()  # no caller got a result, so nothing counts
 
 
-def test_a_request_that_hangs_up_does_not_end_a_scheduled_probe() -> None:
-    async def main() -> None:
-        driver = Driver(2.0)
-        prober = make(driver, interval="10s", probe_timeout="3s")
-        async with by_itself(prober):
-            began = loop().time()
-            caller = asyncio.create_task(prober.check())
-            await asyncio.sleep(1)
-            caller.cancel()
-            await asyncio.sleep(1.5)
-            assert prober.standing.ready.report == READY
-            assert driver.ended == [began + 2]
-
-    live(main())
+@virtual
+async def test_a_request_that_hangs_up_does_not_end_a_scheduled_probe() -> None:
+    driver = Driver(2.0)
+    prober = make(driver, interval="10s", probe_timeout="3s")
+    async with by_itself(prober):
+        began = loop().time()
+        caller = asyncio.create_task(prober.check())
+        await asyncio.sleep(1)
+        caller.cancel()
+        await asyncio.sleep(1.5)
+        assert prober.standing.ready.report == READY
+        assert driver.ended == [began + 2]
 
 
 @pytest.mark.parametrize("interval", ["0s", "10s"])
 @pytest.mark.parametrize("timeout", ["0s", "-1s"])
-def test_with_a_timeout_of_zero_the_driver_is_not_probed(interval: str, timeout: str) -> None:
-    async def main() -> None:
-        driver = Driver()
-        prober = make(driver, interval=interval, probe_timeout=timeout)
-        async with by_itself(prober):
-            assert await timed(prober.check()) == (0.0, Reason.DEADLINE)
-            await asyncio.sleep(100)
-            assert at_once(prober.check()).ready.report == NO_TIME
-            assert driver.questions == []
-            assert metric(prober, "livenessprobe_last_probe_duration_seconds") == 0
-            prober.adopt(make_settings(interval=interval, probe_timeout="3s"))
-            await asyncio.sleep(10)
-            assert (await prober.check()).ready.report == READY
-
-    live(main())
+@virtual
+async def test_with_a_timeout_of_zero_the_driver_is_not_probed(interval: str, timeout: str) -> None:
+    driver = Driver()
+    prober = make(driver, interval=interval, probe_timeout=timeout)
+    async with by_itself(prober):
+        assert await timed(prober.check()) == (0.0, Reason.DEADLINE)
+        await asyncio.sleep(100)
+        assert at_once(prober.check()).ready.report == NO_TIME
+        assert driver.questions == []
+        assert metric(prober, "livenessprobe_last_probe_duration_seconds") == 0
+        prober.adopt(make_settings(interval=interval, probe_timeout="3s"))
+        await asyncio.sleep(10)
+        assert (await prober.check()).ready.report == READY
 
 
-def test_a_driver_with_a_new_socket_has_not_started_until_it_is_ready() -> None:
-    async def main() -> None:
-        driver = Driver()
-        prober = make(driver)
-        assert (await prober.check()).started is True
-        driver.result = NOT_READY
-        assert (await prober.check()).started is True
-        driver.socket = (1, 2, 2)
-        assert (await prober.check()).started is False
-        driver.result = READY
-        assert (await prober.check()).started is True
-
-    live(main())
+@virtual
+async def test_a_driver_with_a_new_socket_has_not_started_until_it_is_ready() -> None:
+    driver = Driver()
+    prober = make(driver)
+    assert (await prober.check()).started is True
+    driver.result = NOT_READY
+    assert (await prober.check()).started is True
+    driver.socket = (1, 2, 2)
+    assert (await prober.check()).started is False
+    driver.result = READY
+    assert (await prober.check()).started is True
 
 
-def test_a_late_result_of_a_replaced_driver_reaches_its_callers_and_does_not_count() -> None:
-    async def main() -> None:
-        driver = Driver(2.0, BROKEN)
-        prober = make(driver)
-        early = asyncio.create_task(prober.check())
-        await asyncio.sleep(1)
-        driver.socket, driver.seconds, driver.result = (1, 2, 2), 0.5, READY
-        assert await timed(prober.check()) == (0.5, None)
-        told = await early
-        assert (told.ready.report, told.at) == (BROKEN, loop().time())
-        assert prober.standing.ready.report == READY
-        assert metric(prober, 'livenessprobe_probe_failures_total{reason="driver_error"}') == 1
-        operations = 'csi_sidecar_operations_seconds_sum{driver_name="unknown-driver",grpc_status_code="Internal",'
-        assert metric(prober, operations + 'method_name="/csi.v1.Identity/Probe"}') == 2
-
-    live(main())
+@virtual
+async def test_a_late_result_of_a_replaced_driver_reaches_its_callers_and_does_not_count() -> None:
+    driver = Driver(2.0, BROKEN)
+    prober = make(driver)
+    early = asyncio.create_task(prober.check())
+    await asyncio.sleep(1)
+    driver.socket, driver.seconds, driver.result = (1, 2, 2), 0.5, READY
+    assert await timed(prober.check()) == (0.5, None)
+    told = await early
+    assert (told.ready.report, told.at) == (BROKEN, loop().time())
+    assert prober.standing.ready.report == READY
+    assert metric(prober, 'livenessprobe_probe_failures_total{reason="driver_error"}') == 1
+    operations = 'csi_sidecar_operations_seconds_sum{driver_name="unknown-driver",grpc_status_code="Internal",'
+    assert metric(prober, operations + 'method_name="/csi.v1.Identity/Probe"}') == 2
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("oh"), MemoryError(), RecursionError("deep")])
-def test_an_internal_error_is_a_result(error: Exception) -> None:
-    async def main() -> None:
-        driver = Driver()
-        prober = make(driver, interval="10s")
+@virtual
+async def test_an_internal_error_is_a_result(error: Exception) -> None:
+    driver = Driver()
+    prober = make(driver, interval="10s")
 
-        def fault() -> tuple[float, ProbeResult]:
-            raise error
+    def fault() -> tuple[float, ProbeResult]:
+        raise error
 
-        driver.script = fault
-        async with by_itself(prober):
-            assert await timed(prober.check()) == (0.0, Reason.INTERNAL)
-            await asyncio.sleep(100)
-        assert len(driver.questions) in (10, 11)  # and probing goes on
-
-    live(main())
+    driver.script = fault
+    async with by_itself(prober):
+        assert await timed(prober.check()) == (0.0, Reason.INTERNAL)
+        await asyncio.sleep(100)
+    assert len(driver.questions) in (10, 11)  # and probing goes on
 
 
 # --- a driver that cannot be reached
 
 
 @pytest.mark.parametrize(("grace", "looks"), [(0.0, 1), (1.0, 13), (3.0, 38)])
-def test_a_missing_socket_is_looked_for_every_80_ms(tmp_path: Path, grace: float, looks: int) -> None:
-    async def main() -> list[float]:
-        seen = []
-        dialer = Dialer(parse_csi_address(str(tmp_path / "csi.sock"), "linux"), lambda: None)
-        look, began = dialer.look_at_socket, loop().time()
+@virtual
+async def test_a_missing_socket_is_looked_for_every_80_ms(tmp_path: Path, grace: float, looks: int) -> None:
+    seen = []
+    dialer = Dialer(parse_csi_address(str(tmp_path / "csi.sock"), "linux"), lambda: None)
+    look, began = dialer.look_at_socket, loop().time()
 
-        def watched() -> None:
-            seen.append(loop().time() - began)
-            assert len(seen) < 100  # without a pause the virtual clock would stand still
-            look()
+    def watched() -> None:
+        seen.append(loop().time() - began)
+        assert len(seen) < 100  # without a pause the virtual clock would stand still
+        look()
 
-        dialer.look_at_socket = watched
-        found = await Identity(dialer).probe(Question(began + 10, began + grace))
-        assert found.result.reason is Reason.SOCKET_MISSING
-        assert loop().time() - began == pytest.approx(grace)
-        return seen
-
-    assert live(main()) == pytest.approx([0.08 * number for number in range(looks)])
+    dialer.look_at_socket = watched
+    found = await Identity(dialer).probe(Question(began + 10, began + grace))
+    assert found.result.reason is Reason.SOCKET_MISSING
+    assert loop().time() - began == pytest.approx(grace)
+    assert seen == pytest.approx([0.08 * number for number in range(looks)])
 
 
 @pytest.mark.parametrize(
@@ -761,60 +691,54 @@ def test_a_missing_socket_is_looked_for_every_80_ms(tmp_path: Path, grace: float
         ("3s", [0, 2], [(3.0, Reason.REFUSED), (3.0, Reason.REFUSED)], 2),
     ],
 )
-def test_an_unreachable_driver_is_dialled_for_as_long_as_each_caller_has_grace(
+@virtual
+async def test_an_unreachable_driver_is_dialled_for_as_long_as_each_caller_has_grace(
     grace: str, callers: list[float], answers: list[tuple[float, Reason | None]], probes: int
 ) -> None:
     driver = Driver()
     driver.listens = False
 
-    assert asked(driver, callers, probe_timeout="3s", unreachable_grace=grace) == answers
+    assert await asked(driver, callers, probe_timeout="3s", unreachable_grace=grace) == answers
     assert len(driver.questions) == probes
 
 
-def test_a_driver_that_starts_within_the_grace_is_reported_at_once() -> None:
-    async def main() -> None:
-        driver = Driver()
-        driver.listens = False
-        prober = make(driver, probe_timeout="3s", unreachable_grace="2s")
-        asking = [asyncio.create_task(timed(prober.check(), later)) for later in (0.0, 1.5)]
-        await asyncio.sleep(2.5)
-        driver.listens = True
-        assert [await each for each in asking] == [(2.0, Reason.REFUSED), (1.0, None)]
-
-    live(main())
+@virtual
+async def test_a_driver_that_starts_within_the_grace_is_reported_at_once() -> None:
+    driver = Driver()
+    driver.listens = False
+    prober = make(driver, probe_timeout="3s", unreachable_grace="2s")
+    asking = [asyncio.create_task(timed(prober.check(), later)) for later in (0.0, 1.5)]
+    await asyncio.sleep(2.5)
+    driver.listens = True
+    assert [await each for each in asking] == [(2.0, Reason.REFUSED), (1.0, None)]
 
 
-def test_the_reason_of_an_earlier_probe_is_kept_if_the_next_finds_none() -> None:
-    async def main() -> None:
-        driver = Driver()
-        driver.listens = False
-        prober = make(driver, probe_timeout="3s")
-        asking = [asyncio.create_task(timed(prober.check(), later)) for later in (0.0, 0.75)]
-        await asyncio.sleep(2.99)
-        driver.dials_hang = True
-        assert [await each for each in asking] == [(3.0, Reason.REFUSED), (3.0, Reason.REFUSED)]
-        assert len(driver.questions) == 2
-
-    live(main())
+@virtual
+async def test_the_reason_of_an_earlier_probe_is_kept_if_the_next_finds_none() -> None:
+    driver = Driver()
+    driver.listens = False
+    prober = make(driver, probe_timeout="3s")
+    asking = [asyncio.create_task(timed(prober.check(), later)) for later in (0.0, 0.75)]
+    await asyncio.sleep(2.99)
+    driver.dials_hang = True
+    assert [await each for each in asking] == [(3.0, Reason.REFUSED), (3.0, Reason.REFUSED)]
+    assert len(driver.questions) == 2
 
 
-def test_a_late_callers_rest_of_time_is_no_second_failure() -> None:
+@virtual
+async def test_a_late_callers_rest_of_time_is_no_second_failure() -> None:
     """A caller that joins at the end of a probe has too little time left to find anything out."""
-
-    async def main() -> None:
-        driver = Driver()
-        prober = make(driver, probe_timeout="3s", failure_threshold="2")
-        await prober.check()
-        driver.listens = False
-        answers = await asyncio.gather(timed(prober.check()), timed(prober.check(), 0.25))
-        assert answers == [(3.0, None), (3.0, None)]
-        assert prober.standing.ready.failures == 1
-        assert len(driver.questions) == 3
-        assert metric(prober, 'livenessprobe_probe_failures_total{reason="refused"}') == 1
-        await asyncio.sleep(1)
-        assert await timed(prober.check()) == (3.0, Reason.REFUSED)
-
-    live(main())
+    driver = Driver()
+    prober = make(driver, probe_timeout="3s", failure_threshold="2")
+    await prober.check()
+    driver.listens = False
+    answers = await asyncio.gather(timed(prober.check()), timed(prober.check(), 0.25))
+    assert answers == [(3.0, None), (3.0, None)]
+    assert prober.standing.ready.failures == 1
+    assert len(driver.questions) == 3
+    assert metric(prober, 'livenessprobe_probe_failures_total{reason="refused"}') == 1
+    await asyncio.sleep(1)
+    assert await timed(prober.check()) == (3.0, Reason.REFUSED)
 
 
 HANGS, AWAY = (FOREVER, READY), None
@@ -836,85 +760,70 @@ HANGS, AWAY = (FOREVER, READY), None
         (3.0, 0.25, (0.0, READY), 0),
     ],
 )
-def test_a_timeout_is_counted_once(
+@virtual
+async def test_a_timeout_is_counted_once(
     timeout: float, later: float, rest: tuple[float, ProbeResult] | None, failures: int
 ) -> None:
     """`rest` is the driver's behaviour in the time that a late caller has left when the hung probe ends."""
-
-    async def main() -> None:
-        driver = Driver(FOREVER)
-        prober = make(driver, probe_timeout=f"{timeout}s")
-        asking = [asyncio.create_task(prober.check()), asyncio.create_task(timed(prober.check(), later))]
-        await asyncio.sleep(timeout - 0.01)
-        if rest is None:
-            driver.listens = False
-        else:
-            driver.seconds, driver.result = rest
-        await asyncio.wait(asking)
-        assert prober.standing.ready.failures == failures
-        assert len(driver.questions) == 2
-
-    live(main())
+    driver = Driver(FOREVER)
+    prober = make(driver, probe_timeout=f"{timeout}s")
+    asking = [asyncio.create_task(prober.check()), asyncio.create_task(timed(prober.check(), later))]
+    await asyncio.sleep(timeout - 0.01)
+    if rest is None:
+        driver.listens = False
+    else:
+        driver.seconds, driver.result = rest
+    await asyncio.wait(asking)
+    assert prober.standing.ready.failures == failures
+    assert len(driver.questions) == 2
 
 
-def test_the_name_is_asked_for_again_when_the_driver_has_been_away() -> None:
-    async def main() -> None:
-        driver = Driver()
-        prober = make(driver)
-        wanted = prober.driver_name._wanted
-        prober.driver_name._named_socket = driver.socket
+@virtual
+async def test_the_name_is_asked_for_again_when_the_driver_has_been_away() -> None:
+    driver = Driver()
+    prober = make(driver)
+    wanted = prober.driver_name._wanted
+    prober.driver_name._named_socket = driver.socket
 
-        async def asks_for_the_name(result: ProbeResult = READY, *, listens: bool = True) -> bool:
-            wanted.clear()
-            driver.result, driver.listens = result, listens
-            await prober.check()
-            return wanted.is_set()
+    async def asks_for_the_name(result: ProbeResult = READY, *, listens: bool = True) -> bool:
+        wanted.clear()
+        driver.result, driver.listens = result, listens
+        await prober.check()
+        return wanted.is_set()
 
-        assert not await asks_for_the_name()
-        assert not await asks_for_the_name(BROKEN)
-        assert not await asks_for_the_name(listens=False)
-        assert await asks_for_the_name()
-        assert not await asks_for_the_name()
-        assert not await asks_for_the_name(rpc_error(Reason.CONNECTION_LOST, "Unavailable", "Socket closed"))
-        assert await asks_for_the_name(NOT_READY)
-        assert not await asks_for_the_name()
-        driver.socket = (1, 2, 2)
-        assert await asks_for_the_name()
-
-    live(main())
+    assert not await asks_for_the_name()
+    assert not await asks_for_the_name(BROKEN)
+    assert not await asks_for_the_name(listens=False)
+    assert await asks_for_the_name()
+    assert not await asks_for_the_name()
+    assert not await asks_for_the_name(rpc_error(Reason.CONNECTION_LOST, "Unavailable", "Socket closed"))
+    assert await asks_for_the_name(NOT_READY)
+    assert not await asks_for_the_name()
+    driver.socket = (1, 2, 2)
+    assert await asks_for_the_name()
 
 
 # --- what is logged
 
 
-@pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every record as "SEVERITY message", without time, process and source; nothing is folded."""
-    bare, lines = Options(skip_headers=True), list[str]()
-    monkeypatch.setattr(klog._sink, "put", lambda record: lines.append(f"{record.severity} {render_text(record, bare)}"))
-    return lines
-
-
-def test_each_failure_and_each_change_of_the_report_is_logged(logged: list[str]) -> None:
-    async def main() -> None:
-        driver = Driver()
-        prober = make(driver)
-        prober.driver_name.text = "csi.example.com"
-        for later, result in (
-            (0.0, READY),
-            (10.0, BROKEN),
-            (10.0, BROKEN),
-            (10.0, NOT_READY),
-            (41.2501, READY),
-            (10.0, READY),
-            (10.0, NOT_READY),
-            (0.5, READY),
-        ):
-            await asyncio.sleep(later)
-            driver.result = result
-            await prober.check()
-
-    live(main())
+@virtual
+async def test_each_failure_and_each_change_of_the_report_is_logged(logged: list[str]) -> None:
+    driver = Driver()
+    prober = make(driver)
+    prober.driver_name.text = "csi.example.com"
+    for later, result in (
+        (0.0, READY),
+        (10.0, BROKEN),
+        (10.0, BROKEN),
+        (10.0, NOT_READY),
+        (41.2501, READY),
+        (10.0, READY),
+        (10.0, NOT_READY),
+        (0.5, READY),
+    ):
+        await asyncio.sleep(later)
+        driver.result = result
+        await prober.check()
     broken = "rpc error: code = Internal desc = disk on fire"
     not_ready = [
         'E "Driver responded but is not ready"',
@@ -932,24 +841,22 @@ def test_each_failure_and_each_change_of_the_report_is_logged(logged: list[str])
 
 
 @pytest.mark.parametrize(("verbosity", "said"), [(4, []), (5, ['I "Health check succeeded"'])])
-def test_success_is_logged_at_verbosity_5(verbosity: int, said: list[str], logged: list[str]) -> None:
+@virtual
+async def test_success_is_logged_at_verbosity_5(verbosity: int, said: list[str], logged: list[str]) -> None:
     klog.configure(Options(v=verbosity))
     try:
-        live(make_and_check(Driver()))
+        await make(Driver()).check()
     finally:
         klog.configure(Options())
 
     assert logged == said
 
 
-async def make_and_check(driver: Driver) -> Standing:
-    return await make(driver).check()
-
-
-def test_an_internal_error_is_logged_and_returned(logged: list[str]) -> None:
+@virtual
+async def test_an_internal_error_is_logged_and_returned(logged: list[str]) -> None:
     driver = Driver()
     driver.script = lambda: (1 / 0, READY)
-    result = live(make_and_check(driver)).result
+    result = (await make(driver).check()).result
 
     fault = "ZeroDivisionError('division by zero')"
     assert result == ProbeResult(Reason.INTERNAL, f"livenessprobe: internal error: {fault}", "Health check failed", fault)
@@ -962,57 +869,51 @@ def test_an_internal_error_is_logged_and_returned(logged: list[str]) -> None:
 @pytest.mark.parametrize(
     ("stalled", "again"), [(0.0, False), (STOOD_STILL_SECONDS, False), (STOOD_STILL_SECONDS + 0.5, True), (100.0, True)]
 )
-def test_a_probe_during_which_the_process_stood_still_is_repeated(stalled: float, again: bool, logged: list[str]) -> None:
+@virtual
+async def test_a_probe_during_which_the_process_stood_still_is_repeated(
+    stalled: float, again: bool, logged: list[str]
+) -> None:
     """The driver may have responded in time while the process could not read it."""
 
-    async def main() -> tuple[float, Reason | None]:
-        driver = Driver(FOREVER)
-        prober = make(driver, probe_timeout="3s")
-        asking = asyncio.create_task(timed(prober.check()))
-        await asyncio.sleep(1)
-        driver.seconds = 0.25
-        loop().stall(2 + stalled)
-        took, reason = await asking
-        assert len(driver.questions) == 1 + again
-        assert [question.deadline - loop().time() for question in driver.questions[1:]] == [2.75] * again
-        assert metric(prober, "livenessprobe_last_probe_duration_seconds") == (0.25 if again else 3 + stalled)
-        return took, reason
-
-    took = 3 + stalled + (0.25 if again else 0)
-    assert live(main()) == (round(took, 6), None if again else Reason.DEADLINE)
+    driver = Driver(FOREVER)
+    prober = make(driver, probe_timeout="3s")
+    asking = asyncio.create_task(timed(prober.check()))
+    await asyncio.sleep(1)
+    driver.seconds = 0.25
+    loop().stall(2 + stalled)
+    took, reason = await asking
+    assert len(driver.questions) == 1 + again
+    assert [question.deadline - loop().time() for question in driver.questions[1:]] == [2.75] * again
+    assert metric(prober, "livenessprobe_last_probe_duration_seconds") == (0.25 if again else 3 + stalled)
+    assert took == round(3 + stalled + (0.25 if again else 0), 6)
+    assert reason == (None if again else Reason.DEADLINE)
     note = [line for line in logged if "did not run" in line]
     late = "750ms" if stalled < 2 else "1m40s"
     assert note == [f'I "This process did not run while the probe did; probing again" late="{late}"'] * again
 
 
 @pytest.mark.parametrize(("stalled", "answer", "probes"), [(3.0, (3.0, Reason.DEADLINE), 0), (5.0, (5.25, None), 1)])
-def test_a_probe_whose_deadline_has_passed_is_not_sent(
+@virtual
+async def test_a_probe_whose_deadline_has_passed_is_not_sent(
     stalled: float, answer: tuple[float, Reason | None], probes: int
 ) -> None:
-    async def main() -> None:
-        driver = Driver(0.25)
-        prober = make(driver, probe_timeout="3s")
-        asking = asyncio.create_task(timed(prober.check()))
-        for _ in range(2):
-            await asyncio.sleep(0)
-        loop().stall(stalled)
-        assert await asking == answer
-        assert len(driver.questions) == probes
-
-    live(main())
+    driver = Driver(0.25)
+    prober = make(driver, probe_timeout="3s")
+    asking = asyncio.create_task(timed(prober.check()))
+    for _ in range(2):
+        await asyncio.sleep(0)
+    loop().stall(stalled)
+    assert await asking == answer
+    assert len(driver.questions) == probes
 
 
 # --- callers with different deadlines
 
 
-def asked(driver: Driver, callers: Iterable[float], **values: str) -> list[tuple[float, Reason | None]]:
+async def asked(driver: Driver, callers: Iterable[float], **values: str) -> list[tuple[float, Reason | None]]:
     """The times and reasons that callers get, each of which comes so many seconds `later`."""
-
-    async def main() -> list[tuple[float, Reason | None]]:
-        prober = make(driver, **values)
-        return await asyncio.gather(*(timed(prober.check(), later) for later in callers))
-
-    return live(main())
+    prober = make(driver, **values)
+    return await asyncio.gather(*(timed(prober.check(), later) for later in callers))
 
 
 TIMED_OUT = Reason.DEADLINE
@@ -1020,10 +921,13 @@ TIMED_OUT = Reason.DEADLINE
 
 @hypothesis_settings(max_examples=150)
 @given(st.floats(0, 11.9), st.lists(st.floats(0, 30), min_size=1, max_size=12))
-def test_no_neighbour_makes_a_driver_fail_that_answers_within_the_timeout(seconds: float, callers: list[float]) -> None:
+@virtual
+async def test_no_neighbour_makes_a_driver_fail_that_answers_within_the_timeout(
+    seconds: float, callers: list[float]
+) -> None:
     driver = Driver(seconds)
 
-    for took, reason in asked(driver, callers, probe_timeout="12s"):
+    for took, reason in await asked(driver, callers, probe_timeout="12s"):
         assert reason is None
         assert took <= seconds + 1e-6
     assert driver.most_in_flight == 1
@@ -1038,56 +942,50 @@ def test_no_neighbour_makes_a_driver_fail_that_answers_within_the_timeout(second
         (3.5, "3s", (2.5, None)),
     ],
 )
-def test_who_comes_after_the_timeout_was_lowered_is_told_what_has_been_found_so_far(
+@virtual
+async def test_who_comes_after_the_timeout_was_lowered_is_told_what_has_been_found_so_far(
     seconds: float, lowered: str, answer: tuple[float, Reason | None]
 ) -> None:
-    async def main() -> None:
-        driver = Driver(seconds)
-        prober = make(driver, probe_timeout="12s")
-        early = asyncio.create_task(timed(prober.check()))
-        await asyncio.sleep(1)
-        prober.adopt(make_settings(probe_timeout=lowered))
-        assert await timed(prober.check()) == answer
-        assert await early == ((seconds, None) if seconds < 12 else (12.0, TIMED_OUT))
-        assert len(driver.questions) == 1
-        assert metric(prober, 'livenessprobe_probe_failures_total{reason="deadline"}') == (seconds > 12)
-
-    live(main())
+    driver = Driver(seconds)
+    prober = make(driver, probe_timeout="12s")
+    early = asyncio.create_task(timed(prober.check()))
+    await asyncio.sleep(1)
+    prober.adopt(make_settings(probe_timeout=lowered))
+    assert await timed(prober.check()) == answer
+    assert await early == ((seconds, None) if seconds < 12 else (12.0, TIMED_OUT))
+    assert len(driver.questions) == 1
+    assert metric(prober, 'livenessprobe_probe_failures_total{reason="deadline"}') == (seconds > 12)
 
 
-def test_what_is_told_before_a_probe_ends_counts_for_nobody_else() -> None:
-    async def main() -> None:
-        driver = Driver(10.0)
-        prober = make(driver, probe_timeout="12s")
-        early = asyncio.create_task(timed(prober.check()))
-        await asyncio.sleep(1)
-        prober.adopt(make_settings(probe_timeout="2s"))
-        answers = await asyncio.gather(*(timed(prober.check(), later) for later in range(6)))
-        assert answers == [(2.0, TIMED_OUT)] * 6
-        assert prober.standing == Standing()
-        assert await early == (10.0, None)
-        assert prober.standing.result == READY
-
-    live(main())
+@virtual
+async def test_what_is_told_before_a_probe_ends_counts_for_nobody_else() -> None:
+    driver = Driver(10.0)
+    prober = make(driver, probe_timeout="12s")
+    early = asyncio.create_task(timed(prober.check()))
+    await asyncio.sleep(1)
+    prober.adopt(make_settings(probe_timeout="2s"))
+    answers = await asyncio.gather(*(timed(prober.check(), later) for later in range(6)))
+    assert answers == [(2.0, TIMED_OUT)] * 6
+    assert prober.standing == Standing()
+    assert await early == (10.0, None)
+    assert prober.standing.result == READY
 
 
-def test_at_the_end_the_longest_of_all_waits_is_waited_for() -> None:
-    async def main() -> None:
-        driver = Driver(FOREVER)
-        prober = make(driver, probe_timeout="12s")
-        assert prober.longest_wait() == 12
-        caller = asyncio.create_task(prober.check())
-        await asyncio.sleep(1)
-        prober.adopt(make_settings(probe_timeout="3s"))
-        assert prober.longest_wait() == 11
-        await asyncio.sleep(10)
-        assert prober.longest_wait() == 3  # for a new caller
-        caller.cancel()
-        prober.adopt(make_settings(probe_timeout="-1s"))
-        await asyncio.sleep(0.1)
-        assert prober.longest_wait() == 0
-
-    live(main())
+@virtual
+async def test_at_the_end_the_longest_of_all_waits_is_waited_for() -> None:
+    driver = Driver(FOREVER)
+    prober = make(driver, probe_timeout="12s")
+    assert prober.longest_wait() == 12
+    caller = asyncio.create_task(prober.check())
+    await asyncio.sleep(1)
+    prober.adopt(make_settings(probe_timeout="3s"))
+    assert prober.longest_wait() == 11
+    await asyncio.sleep(10)
+    assert prober.longest_wait() == 3  # for a new caller
+    caller.cancel()
+    prober.adopt(make_settings(probe_timeout="-1s"))
+    await asyncio.sleep(0.1)
+    assert prober.longest_wait() == 0
 
 
 async def test_a_caller_is_told_that_nobody_speaks_grpc_here(socket_path: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -14,10 +13,11 @@ from types import SimpleNamespace
 import pytest
 
 from livenessprobe.driver.result import NOT_READY, READY
-from livenessprobe.probing import health_file, reporter
+from livenessprobe.probing import health_file
 from livenessprobe.probing.reporter import REPEAT_SECONDS, Reporter
 from livenessprobe.probing.standing import Standing
 from livenessprobe.settings.model import Settings, Thresholds
+from tests.values import make_settings
 
 HEALTHY = Standing().after(READY, Thresholds(), 0.0)
 UNHEALTHY = Standing().after(NOT_READY, Thresholds(), 0.0)
@@ -52,7 +52,7 @@ class Running:
 
 
 @pytest.fixture
-async def running(folder: Path, make_settings: Callable[..., Settings]) -> Running:
+async def running(folder: Path) -> Running:
     return Running(folder, make_settings())
 
 
@@ -117,11 +117,8 @@ async def test_a_write_that_hangs_beyond_the_end_leaves_no_file(
     assert list(folder.iterdir()) == []
 
 
-async def test_an_error_that_comes_and_goes_is_logged_once_a_minute(
-    folder: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now, records = [1000.0], []
-    monkeypatch.setattr(reporter, "log", SimpleNamespace(error=lambda *_, err: records.append((now[0], err))))
+async def test_an_error_that_comes_and_goes_is_logged_once_a_minute(folder: Path, logged: list[str]) -> None:
+    now, told = [1000.0], []
     path = folder / "none" / "health"
     prober = Prober(make_settings(health_file=str(path)))
     made = Reporter(prober, prober.settings, lambda: now[0])  # type: ignore[arg-type]
@@ -132,10 +129,14 @@ async def test_an_error_that_comes_and_goes_is_logged_once_a_minute(
         assert path.exists()
         path.unlink()
         path.parent.rmdir()
+        told += [now[0]] * len(logged)
+        assert set(logged) <= {
+            f'E "Health file cannot be updated" err="health file {path} cannot be written: No such file or directory"'
+        }
+        logged.clear()
         now[0] += 1
 
-    sentence = f"health file {path} cannot be written: No such file or directory"
-    assert records == [(1000.0 + REPEAT_SECONDS * count, sentence) for count in range(3)]
+    assert told == [1000.0 + REPEAT_SECONDS * count for count in range(3)]
 
 
 class NoThreads(ThreadPoolExecutor):
@@ -145,16 +146,9 @@ class NoThreads(ThreadPoolExecutor):
         raise RuntimeError("can't start new thread")
 
 
-async def test_without_a_free_thread_the_file_is_written_on_the_event_loop(
-    folder: Path, make_settings: Callable[..., Settings]
-) -> None:
+async def test_without_a_free_thread_the_file_is_written_on_the_event_loop(running: Running) -> None:
     asyncio.get_running_loop().set_default_executor(NoThreads())
-    prober = Prober(make_settings(health_file=str(folder / "health")))
-    made = Reporter(prober, prober.settings)  # type: ignore[arg-type]
-    task = asyncio.create_task(made.run(asyncio.Event()))
-    await until((folder / "health").exists)
 
-    assert not task.done()
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    await until(running.file.exists)
+
+    await running.end()

@@ -9,12 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livenessprobe.driver.result import (
-    NOT_READY,
-    READY,
-    ProbeResult,
-    Reason,
-)
+from livenessprobe.driver.result import NOT_READY, READY, ProbeResult, Reason
 from livenessprobe.probing.standing import Health, Standing
 from livenessprobe.settings.model import Thresholds
 

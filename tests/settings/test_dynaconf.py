@@ -12,9 +12,7 @@ import warnings
 import pytest
 from dynaconf.utils.parse_conf import converters, parse_conf_data
 
-from livenessprobe.settings.layers import (
-    SettingsError,
-)
+from livenessprobe.settings.layers import SettingsError
 from tests.support import ROOT
 from tests.values import PATH, as_file, as_flags, as_variables, load_all
 

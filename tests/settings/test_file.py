@@ -13,12 +13,7 @@ from hypothesis import strategies as st
 
 from livenessprobe.settings import flags
 from livenessprobe.settings.file import FileContent, read_settings_file
-from livenessprobe.settings.layers import (
-    FILE_KEYS,
-    KEYS,
-    Raw,
-    SettingsError,
-)
+from livenessprobe.settings.layers import FILE_KEYS, KEYS, Raw, SettingsError
 from livenessprobe.settings.variables import LONGHORN_VARIABLES
 from tests.support import ROOT
 from tests.values import PATH, as_file, as_variables, load_all

@@ -9,16 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from livenessprobe.settings import command_line, flags, layers
-from livenessprobe.settings.layers import (
-    KEYS,
-    LONGHORN_DEFAULTS,
-    PREFIX,
-    Raw,
-    SettingsError,
-    defaults,
-    merge,
-    overlay,
-)
+from livenessprobe.settings.layers import KEYS, LONGHORN_DEFAULTS, PREFIX, Raw, SettingsError, defaults, merge, overlay
 from livenessprobe.settings.model import Loaded
 from livenessprobe.settings.variables import LONGHORN_VARIABLES
 from tests.values import load_all, two

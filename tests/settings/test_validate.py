@@ -10,11 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from livenessprobe.klog.format import Options
-from livenessprobe.settings.layers import (
-    KEYS,
-    PREFIX,
-    SettingsError,
-)
+from livenessprobe.settings.layers import KEYS, PREFIX, SettingsError
 from tests.values import GROUPS, PATH, VALID, as_file, as_flags, as_variables, load_all
 
 # --- contradictions

@@ -7,11 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from livenessprobe.settings import command_line
-from livenessprobe.settings.layers import (
-    KEYS,
-    LONGHORN_DEFAULTS,
-    SettingsError,
-)
+from livenessprobe.settings.layers import KEYS, LONGHORN_DEFAULTS, SettingsError
 from livenessprobe.settings.variables import LONGHORN_VARIABLES, longhorn_is_meant
 from tests.values import load_all
 

@@ -1,19 +1,13 @@
 """Test doubles on real sockets, and what all tests share."""
 
+# ruff: noqa: F401
+
 from tests.support.common import ROOT, eventually, not_on_windows, plain
 from tests.support.driver import FakeDriver, Relay, driver_process
 from tests.support.files import ConfigMap, Content, Mount, nothing
-from tests.support.http import GET, METRICS, Answer, free_port, incomplete, is_closed, raw, request
+from tests.support.http import Answer, free_port, incomplete, is_closed, raw, request
 from tests.support.sidecar import (
-    AT_ONCE,
     COMMAND,
-    FRESH,
-    GOOD,
-    HASH,
-    NEVER,
-    SINCE,
-    SOON,
-    TIMEOUT,
     Done,
     Sidecar,
     Start,
@@ -22,43 +16,5 @@ from tests.support.sidecar import (
     never_reading,
     process_status,
     with_little_room,
+    without_faults,
 )
-
-__all__ = [
-    "AT_ONCE",
-    "COMMAND",
-    "FRESH",
-    "GET",
-    "GOOD",
-    "HASH",
-    "METRICS",
-    "NEVER",
-    "ROOT",
-    "SINCE",
-    "SOON",
-    "TIMEOUT",
-    "Answer",
-    "ConfigMap",
-    "Content",
-    "Done",
-    "FakeDriver",
-    "Mount",
-    "Relay",
-    "Sidecar",
-    "Start",
-    "command",
-    "driver_process",
-    "eventually",
-    "free_port",
-    "incomplete",
-    "injected",
-    "is_closed",
-    "never_reading",
-    "not_on_windows",
-    "nothing",
-    "plain",
-    "process_status",
-    "raw",
-    "request",
-    "with_little_room",
-]

@@ -10,6 +10,8 @@ import socket
 import time
 from dataclasses import dataclass
 
+from tests.support.names import GET
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -41,11 +43,6 @@ def raw(port: int, data: bytes, timeout: float = 5) -> bytes:
             while more := connection.recv(65536):
                 received += more
         return received
-
-
-GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
-"""A request without the empty line at its end."""
-METRICS = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 def incomplete(port: int) -> socket.socket:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,25 +17,12 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from tests.support.common import ROOT, eventually
+from tests.support.driver import FakeDriver
 from tests.support.files import ConfigMap, Content
 from tests.support.http import Answer, free_port, request
+from tests.support.names import HASH, SOON
 
 COMMAND = (sys.executable, "-m", "livenessprobe")
-SOON = 15.0
-"""Seconds; far longer than a reload takes, for busy machines."""
-
-# Metrics of the settings file.
-TIMEOUT = "livenessprobe_probe_timeout_seconds"
-GOOD = "livenessprobe_config_last_reload_successful"
-SINCE = "livenessprobe_config_last_reload_success_timestamp_seconds"
-HASH = "livenessprobe_config_hash"
-
-# Flags.
-FRESH = "--connection-reuse=0s"
-"""Each probe dials."""
-AT_ONCE = "--unreachable-grace=0s"
-NEVER = "--interval=1000h"
-"""Probes on a schedule, but within a test only the first probe."""
 
 
 @dataclass(slots=True)
@@ -130,6 +118,20 @@ class Sidecar:
                 names.append((task / "comm").read_text(encoding="utf-8").strip())
         return names
 
+    def await_idle(self, seconds: float = 20) -> None:
+        """Wait until the sidecar has slept for 0.3 s, so has done what it can; needs /proc."""
+
+        def sleeps() -> bool:
+            state, used = self._state_and_cpu()
+            time.sleep(0.3)
+            return state == "S" and self._state_and_cpu() == (state, used)
+
+        eventually(sleeps, seconds)
+
+    def _state_and_cpu(self) -> tuple[str, list[str]]:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
+        return fields[0], fields[11:13]
+
     def sighup(self) -> None:
         """Send SIGHUP, once the process has installed its handler."""
         self.get("/")
@@ -202,6 +204,16 @@ def command(*words: str, prefix: tuple[str, ...] = (), stdout: IO[str] | int = s
     options = {"cwd": ROOT, "env": os.environ | environ, "stderr": subprocess.PIPE, "text": True, "timeout": 60}
     done = subprocess.run([*prefix, *COMMAND, *words], stdout=stdout, **options)
     return Done(done.returncode, done.stdout or "", done.stderr, time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def without_faults(driver: FakeDriver, *arguments: str) -> Iterator[Sidecar]:
+    """A sidecar for many tests, whose log must show no fault of its own at the end."""
+    process = Sidecar((f"--csi-address={driver.path}", *arguments))
+    yield process
+    log = process.log()
+    process.kill()
+    assert not re.search("Traceback|inside the sidecar|Error in ASGI", log), log
 
 
 def injected(folder: Path, code: str) -> dict[str, str]:

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 
 from livenessprobe.driver.result import READY, ProbeResult
-from livenessprobe.klog import log as klog
-from livenessprobe.klog.format import Options, render_text
 from livenessprobe.metrics import Exposition, Metrics
 from livenessprobe.probing.standing import Standing
 from livenessprobe.settings.model import Thresholds
@@ -39,14 +37,6 @@ class Answers:
 
 def health(result: ProbeResult | Exception = READY, routes: Routes = ROUTES, metrics: Metrics | None = None) -> Health:
     return Health(Answers(result), metrics or Metrics(), routes)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every record, without what stands before its message but the severity."""
-    bare, lines = Options(skip_headers=True), list[str]()
-    monkeypatch.setattr(klog._sink, "put", lambda record: lines.append(f"{record.severity} {render_text(record, bare)}"))
-    return lines
 
 
 @pytest.mark.parametrize(

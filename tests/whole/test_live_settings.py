@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import GOOD, SOON, TIMEOUT, ConfigMap, FakeDriver, Mount, Relay, Sidecar, Start, eventually, free_port
+from tests.support import ConfigMap, FakeDriver, Mount, Relay, Sidecar, Start, eventually, free_port
+from tests.support.names import GOOD, SOON, TIMEOUT
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import json
 import grpc
 import pytest
 
-from tests.support import AT_ONCE, NEVER, FakeDriver, Sidecar, Start, eventually
+from tests.support import FakeDriver, Sidecar, Start, eventually
+from tests.support.names import AT_ONCE, NEVER
 
 PATHS = ("/healthz", "/livez", "/readyz", "/startupz")
 

@@ -17,19 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import (
-    AT_ONCE,
-    FRESH,
-    Answer,
-    FakeDriver,
-    Sidecar,
-    Start,
-    command,
-    driver_process,
-    eventually,
-    incomplete,
-    request,
-)
+from tests.support import Answer, FakeDriver, Sidecar, Start, command, driver_process, eventually, incomplete, request
+from tests.support.names import AT_ONCE, FRESH
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's descriptors, mounts and control groups")
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import NEVER, FakeDriver, Sidecar, Start, driver_process, eventually, request
+from tests.support import FakeDriver, Sidecar, Start, driver_process, eventually, request
+from tests.support.names import NEVER
 
 
 def test_with_an_interval_requests_do_not_probe_and_do_not_wait(driver: FakeDriver, sidecar: Start) -> None:

@@ -16,11 +16,6 @@ from pathlib import Path
 import pytest
 
 from tests.support import (
-    GOOD,
-    HASH,
-    SINCE,
-    SOON,
-    TIMEOUT,
     Answer,
     ConfigMap,
     Content,
@@ -33,6 +28,7 @@ from tests.support import (
     nothing,
     request,
 )
+from tests.support.names import GOOD, HASH, SINCE, SOON, TIMEOUT
 
 
 @pytest.mark.parametrize(
