@@ -9,18 +9,7 @@ from typing import NamedTuple
 
 from livenessprobe import gotext
 from livenessprobe.settings import flags
-from livenessprobe.settings.layers import (
-    DEFAULT_FILE,
-    EXPECTED,
-    FILE_KEYS,
-    INVALID,
-    KEYS,
-    NOT_IN_FILES,
-    PREFIX,
-    Layer,
-    Raw,
-    nearest,
-)
+from livenessprobe.settings.layers import DEFAULT_FILE, FILE_KEYS, INVALID, KEYS, NOT_IN_FILES, PREFIX, Layer, Raw, nearest
 
 FILE_LIMIT = 1 << 20
 """Bytes; a ConfigMap cannot hold more."""
@@ -154,7 +143,7 @@ def _as_text(key: str, value: object, where: str) -> str:
             return str(value)
         case list() if kind is flags.VMODULE and all(isinstance(item, str) for item in value):
             return ",".join(value)
-    expected = EXPECTED.get(kind, 'a text, such as "…"')
+    expected = kind.expected or 'a text, such as "…"'
     raise ValueError(f"{where}{key} is {_toml_type(value)}; write {expected}")
 
 

@@ -23,6 +23,8 @@ class Kind(NamedTuple):
     placeholder: str
     check: Callable[[str], Any]
     """Returns the typed value, durations as seconds; raises ValueError with Go's reason."""
+    expected: str = ""
+    """A value of the type in a settings file, as a fault says it; empty if any text is accepted."""
     is_bool: bool = False
 
 
@@ -121,17 +123,17 @@ def _optional_duration(text: str) -> float | None:
 
 
 STRING = Kind("string", str)
-DURATION = Kind("duration", parse_seconds)
-OPTIONAL_DURATION = Kind("duration", _optional_duration)
-BOOL = Kind("", _plain_bool, is_bool=True)
-AUTOMAXPROCS = Kind("", _automaxprocs, is_bool=True)
-VERBOSITY = Kind("value", _verbosity)
-VMODULE = Kind("value", parse_vmodule)
+DURATION = Kind("duration", parse_seconds, 'a duration as text, such as "1m30s"')
+OPTIONAL_DURATION = Kind("duration", _optional_duration, DURATION.expected)
+BOOL = Kind("", _plain_bool, "true or false", is_bool=True)
+AUTOMAXPROCS = Kind("", _automaxprocs, BOOL.expected, is_bool=True)
+VERBOSITY = Kind("value", _verbosity, "a whole number, such as 5")
+VMODULE = Kind("value", parse_vmodule, 'a list such as ["prober=5"]')
 QUANTITY = Kind("value", _quantity)
 THRESHOLD = Kind("value", _threshold)
 BACKTRACE = Kind("value", _backtrace)
-SIZE = Kind("uint", _size)
-COUNT = Kind("count", _count)
+SIZE = Kind("uint", _size, "a whole number, such as 1800")
+COUNT = Kind("count", _count, "a whole number, such as 3")
 
 _BUFFER_SIZE = (
     "the info messages can be buffered for a while to increase performance. The default value of zero bytes disables "
