@@ -50,14 +50,6 @@ def _plain_bool(text: str) -> bool:
         raise ValueError("parse error") from None
 
 
-def _automaxprocs(text: str) -> bool:
-    return True if text == "" else parse_bool(text)
-
-
-def _verbosity(text: str) -> int:
-    return parse_uint(text, 31)
-
-
 def _size(text: str) -> int:
     try:
         return parse_uint(text, 64)
@@ -118,16 +110,12 @@ def _backtrace(text: str) -> str:
     return text
 
 
-def _optional_duration(text: str) -> float | None:
-    return parse_seconds(text) if text else None
-
-
 STRING = Kind("string", str)
 DURATION = Kind("duration", parse_seconds, 'a duration as text, such as "1m30s"')
-OPTIONAL_DURATION = Kind("duration", _optional_duration, DURATION.expected)
+OPTIONAL_DURATION = Kind("duration", lambda text: parse_seconds(text) if text else None, DURATION.expected)
 BOOL = Kind("", _plain_bool, "true or false", is_bool=True)
-AUTOMAXPROCS = Kind("", _automaxprocs, BOOL.expected, is_bool=True)
-VERBOSITY = Kind("value", _verbosity, "a whole number, such as 5")
+AUTOMAXPROCS = Kind("", lambda text: text == "" or parse_bool(text), BOOL.expected, is_bool=True)
+VERBOSITY = Kind("value", functools.partial(parse_uint, bits=31), "a whole number, such as 5")
 VMODULE = Kind("value", parse_vmodule, 'a list such as ["prober=5"]')
 QUANTITY = Kind("value", _quantity)
 THRESHOLD = Kind("value", _threshold)
