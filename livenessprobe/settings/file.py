@@ -82,7 +82,8 @@ def from_file(path: str, content: bytes) -> Layer:
         line = _line(text, key)
         where = f"line {line}: " if line else ""
         if key not in FILE_KEYS:
-            raise ValueError(f"{where}{_printable(key)} is not a setting{_nearest_key(key)}")
+            shown = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else gotext.quote(key)
+            raise ValueError(f"{where}{shown} is not a setting{_nearest_key(key)}")
         layer[key] = Raw(_as_text(key, value, where), f"file {path}, " + (f"line {line}, " if line else "") + f"key {key}")
     return layer
 
@@ -95,10 +96,6 @@ def _nearest_key(key: str) -> str:
     if flag is not None and flag.key in FILE_KEYS:
         return f"; did you mean {flag.key}?"
     return nearest(plain, {known: known for known in FILE_KEYS})
-
-
-def _printable(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else gotext.quote(key)
 
 
 _SEARCHED = 1 << 14
