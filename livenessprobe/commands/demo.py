@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from http.client import HTTPResponse
 
 from livenessprobe.driver.address import AddressError
 from livenessprobe.process import memory, signals
@@ -150,26 +151,29 @@ def _await_first_response(sidecar: subprocess.Popen[bytes], url: str) -> bool:
     end = time.monotonic() + RESPONSE_SECONDS
     while time.monotonic() < end and sidecar.poll() is None:
         try:
-            with urllib.request.urlopen(f"{url}/healthz", timeout=RESPONSE_SECONDS):  # noqa: S310  our own URL
+            with _get_health(url):
                 return True
-        except urllib.error.HTTPError:
-            return True
         except OSError:
             time.sleep(0.05)
     return False
 
 
+def _get_health(url: str) -> HTTPResponse | urllib.error.HTTPError:
+    """The response of /healthz, whatever its status; raises OSError if there is none."""
+    try:
+        response: HTTPResponse = urllib.request.urlopen(f"{url}/healthz", timeout=RESPONSE_SECONDS)  # noqa: S310  our own URL
+    except urllib.error.HTTPError as error:
+        return error
+    return response
+
+
 def _show_health(url: str) -> None:
     started = time.monotonic()
     try:
-        with urllib.request.urlopen(f"{url}/healthz", timeout=RESPONSE_SECONDS) as response:  # noqa: S310  our own URL
-            status, reason, body = response.status, "", response.read()
-    except urllib.error.HTTPError as error:
-        status, reason, body = error.code, f" [{error.headers.get('X-Livenessprobe-Reason')}]", error.read()
+        with _get_health(url) as response:
+            body = response.read().decode(errors="replace")
     except OSError as error:
         print(f"GET /healthz -> {error}")
         return
-    print(
-        f"GET /healthz -> {status} after {time.monotonic() - started:.3f}s{reason}: {body.decode(errors='replace')}",
-        flush=True,
-    )
+    reason = "" if response.status == 200 else f" [{response.headers.get('X-Livenessprobe-Reason')}]"
+    print(f"GET /healthz -> {response.status} after {time.monotonic() - started:.3f}s{reason}: {body}", flush=True)

@@ -57,10 +57,7 @@ class Record:
 
 def render_text(record: Record, options: Options = Options()) -> str:
     """A klog line, or several if a value has several lines; no newline at the end."""
-    pairs: dict[str, object] = {}
-    if record.err is not None:
-        pairs["err"] = record.err
-    pairs.update(record.pairs)
+    pairs = ({} if record.err is None else {"err": record.err}) | dict(record.pairs)
     return _header(record, options) + quote(record.message) + "".join(_text_pair(k, v) for k, v in pairs.items())
 
 
@@ -70,11 +67,8 @@ def _header(record: Record, options: Options) -> str:
     path, line = record.caller
     path = path.replace("\\", "/")
     name = "/".join(path.rsplit("/", 2 if options.add_dir_header else 1)[1:]) or path
-    now = time.localtime(record.wall)
-    return (
-        f"{record.severity}{now.tm_mon:02d}{now.tm_mday:02d} {now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}."
-        f"{int(record.wall % 1 * 1e6):06d} {os.getpid():7d} {name}:{line}] "
-    )
+    now = time.strftime("%m%d %H:%M:%S", time.localtime(record.wall))
+    return f"{record.severity}{now}.{int(record.wall % 1 * 1e6):06d} {os.getpid():7d} {name}:{line}] "
 
 
 def _text_pair(key: str, value: object) -> str:

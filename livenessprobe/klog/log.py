@@ -64,14 +64,11 @@ class Logger:
 
     def v(self, level: int) -> Verbose:
         """A logger for records of verbosity `level`."""
-        return Verbose(self, level, level <= self._verbosity())
-
-    def _verbosity(self) -> int:
         if self._seen != Logger.generation:
             by_pattern = next((n for match, n in _patterns if any(map(match, self._names))), 0)
             self._level = max(_sink.options.v, by_pattern)
             self._seen = Logger.generation
-        return self._level
+        return Verbose(self, level, level <= self._level)
 
     def info(self, message: str, **pairs: object) -> None:
         """Log an info record."""

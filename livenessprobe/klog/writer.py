@@ -74,17 +74,14 @@ class Sink:
         self._lines.append((record.severity, line))
         self._characters += len(line)
         self._idle = False
-        self._wake_thread()
-
-    def _push_summaries(self, now: float) -> None:
-        for record in self._repeats.close_windows(now):
-            self._push(record)
-
-    def _wake_thread(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="klog", daemon=True)
             self._thread.start()
         self._changed.notify_all()
+
+    def _push_summaries(self, now: float) -> None:
+        for record in self._repeats.close_windows(now):
+            self._push(record)
 
     def _run(self) -> None:
         while True:

@@ -22,10 +22,6 @@ REQUEST_MODE_LASTS = 60.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _AS_IT_IS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 """Opens a file without following a link, and without waiting for the other end of a FIFO."""
-_FOR_READING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-"""Opens a file without waiting for the other end of a FIFO, and without translating line ends on Windows."""
-_FOR_WRITING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-"""Exclusively: in a folder that other users write to, the name could be a link to another file."""
 READER_TRIES, READER_SECONDS = 20, 0.01
 """On Windows: how often to try to replace a file that is being read, and the pause between tries."""
 
@@ -69,8 +65,8 @@ def _replace(path: str, line: bytes) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     try:
-        descriptor = os.open(temporary, _FOR_WRITING, 0o644)
-        with os.fdopen(descriptor, "wb") as file:
+        # Exclusively: in a folder that other users write to, the name could be a link to another file.
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o644)) as file:
             file.write(line)
         os.chmod(temporary, 0o644)
         _move(temporary, path)
@@ -124,9 +120,8 @@ def read(path: str) -> str:
 
 def _content(path: str) -> bytes:
     """The content of a regular file; raises ValueError for any other, and never blocks on a FIFO."""
-    descriptor = os.open(path, os.O_RDONLY | _FOR_READING)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError
         return file.read(65_536)
 

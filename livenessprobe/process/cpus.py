@@ -10,18 +10,16 @@ from pathlib import Path
 
 def quota(root: Path = Path("/")) -> float | None:
     """The CPU quota of this process's cgroup, as a number of CPUs; None without a quota."""
-    try:
-        cgroups = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        cgroups = []
-    for line in cgroups:
+    for line in _read(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         path = path.removeprefix("/")
         if controllers == "":
-            limit = _quota_v2(root / "sys/fs/cgroup", path)
+            limit = _ratio(root / "sys/fs/cgroup", path, "cpu.max")
         elif "cpu" in controllers.split(","):
-            limit = _quota_v1(root / "sys/fs/cgroup" / controllers, path) or _quota_v1(root / "sys/fs/cgroup/cpu", path)
+            files = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            mounts = (root / "sys/fs/cgroup" / controllers, root / "sys/fs/cgroup/cpu")
+            limit = _ratio(mounts[0], path, *files) or _ratio(mounts[1], path, *files)
         else:
             continue
         if limit is not None:
@@ -29,20 +27,13 @@ def quota(root: Path = Path("/")) -> float | None:
     return None
 
 
-def _quota_v2(mount: Path, path: str) -> float | None:
+def _ratio(mount: Path, path: str, *files: str) -> float | None:
+    """The quotient of the two numbers in `files`, quota and period; None if either is missing or not above 0."""
     # In a container the mounted root may be the container's own group, by a cgroup namespace or a bind mount.
     for folder in (mount / path, mount):
-        fields = _read(folder / "cpu.max").split()
-        if len(fields) == 2 and fields[0].isdigit() and fields[1].isdigit() and int(fields[1]) > 0:
+        fields = " ".join(_read(folder / file) for file in files).split()
+        if len(fields) == 2 and all(field.isdigit() and int(field) > 0 for field in fields):
             return int(fields[0]) / int(fields[1])
-    return None
-
-
-def _quota_v1(mount: Path, path: str) -> float | None:
-    for folder in (mount / path, mount):
-        limit, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
-        if limit.isdigit() and period.isdigit() and int(limit) > 0 and int(period) > 0:
-            return int(limit) / int(period)
     return None
 
 

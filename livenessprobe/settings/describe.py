@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from livenessprobe import gotext
@@ -57,11 +56,14 @@ def document(loaded: Loaded) -> dict[str, object]:
     """What `livenessprobe config` prints."""
     settings = loaded.settings
     shown = values(loaded)
+    listen = [_listener(settings.http, ["healthz", "metrics"] if settings.metrics_on_http else ["healthz"])]
+    if settings.metrics is not None:
+        listen.append(_listener(settings.metrics, ["metrics"]))
     return {
         "settings": {key: {"value": shown[key], "source": loaded.raw[key].source} for key in KEYS},
         "target": settings.csi_address.target,
         "dial": _dial(settings.csi_address),
-        "listen": list(_listen(loaded)),
+        "listen": listen,
     }
 
 
@@ -69,13 +71,6 @@ def _dial(address: CSIAddress) -> dict[str, str]:
     if address.network == "tcp":
         return {"network": "tcp", "address": address.name}
     return {"network": "unix", "path": f"@{address.name}" if address.network == "abstract" else address.name}
-
-
-def _listen(loaded: Loaded) -> Iterable[dict[str, object]]:
-    settings = loaded.settings
-    yield _listener(settings.http, ["healthz", "metrics"] if settings.metrics_on_http else ["healthz"])
-    if settings.metrics is not None:
-        yield _listener(settings.metrics, ["metrics"])
 
 
 def _listener(address: ListenAddress, serves: list[str]) -> dict[str, object]:

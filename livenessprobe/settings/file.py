@@ -9,18 +9,7 @@ from typing import NamedTuple
 
 from livenessprobe import gotext
 from livenessprobe.settings import flags
-from livenessprobe.settings.layers import (
-    DEFAULT_FILE,
-    EXPECTED,
-    FILE_KEYS,
-    INVALID,
-    KEYS,
-    NOT_IN_FILES,
-    PREFIX,
-    Layer,
-    Raw,
-    nearest,
-)
+from livenessprobe.settings.layers import DEFAULT_FILE, FILE_KEYS, INVALID, KEYS, NOT_IN_FILES, PREFIX, Layer, Raw, nearest
 
 FILE_LIMIT = 1 << 20
 """Bytes; a ConfigMap cannot hold more."""
@@ -93,7 +82,8 @@ def from_file(path: str, content: bytes) -> Layer:
         line = _line(text, key)
         where = f"line {line}: " if line else ""
         if key not in FILE_KEYS:
-            raise ValueError(f"{where}{_printable(key)} is not a setting{_nearest_key(key)}")
+            shown = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else gotext.quote(key)
+            raise ValueError(f"{where}{shown} is not a setting{_nearest_key(key)}")
         layer[key] = Raw(_as_text(key, value, where), f"file {path}, " + (f"line {line}, " if line else "") + f"key {key}")
     return layer
 
@@ -106,10 +96,6 @@ def _nearest_key(key: str) -> str:
     if flag is not None and flag.key in FILE_KEYS:
         return f"; did you mean {flag.key}?"
     return nearest(plain, {known: known for known in FILE_KEYS})
-
-
-def _printable(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else gotext.quote(key)
 
 
 _SEARCHED = 1 << 14
@@ -154,7 +140,7 @@ def _as_text(key: str, value: object, where: str) -> str:
             return str(value)
         case list() if kind is flags.VMODULE and all(isinstance(item, str) for item in value):
             return ",".join(value)
-    expected = EXPECTED.get(kind, 'a text, such as "…"')
+    expected = kind.expected or 'a text, such as "…"'
     raise ValueError(f"{where}{key} is {_toml_type(value)}; write {expected}")
 
 

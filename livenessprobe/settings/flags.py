@@ -6,6 +6,7 @@ Values read as Go's `flag` package and upstream's own types read them, measured 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -22,6 +23,8 @@ class Kind(NamedTuple):
     placeholder: str
     check: Callable[[str], Any]
     """Returns the typed value, durations as seconds; raises ValueError with Go's reason."""
+    expected: str = ""
+    """A value of the type in a settings file, as a fault says it; empty if any text is accepted."""
     is_bool: bool = False
 
 
@@ -45,14 +48,6 @@ def _plain_bool(text: str) -> bool:
         return parse_bool(text)
     except ValueError:
         raise ValueError("parse error") from None
-
-
-def _automaxprocs(text: str) -> bool:
-    return True if text == "" else parse_bool(text)
-
-
-def _verbosity(text: str) -> int:
-    return parse_uint(text, 31)
 
 
 def _size(text: str) -> int:
@@ -115,22 +110,18 @@ def _backtrace(text: str) -> str:
     return text
 
 
-def _optional_duration(text: str) -> float | None:
-    return parse_seconds(text) if text else None
-
-
 STRING = Kind("string", str)
-DURATION = Kind("duration", parse_seconds)
-OPTIONAL_DURATION = Kind("duration", _optional_duration)
-BOOL = Kind("", _plain_bool, is_bool=True)
-AUTOMAXPROCS = Kind("", _automaxprocs, is_bool=True)
-VERBOSITY = Kind("value", _verbosity)
-VMODULE = Kind("value", parse_vmodule)
+DURATION = Kind("duration", parse_seconds, 'a duration as text, such as "1m30s"')
+OPTIONAL_DURATION = Kind("duration", lambda text: parse_seconds(text) if text else None, DURATION.expected)
+BOOL = Kind("", _plain_bool, "true or false", is_bool=True)
+AUTOMAXPROCS = Kind("", lambda text: text == "" or parse_bool(text), BOOL.expected, is_bool=True)
+VERBOSITY = Kind("value", functools.partial(parse_uint, bits=31), "a whole number, such as 5")
+VMODULE = Kind("value", parse_vmodule, 'a list such as ["prober=5"]')
 QUANTITY = Kind("value", _quantity)
 THRESHOLD = Kind("value", _threshold)
 BACKTRACE = Kind("value", _backtrace)
-SIZE = Kind("uint", _size)
-COUNT = Kind("count", _count)
+SIZE = Kind("uint", _size, "a whole number, such as 1800")
+COUNT = Kind("count", _count, "a whole number, such as 3")
 
 _BUFFER_SIZE = (
     "the info messages can be buffered for a while to increase performance. The default value of zero bytes disables "
@@ -142,14 +133,12 @@ _SPLIT_STREAM = (
     "Enable the LoggingAlphaOptions feature gate to use this."
 )
 
+_old = functools.partial(Flag, group="old")
+_own = functools.partial(Flag, group="own")
+
 # The usage texts of the upstream group are exactly upstream's, since people diff the output of --help.
 FLAGS: tuple[Flag, ...] = (
-    Flag(
-        "automaxprocs",
-        AUTOMAXPROCS,
-        "false",
-        "automatically set GOMAXPROCS to match Linux container CPU quota",
-    ),
+    Flag("automaxprocs", AUTOMAXPROCS, "false", "automatically set GOMAXPROCS to match Linux container CPU quota"),
     Flag("csi-address", STRING, "/run/csi/socket", "Address of the CSI driver socket."),
     Flag(
         "health-port",
@@ -167,19 +156,9 @@ FLAGS: tuple[Flag, ...] = (
         "`--metrics-address` cannot be explicitly set.",
     ),
     Flag("log-flush-frequency", DURATION, "5s", "Maximum number of seconds between log flushes"),
-    Flag(
-        "log-json-info-buffer-size",
-        QUANTITY,
-        "0",
-        f"[Alpha] In JSON format with split output streams, {_BUFFER_SIZE}",
-    ),
+    Flag("log-json-info-buffer-size", QUANTITY, "0", f"[Alpha] In JSON format with split output streams, {_BUFFER_SIZE}"),
     Flag("log-json-split-stream", BOOL, "false", f"[Alpha] In JSON format, {_SPLIT_STREAM}"),
-    Flag(
-        "log-text-info-buffer-size",
-        QUANTITY,
-        "0",
-        f"[Alpha] In text format with split output streams, {_BUFFER_SIZE}",
-    ),
+    Flag("log-text-info-buffer-size", QUANTITY, "0", f"[Alpha] In text format with split output streams, {_BUFFER_SIZE}"),
     Flag("log-text-split-stream", BOOL, "false", f"[Alpha] In text format, {_SPLIT_STREAM}"),
     Flag(
         "logging-format",
@@ -196,10 +175,7 @@ FLAGS: tuple[Flag, ...] = (
         "the address cannot resolve to localhost + the port from `--health-port`.",
     ),
     Flag(
-        "metrics-path",
-        STRING,
-        "/metrics",
-        "The HTTP path where prometheus metrics will be exposed. Default is `/metrics`.",
+        "metrics-path", STRING, "/metrics", "The HTTP path where prometheus metrics will be exposed. Default is `/metrics`."
     ),
     Flag("probe-timeout", DURATION, "3s", "Probe timeout in seconds."),
     Flag("v", VERBOSITY, "0", "number for the log level verbosity"),
@@ -209,156 +185,107 @@ FLAGS: tuple[Flag, ...] = (
         "",
         "comma-separated list of pattern=N settings for file-filtered logging (only works for text log format)",
     ),
-    Flag("add_dir_header", BOOL, "false", "If true, adds the file directory to the header of the log messages", "old"),
-    Flag(
-        "alsologtostderr",
-        BOOL,
-        "false",
-        "log to standard error as well as files (no effect when -logtostderr=true)",
-        "old",
-    ),
-    Flag("connection-timeout", STRING, "", "This option is deprecated.", "old"),
-    Flag("log_backtrace_at", BACKTRACE, "", "when logging hits line file:N, emit a stack trace", "old"),
-    Flag(
-        "log_dir",
-        STRING,
-        "",
-        "If non-empty, write log files in this directory (no effect when -logtostderr=true)",
-        "old",
-    ),
-    Flag("log_file", STRING, "", "If non-empty, use this log file (no effect when -logtostderr=true)", "old"),
-    Flag(
+    _old("add_dir_header", BOOL, "false", "If true, adds the file directory to the header of the log messages"),
+    _old("alsologtostderr", BOOL, "false", "log to standard error as well as files (no effect when -logtostderr=true)"),
+    _old("connection-timeout", STRING, "", "This option is deprecated."),
+    _old("log_backtrace_at", BACKTRACE, "", "when logging hits line file:N, emit a stack trace"),
+    _old("log_dir", STRING, "", "If non-empty, write log files in this directory (no effect when -logtostderr=true)"),
+    _old("log_file", STRING, "", "If non-empty, use this log file (no effect when -logtostderr=true)"),
+    _old(
         "log_file_max_size",
         SIZE,
         "1800",
         "Defines the maximum size a log file can grow to (no effect when -logtostderr=true). Unit is megabytes. If the "
         "value is 0, the maximum file size is unlimited.",
-        "old",
     ),
-    Flag("logtostderr", BOOL, "true", "log to standard error instead of files", "old"),
-    Flag(
+    _old("logtostderr", BOOL, "true", "log to standard error instead of files"),
+    _old(
         "one_output",
         BOOL,
         "false",
         "If true, only write logs to their native severity level (vs also writing to each lower severity level; no "
         "effect when -logtostderr=true)",
-        "old",
     ),
-    Flag("skip_headers", BOOL, "false", "If true, avoid header prefixes in the log messages", "old"),
-    Flag(
-        "skip_log_headers",
-        BOOL,
-        "false",
-        "If true, avoid headers when opening log files (no effect when -logtostderr=true)",
-        "old",
+    _old("skip_headers", BOOL, "false", "If true, avoid header prefixes in the log messages"),
+    _old(
+        "skip_log_headers", BOOL, "false", "If true, avoid headers when opening log files (no effect when -logtostderr=true)"
     ),
-    Flag(
+    _old(
         "stderrthreshold",
         THRESHOLD,
         "2",
         "logs at or above this threshold go to stderr when writing to files and stderr (no effect when -logtostderr=true "
         "or -alsologtostderr=true)",
-        "old",
     ),
-    Flag(
+    _own(
         "config",
         STRING,
         "",
         "TOML `file` of settings. Flags and LIVENESSPROBE_ variables win over it. Default: "
         "/etc/livenessprobe/settings.toml, if it exists.",
-        "own",
     ),
-    Flag(
-        "config-poll-interval",
-        DURATION,
-        "5s",
-        "How often the settings file is checked for changes. 0s: only on SIGHUP.",
-        "own",
-    ),
-    Flag("config-strict", BOOL, "false", "Refuse to start with a bad settings file instead of ignoring it.", "own"),
-    Flag(
+    _own("config-poll-interval", DURATION, "5s", "How often the settings file is checked for changes. 0s: only on SIGHUP."),
+    _own("config-strict", BOOL, "false", "Refuse to start with a bad settings file instead of ignoring it."),
+    _own(
         "connection-reuse",
         DURATION,
         "1s",
         "How long one connection to the driver may serve probes. 0s: each probe has its own connection.",
-        "own",
     ),
-    Flag(
+    _own(
         "exit-on-failure",
         BOOL,
         "false",
         "Exit with code 3 after --failure-threshold failures in a row. This restarts the sidecar, not the driver.",
-        "own",
     ),
-    Flag("failure-threshold", COUNT, "1", "Failures in a row until the driver is reported as unhealthy.", "own"),
-    Flag(
-        "health-file",
-        STRING,
-        "",
-        "A `file` that exists while the driver is healthy, for exec probes. Default: none.",
-        "own",
-    ),
-    Flag(
+    _own("failure-threshold", COUNT, "1", "Failures in a row until the driver is reported as unhealthy."),
+    _own("health-file", STRING, "", "A `file` that exists while the driver is healthy, for exec probes. Default: none."),
+    _own(
         "health-service",
         STRING,
         "",
         "The service that --probe-path=/grpc.health.v1.Health/Check asks about. Default: the server as a whole.",
-        "own",
     ),
-    Flag(
-        "http-idle-timeout",
-        DURATION,
-        "75s",
-        "How long an HTTP connection may be open without a complete request.",
-        "own",
-    ),
-    Flag(
+    _own("http-idle-timeout", DURATION, "75s", "How long an HTTP connection may be open without a complete request."),
+    _own(
         "http-max-connections",
         COUNT,
         "100",
         "How many HTTP connections may be open on a listener; never more than half of the spare file descriptors. Above it "
         "the connections longest without a complete request are closed.",
-        "own",
     ),
-    Flag(
+    _own(
         "http-max-header-bytes",
         COUNT,
         "16384",
         "How long the first line and the headers of an HTTP request may be together.",
-        "own",
     ),
-    Flag(
+    _own(
         "interval",
         DURATION,
         "0s",
         "Time between probes on a schedule; /healthz then reports the last result. 0s: probe when /healthz is requested.",
-        "own",
     ),
-    Flag(
+    _own(
         "probe-path",
         STRING,
         PROBE,
         "The gRPC `method` that a probe calls. Methods other than CSI's Probe and gRPC's health check are healthy if they succeed.",
-        "own",
     ),
-    Flag("success-threshold", COUNT, "1", "Successes in a row until the driver is reported as healthy again.", "own"),
-    Flag(
+    _own("success-threshold", COUNT, "1", "Successes in a row until the driver is reported as healthy again."),
+    _own(
         "termination-log",
         STRING,
         "/dev/termination-log",
         "The `file` where --exit-on-failure and a stuck event loop leave their reason for the kubelet.",
-        "own",
     ),
-    Flag(
+    _own(
         "unreachable-grace",
         OPTIONAL_DURATION,
         "",
         "How long a probe keeps dialling a driver that cannot be reached. 0s: fail at once. Default: the probe timeout.",
-        "own",
     ),
-    Flag(
-        "version", BOOL, "false", "Print the version of this program and the upstream version it matches, then exit.", "own"
-    ),
+    _own("version", BOOL, "false", "Print the version of this program and the upstream version it matches, then exit."),
 )
 
 BY_NAME: Mapping[str, Flag] = {flag.name: flag for flag in FLAGS}

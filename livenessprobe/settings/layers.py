@@ -26,6 +26,7 @@ from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import flags
 
 PREFIX = "LIVENESSPROBE_"
+INVALID = "Invalid setting"
 DEFAULT_FILE = "/etc/livenessprobe/settings.toml"
 
 KEYS: Mapping[str, flags.Flag] = {flag.key: flag for flag in flags.FLAGS if flag.name != "version"}
@@ -139,18 +140,3 @@ def _says_the_same(key: str, one: str, other: str) -> bool:
         return bool(KEYS[key].kind.check(one) == KEYS[key].kind.check(other))
     except ValueError:
         return one == other
-
-
-EXPECTED: Mapping[flags.Kind, str] = {
-    flags.DURATION: 'a duration as text, such as "1m30s"',
-    flags.OPTIONAL_DURATION: 'a duration as text, such as "1m30s"',
-    flags.BOOL: "true or false",
-    flags.AUTOMAXPROCS: "true or false",
-    flags.VERBOSITY: "a whole number, such as 5",
-    flags.SIZE: "a whole number, such as 1800",
-    flags.COUNT: "a whole number, such as 3",
-    flags.VMODULE: 'a list such as ["prober=5"]',
-}
-
-
-INVALID = "Invalid setting"

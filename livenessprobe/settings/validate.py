@@ -11,7 +11,7 @@ from livenessprobe.driver.methods import parse_method
 from livenessprobe.gotext import format_duration, parse_duration, quote
 from livenessprobe.klog.format import Options
 from livenessprobe.settings import flags
-from livenessprobe.settings.layers import EXPECTED, INVALID, KEYS, Layer, Raw, SettingsError
+from livenessprobe.settings.layers import INVALID, KEYS, Layer, Raw, SettingsError
 from livenessprobe.settings.listen_address import ListenAddress, join_host_port, parse_listen_address
 from livenessprobe.settings.model import Settings, Thresholds
 
@@ -60,7 +60,7 @@ def _typed(raw: Raw, kind: flags.Kind) -> Any:
             raise ValueError("it holds a NUL character")
         return kind.check(raw.text)
     except ValueError as reason:
-        hint = f"; write {EXPECTED[kind].replace(' as text', '')}" if kind in EXPECTED else ""
+        hint = f"; write {kind.expected.replace(' as text', '')}" if kind.expected else ""
         raise _invalid(raw, f"{reason}{hint}", code=2) from None
 
 
