@@ -7,7 +7,7 @@ import os
 import sys
 from typing import NoReturn
 
-from livenessprobe.process import memory, signals
+from livenessprobe.process import environment, memory, signals
 
 
 def main() -> NoReturn:
@@ -17,16 +17,17 @@ def main() -> NoReturn:
     At once: the interpreter would take itself apart, which costs CPU, and wait for threads that a hung disk may hold for ever.
     """
     memory.load()
+    check = sys.argv[1:2] == ["check"]
     # Before the other imports: they take a second where CPU is scarce, and PID 1 hears no signal without a handler.
-    if sys.argv[1:2] == ["check"]:
-        signals.early(signals.cut_short)
-        from livenessprobe.commands import check  # not by way of cli, which would load more than a check needs
+    signals.early(signals.cut_short if check else signals.stopped)
+    environ = environment.take()
+    if check:
+        from livenessprobe.commands import check as command  # not by way of cli, which would load more than a check needs
 
-        os._exit(check.run(sys.argv[2:]))
-    signals.early()
+        os._exit(command.run(sys.argv[2:], environ))
     from livenessprobe import cli
 
-    code = cli.main(sys.argv[1:])
+    code = cli.main(sys.argv[1:], environ)
     with contextlib.suppress(OSError, ValueError, AttributeError):  # there may be no stdout, or nobody who reads it
         sys.stdout.flush()
     os._exit(code)

@@ -19,7 +19,7 @@ from livenessprobe.process import cpus
 from livenessprobe.process.imports import absent
 from livenessprobe.settings import command_line, describe, flags
 from livenessprobe.settings.file import FileContent, read_settings_file
-from livenessprobe.settings.layers import DEFAULT_FILE, Layer, SettingsError, remove_dynaconf_switches
+from livenessprobe.settings.layers import DEFAULT_FILE, Layer, SettingsError
 from livenessprobe.settings.listen_address import ListenAddress
 from livenessprobe.settings.load import load, with_file
 from livenessprobe.settings.model import Loaded, Settings
@@ -31,24 +31,23 @@ Opened = TypeVar("Opened")
 log = get_logger(__file__)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """
-    The exit code.
+    Do what `arguments` say, with the variables in `environ`; returns the exit code.
 
     0 stopped or help, 1 refused or failed, 2 a bad flag or variable, as the Go program's; 3 by --exit-on-failure.
     """
     _fill_standard_descriptors()
     klog.capture_foreign()
-    remove_dynaconf_switches(os.environ)
     try:
         match list(arguments):
             case ["demo", *rest]:
                 from livenessprobe.commands import demo
 
-                return demo.main(rest)
+                return demo.main(rest, environ)
             case ["config", *rest]:
-                return run(rest, os.environ, _print_settings)
-        return run(arguments, os.environ, _serve)
+                return run(rest, environ, _print_settings)
+        return run(arguments, environ, _serve)
     finally:
         klog.flush()
 

@@ -8,7 +8,6 @@ server, no metrics, no Dynaconf; gRPC only where the driver itself is asked, HTT
 from __future__ import annotations
 
 import json
-import os
 import socket
 import sys
 import time
@@ -224,9 +223,9 @@ def _code_for(reason: Reason, body: str) -> int:
     return NOT_CONNECTED
 
 
-def run(arguments: Sequence[str]) -> int:
-    """`main` on this process's environment; the log is written out before the end."""
+def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """The exit code of `main`, once the log is written."""
     try:
-        return main(arguments, os.environ)
+        return main(arguments, environ)
     finally:
         klog.flush()

@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from livenessprobe.driver.address import AddressError
 from livenessprobe.process import memory, signals
@@ -74,8 +74,8 @@ class _Driver:
             self.order("ready")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the demo; `arguments` are flags for the sidecar.  Returns the exit code."""
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run the demo; `arguments` are flags for the sidecar, `environ` its variables.  Returns the exit code."""
     if sys.platform == "win32":
         print("livenessprobe demo needs unix signals; run it on Linux or in WSL", file=sys.stderr)
         return 1
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
         socket = os.path.join(folder, "csi.sock")
         driver = _Driver(socket)
         command = [sys.executable, "-m", "livenessprobe", f"--csi-address={socket}", f"--http-endpoint={endpoint}"]
-        sidecar = subprocess.Popen([*command, *arguments], stdin=subprocess.DEVNULL)
+        sidecar = subprocess.Popen([*command, *arguments], env=environ, stdin=subprocess.DEVNULL)
         try:
             return _converse(driver, sidecar, f"http://{endpoint}")
         except (KeyboardInterrupt, SystemExit):

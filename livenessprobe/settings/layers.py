@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from livenessprobe import gotext
@@ -39,9 +39,6 @@ LONGHORN_DEFAULTS: Mapping[str, str] = {
     "health_file": "/tmp/health",  # noqa: S108  as documented there
 }
 """What Longhorn's image documents as its defaults."""
-
-_OLD_SWITCHES = frozenset({"SETTINGS_MODULE", "PROJECT_ROOT"})
-"""Variables that Dynaconf reads though they do not bear its name; each value goes through its casts."""
 
 
 class SettingsError(Exception):
@@ -76,12 +73,6 @@ class Raw:
 
 Layer = Mapping[str, Raw]
 """Values by key."""
-
-
-def remove_dynaconf_switches(environ: MutableMapping[str, str]) -> None:
-    """Remove the variables that control Dynaconf, since they can run code and read files.  Call before the first `merge`."""
-    for name in [name for name in environ if "DYNACONF" in name or name in _OLD_SWITCHES]:
-        del environ[name]
 
 
 def merge(*layers: Layer) -> dict[str, Raw]:
