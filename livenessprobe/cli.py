@@ -15,7 +15,7 @@ from livenessprobe.klog import log as klog
 from livenessprobe.klog.log import get_logger
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
-from livenessprobe.process import cpus
+from livenessprobe.process import cpus, threads
 from livenessprobe.process.imports import absent
 from livenessprobe.settings import command_line, describe, flags
 from livenessprobe.settings.file import FileContent, read_settings_file
@@ -111,6 +111,9 @@ def _serve(start: _Start) -> int:
             health_file.remove(path)
         except health_file.HealthFileError as error:
             log.error("Health file cannot be updated", err=str(error))
+    if fault := threads.fault():
+        log.error("Cannot run without threads", err=fault)
+        return 1
     try:
         listeners = _open(loaded.settings, listen)
     except SettingsError as error:
@@ -122,15 +125,15 @@ def _serve(start: _Start) -> int:
 
     from livenessprobe import daemon
 
-    threads = daemon.THREADS
+    executor = daemon.THREADS
     if loaded.settings.automaxprocs:
-        threads = min(threads, _maxprocs(start.environ)[0])
+        executor = min(executor, _maxprocs(start.environ)[0])
     # The folder of the default file is a mount; what is mounted there may fill it later.
     polled = bool(loaded.file) or os.path.isdir(os.path.dirname(DEFAULT_FILE))
     file = daemon.SettingsFile(loaded.file or DEFAULT_FILE, polled, functools.partial(_with_file, start))
     # Not closed, which would wait for threads that a hung disk may hold; the process ends with it.
     runner = asyncio.Runner(loop_factory=daemon.event_loop)
-    return runner.run(daemon.run(loaded, file, daemon.Listeners(*listeners), threads))
+    return runner.run(daemon.run(loaded, file, daemon.Listeners(*listeners), executor))
 
 
 def _print_settings(start: _Start) -> int:

@@ -18,7 +18,7 @@ from livenessprobe.driver.result import ProbeResult, Reason
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
-from livenessprobe.process import memory
+from livenessprobe.process import memory, threads
 from livenessprobe.process.imports import absent
 from livenessprobe.settings import command_line, flags
 from livenessprobe.settings.file import read_settings_file
@@ -127,6 +127,8 @@ def _insist(ask: Ask, timeout: float, wait: float) -> Outcome:
 
 
 def _ask_driver(settings: Settings, timeout: float, grace: float) -> Outcome:
+    if fault := threads.fault():  # without threads gRPC ends the process (SIGSEGV)
+        return Outcome(NOT_CONNECTED, Reason.INTERNAL.value, fault)
     with absent("ssl"):
         import asyncio
 

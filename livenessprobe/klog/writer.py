@@ -79,15 +79,23 @@ class Sink:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="klog", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="klog", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return  # no thread can be started; `flush` writes
+            self._thread = thread
 
     def flush(self, seconds: float) -> None:
         """Wait until all is written, folded records included, at most `seconds`."""
         with self._wake:
             for record in self._folder.due(float("inf")):
                 self._push(record)
-            self._wake.wait_for(lambda: self._idle, seconds)
+            if self._thread is not None:
+                self._wake.wait_for(lambda: self._idle, seconds)
+                return
+            taken = self._take()
+        self._write_out(*taken)
 
     def _run(self) -> None:
         while True:
@@ -102,18 +110,26 @@ class Sink:
                             self._push(record)
                     else:
                         self._wake.wait(None if started is None else FOLD_SECONDS - (now - started))
-                lines = list(self._lines)
-                self._lines.clear()
-                self._characters = 0
-                retired, self._retired = self._retired, []
+                taken = self._take()
                 self._idle = False
-            for files in retired:
-                files.close()
-            for severity, line in lines:
-                try:
-                    self._write(severity, line)
-                except Exception:  # noqa: BLE001  whatever went wrong with one line, the next must still be written
-                    self.dropped += 1
+            self._write_out(*taken)
+
+    def _take(self) -> tuple[list[tuple[str, str]], list[LogFiles]]:
+        """The lines to write and the files to close, which are no longer queued."""
+        lines, retired = list(self._lines), self._retired
+        self._lines.clear()
+        self._characters = 0
+        self._retired = []
+        return lines, retired
+
+    def _write_out(self, lines: list[tuple[str, str]], retired: list[LogFiles]) -> None:
+        for files in retired:
+            files.close()
+        for severity, line in lines:
+            try:
+                self._write(severity, line)
+            except Exception:  # noqa: BLE001  whatever went wrong with one line, the next must still be written
+                self.dropped += 1
 
     def _write(self, severity: str, line: str) -> None:
         options, files = self.options, self._files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -73,5 +74,6 @@ def maxprocs(environ: Mapping[str, str], limit: float | None, present: int) -> t
 def present() -> int:
     """CPUs this process may run on."""
     if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
+        with contextlib.suppress(OSError):  # a seccomp profile may refuse it
+            return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
