@@ -3,6 +3,15 @@
 ARG PYTHON=docker.io/library/python:3.15-slim-trixie
 ARG BASE=gcr.io/distroless/cc-debian13:latest
 
+FROM ${PYTHON} AS launcher
+# musl: a static program of 30 kB, where glibc makes 800.  Without a version, since Debian keeps no older versions.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends gcc musl-tools \
+ && rm -rf /var/lib/apt/lists/*
+COPY image/launcher.c /
+RUN musl-gcc -static -Os -s -Wall -Wextra -Werror -o /livenessprobe /launcher.c
+
 FROM ${PYTHON} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONHASHSEED=0
 WORKDIR /src
@@ -12,9 +21,10 @@ RUN python3 -m pip install --require-hashes --no-deps --only-binary=:all: --targ
 COPY pyproject.toml README.md LICENSE ./
 COPY livenessprobe livenessprobe
 COPY image/assemble.py image/
+COPY --from=launcher /livenessprobe /launcher
 # pip does not install into a folder what that folder already has, so the package gets a folder of its own.
 RUN PYTHONPATH=/builder python3 -m pip install --no-deps --no-build-isolation --target=/package . \
- && python3 image/assemble.py /tree /packages /package
+ && python3 image/assemble.py /tree /launcher /packages /package
 
 FROM ${BASE}
 COPY --from=build /tree/python /

@@ -3,7 +3,8 @@ Keeps the variables of a pod from the libraries: they are meant for the pod's ow
 
 Libraries read many.  Measured with gRPC, protobuf and the Prometheus client: GRPC_POLL_STRATEGY=none aborts the process at the
 first dial, PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=cpp and PROMETHEUS_MULTIPROC_DIR=/nosuch end it with a traceback, and
-GRPC_ADDRESS_HTTP_PROXY sends the calls to a proxy.  New releases add names, so the list is of those that stay.
+GRPC_ADDRESS_HTTP_PROXY sends the calls to a proxy.  New releases of libraries read new names, so the list names the variables
+that stay.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ALLOWED = frozenset(
         *("LD_*", "MALLOC_*", "GLIBC_TUNABLES", "RES_OPTIONS", "LOCALDOMAIN"),
     }
 )
-"""The variables that stay in the environment; a name with a * at its end stands for all that begin so."""
+"""The variables that stay in the environment; a name with a * at its end stands for every name with this beginning."""
 ALLOWED_ON_WINDOWS = ALLOWED | {
     *("SystemRoot", "SystemDrive", "windir", "ComSpec", "PATHEXT"),
     *("USERPROFILE", "ProgramData", "ALLUSERSPROFILE", "LOCALAPPDATA", "APPDATA"),

@@ -52,22 +52,25 @@ def unwind(_number: int, _frame: FrameType | None) -> None:
 
 def early(told: Callable[[int, FrameType | None], None] = stopped) -> None:
     """
-    Until the event loop runs: TERM and INT end the process by `told`, and what Go ignores is ignored.
+    Until the event loop runs: TERM and INT end the process by `told`, HUP waits for `control`, and what Go ignores is ignored.
 
-    As PID 1 a signal without a handler would have no effect at all.
+    As PID 1 a signal without a handler would have no effect at all.  The image's launcher has blocked these three, so those that
+    came before this call take effect now.
     """
     signal.signal(signal.SIGTERM, told)
     signal.signal(signal.SIGINT, told)
     if sys.platform == "win32":
         signal.signal(signal.SIGBREAK, told)
         return
-    for ignored in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    for ignored in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
         signal.signal(ignored, signal.SIG_IGN)
     faulthandler.unregister(signal.SIGQUIT)  # else it would think that its handler is still there
     signal.signal(signal.SIGQUIT, _quit)
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             faulthandler.register(signal.SIGQUIT, chain=True)  # it writes the stacks even where no Python runs
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
 
 
 @contextlib.contextmanager
@@ -95,6 +98,7 @@ def control() -> Iterator[Control]:
     loop.add_signal_handler(signal.SIGTERM, events.stop.set)
     loop.add_signal_handler(signal.SIGINT, events.stop.set)
     loop.add_signal_handler(signal.SIGHUP, events.reload.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     try:
         yield events
     finally:
