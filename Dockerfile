@@ -10,7 +10,10 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends gcc musl-tools \
  && rm -rf /var/lib/apt/lists/*
 COPY image/launcher.c /
-RUN musl-gcc -static -Os -s -Wall -Wextra -Werror -o /livenessprobe /launcher.c
+# With musl's copyright, as its licence asks for.
+RUN mkdir -p /tree/usr/share/doc/musl \
+ && cp /usr/share/doc/musl-dev/copyright /tree/usr/share/doc/musl/ \
+ && musl-gcc -static -Os -s -Wall -Wextra -Werror -o /tree/livenessprobe /launcher.c
 
 FROM ${PYTHON} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONHASHSEED=0
@@ -21,12 +24,12 @@ RUN python3 -m pip install --require-hashes --no-deps --only-binary=:all: --targ
 COPY pyproject.toml README.md LICENSE ./
 COPY livenessprobe livenessprobe
 COPY image/assemble.py image/
-COPY --from=launcher /livenessprobe /launcher
 # pip does not install into a folder what that folder already has, so the package gets a folder of its own.
 RUN PYTHONPATH=/builder python3 -m pip install --no-deps --no-build-isolation --target=/package . \
- && python3 image/assemble.py /tree /launcher /packages /package
+ && python3 image/assemble.py /tree /packages /package
 
 FROM ${BASE}
+COPY --from=launcher /tree /
 COPY --from=build /tree/python /
 COPY --from=build /tree/app /
 ARG BASE

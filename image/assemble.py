@@ -1,8 +1,8 @@
 """
 Makes the files that the image adds to its base; run by the interpreter that the image will have.
 
-`python3 assemble.py TREE LAUNCHER PACKAGES …` makes TREE/python, and TREE/app from the compiled launcher and the installed
-packages.  Each becomes a layer of the image; the first rarely changes.
+`python3 assemble.py TREE PACKAGES …` makes TREE/python, and TREE/app from the installed packages.  Each becomes a layer
+of the image; the first rarely changes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from livenessprobe.__main__ import main
 
 sys.exit(main())
 """
-"""Executed by the launcher, /livenessprobe.  Its name becomes the name of the process."""
+"""/app/bin/livenessprobe, which launcher.c executes.  Its name becomes the name of the process."""
 
 
 def python(tree: Path) -> None:
@@ -77,13 +77,12 @@ def cat(tree: Path) -> None:
     (status / "coreutils").write_bytes(paragraph)
 
 
-def app(tree: Path, launcher: str, installed: Sequence[str]) -> None:
-    """Copy the launcher, and the packages without modules that are never loaded; write the program."""
+def app(tree: Path, installed: Sequence[str]) -> None:
+    """Copy the packages without modules that are never loaded, and write the program."""
     packages = tree / "app"
     for folder in installed:
         shutil.copytree(folder, packages, ignore=shutil.ignore_patterns(*UNUSED), dirs_exist_ok=True)
     compile_all(packages, Path("/app"))
-    shutil.copy(launcher, tree / "livenessprobe")
     program = packages / "bin/livenessprobe"
     program.parent.mkdir()
     program.write_text(PROGRAM.format(interpreter=LOCAL / "bin" / NAME, options=options()))
@@ -113,4 +112,4 @@ def compile_all(folder: Path, place: Path) -> None:
 if __name__ == "__main__":
     os.umask(0o022)
     python(Path(sys.argv[1], "python"))
-    app(Path(sys.argv[1], "app"), sys.argv[2], sys.argv[3:])
+    app(Path(sys.argv[1], "app"), sys.argv[2:])

@@ -221,11 +221,14 @@ HOSTILE = {
     "PYTHONINSPECT": "1",
     "PYTHON_LAZY_IMPORTS": "none",
     "PYTHONUSERBASE": "/csi",
+    "GRPC_POLL_STRATEGY": "none",
+    "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "cpp",
+    "PROMETHEUS_MULTIPROC_DIR": "/nosuch",
 }
 
 
 def stage_command() -> None:
-    """`command: [/livenessprobe]`, exec probes, a terminal, foreign Python variables, SIGTERM."""
+    """`command: [/livenessprobe]`, exec probes, a terminal, foreign variables, SIGTERM."""
     variables = tuple(f"--env={name}={value}" for name, value in HOSTILE.items())
     with drivers.example() as driver:
         # If one of these were on the module path, it would end the process.
@@ -234,6 +237,7 @@ def stage_command() -> None:
         options = (*HARDENED, "--entrypoint=/livenessprobe", "--workdir=/csi", *variables)
         with sidecar(driver, options=options) as (url, container):
             _expect("foreign variables", get(f"{url}/healthz"), (200, "ok"))
+            _expect("foreign variables, metrics", get(f"{url}/metrics")[0], 200)
             name = Path(f"/proc/{container.pid}/comm").read_text().strip()
             _expect("the process's name", name, "livenessprobe")
             code, output = container.execute("/livenessprobe", "check", "--csi-address=/csi/csi.sock")
