@@ -40,15 +40,17 @@ UNUSED = (
 )
 """Not copied from the packages."""
 
-LAUNCHER = """\
+PROGRAM = """\
 #!{interpreter} {options}
 import sys
 
+sys.argv[0] = "/livenessprobe"
 sys.path.append("/app")
 from livenessprobe.__main__ import main
 
 sys.exit(main())
 """
+"""/app/bin/livenessprobe, which launcher.c executes.  Its name becomes the name of the process."""
 
 
 def python(tree: Path) -> None:
@@ -81,9 +83,10 @@ def app(tree: Path, installed: Sequence[str]) -> None:
     for folder in installed:
         shutil.copytree(folder, packages, ignore=shutil.ignore_patterns(*UNUSED), dirs_exist_ok=True)
     compile_all(packages, Path("/app"))
-    launcher = tree / "livenessprobe"
-    launcher.write_text(LAUNCHER.format(interpreter=LOCAL / "bin" / NAME, options=options()))
-    launcher.chmod(0o755)
+    program = packages / "bin/livenessprobe"
+    program.parent.mkdir()
+    program.write_text(PROGRAM.format(interpreter=LOCAL / "bin" / NAME, options=options()))
+    program.chmod(0o755)
 
 
 def options() -> str:

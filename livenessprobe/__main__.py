@@ -7,7 +7,7 @@ import os
 import sys
 from typing import NoReturn
 
-from livenessprobe.process import memory, signals
+from livenessprobe.process import environment, memory, signals
 
 
 def main() -> NoReturn:
@@ -17,16 +17,17 @@ def main() -> NoReturn:
     It ends without the interpreter's shutdown, which costs CPU, and waits for threads that a hung disk may block for ever.
     """
     memory.before_imports()
+    check = sys.argv[1:2] == ["check"]
     # Before the other imports, which take a second if CPU is scarce: without a handler a signal has no effect on PID 1.
-    if sys.argv[1:2] == ["check"]:
-        signals.install_early(signals.exit_interrupted)
-        from livenessprobe.commands import check  # not through cli, which loads more than a check needs
+    signals.install_early(signals.exit_interrupted if check else signals.exit_successfully)
+    environ = environment.take()
+    if check:
+        from livenessprobe.commands import check as command  # not through cli, which loads more than a check needs
 
-        os._exit(check.run(sys.argv[2:]))
-    signals.install_early()
+        os._exit(command.run(sys.argv[2:], environ))
     from livenessprobe import cli
 
-    code = cli.main(sys.argv[1:])
+    code = cli.main(sys.argv[1:], environ)
     with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout or its reader may be missing
         sys.stdout.flush()
     os._exit(code)

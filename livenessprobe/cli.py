@@ -15,7 +15,7 @@ from livenessprobe.klog import log as klog
 from livenessprobe.klog.log import get_logger
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
-from livenessprobe.process import cpus, environment
+from livenessprobe.process import cpus, threads
 from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import command_line, describe, flags
 from livenessprobe.settings.file import FileContent, read_settings_file
@@ -31,24 +31,23 @@ Opened = TypeVar("Opened")
 log = get_logger(__file__)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """
-    The exit code.
+    Do what `arguments` say, with the variables in `environ`; returns the exit code.
 
     0: stopped, or help; 1: refused or failed; 2: a bad flag or variable; all as the Go program.  3: by --exit-on-failure.
     """
     _fill_standard_descriptors()
     klog.capture_library_records()
-    environment.remove_dynaconf_switches(os.environ)
     try:
         match list(arguments):
             case ["demo", *rest]:
                 from livenessprobe.commands import demo
 
-                return demo.main(rest)
+                return demo.main(rest, environ)
             case ["config", *rest]:
-                return run(rest, os.environ, _print_settings)
-        return run(arguments, os.environ, _serve)
+                return run(rest, environ, _print_settings)
+        return run(arguments, environ, _serve)
     finally:
         klog.flush()
 
@@ -112,6 +111,9 @@ def _serve(start: _Start) -> int:
             health_file.remove(path)
         except health_file.HealthFileError as error:
             log.error("Health file cannot be updated", err=str(error))
+    if fault := threads.fault():
+        log.error("Cannot run without threads", err=fault)
+        return 1
     try:
         listeners = _open(loaded.settings, listen)
     except SettingsError as error:
@@ -123,15 +125,15 @@ def _serve(start: _Start) -> int:
 
     from livenessprobe import daemon
 
-    threads = daemon.THREADS
+    executor = daemon.THREADS
     if loaded.settings.automaxprocs:
-        threads = min(threads, _maxprocs(start.environ)[0])
+        executor = min(executor, _maxprocs(start.environ)[0])
     # A folder without a file may be a mount that is filled later.
     polled = bool(loaded.file) or os.path.isdir(os.path.dirname(DEFAULT_FILE))
     file = daemon.SettingsFile(loaded.file or DEFAULT_FILE, polled, functools.partial(_with_file, start))
     # Not closed: that would wait for threads that a hung disk may hold.  The process ends anyway.
     runner = asyncio.Runner(loop_factory=daemon.event_loop)
-    return runner.run(daemon.run(loaded, file, daemon.Listeners(*listeners), threads))
+    return runner.run(daemon.run(loaded, file, daemon.Listeners(*listeners), executor))
 
 
 def _print_settings(start: _Start) -> int:

@@ -117,13 +117,17 @@ def _raise_descriptor_limit() -> int:
     """
     Raise the limit of open descriptors to the hard limit, as Go does at every start; returns it.
 
-    A probe needs descriptors however many clients there are.
+    A probe needs descriptors however many clients there are.  Where the limit cannot be read, as under old container runtimes
+    that refuse prlimit64, it is taken to be the kernel's default.
     """
     if sys.platform == "win32":
         return 1 << 20
     import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    except OSError:
+        return 1024
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard

@@ -8,7 +8,6 @@ Dynaconf; gRPC only to probe the driver, an HTTP client only to ask a sidecar.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import sys
 import time
@@ -19,7 +18,7 @@ from livenessprobe.driver.result import ProbeResult, Reason
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
-from livenessprobe.process import memory
+from livenessprobe.process import memory, threads
 from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import command_line, flags
 from livenessprobe.settings.file import read_settings_file
@@ -129,6 +128,8 @@ def _repeat(ask: Ask, timeout: float, wait: float) -> Outcome:
 
 
 def _ask_driver(settings: Settings, timeout: float, grace: float) -> Outcome:
+    if fault := threads.fault():  # without threads gRPC ends the process (SIGSEGV)
+        return Outcome(NOT_CONNECTED, Reason.INTERNAL.value, fault)
     with hide_modules("ssl"):
         import asyncio
 
@@ -225,9 +226,9 @@ def _code_for(reason: Reason, body: str) -> int:
     return NOT_CONNECTED
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Call `main` with the environment of this process; writes all log records before it returns."""
+def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Call `main`; writes all log records before it returns."""
     try:
-        return main(arguments, os.environ)
+        return main(arguments, environ)
     finally:
         klog.flush()

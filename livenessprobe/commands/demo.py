@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPResponse
 
 from livenessprobe.driver.address import AddressError
@@ -76,8 +76,8 @@ class _Driver:
             self.send("ready")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the demo; `arguments` are flags for the sidecar.  Returns the exit code."""
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run the demo; `arguments` are flags for the sidecar, `environ` its variables.  Returns the exit code."""
     if sys.platform == "win32":
         print("livenessprobe demo needs unix signals; run it on Linux or in WSL", file=sys.stderr)
         return 1
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
         socket = os.path.join(folder, "csi.sock")
         driver = _Driver(socket)
         command = [sys.executable, "-m", "livenessprobe", f"--csi-address={socket}", f"--http-endpoint={endpoint}"]
-        sidecar = subprocess.Popen([*command, *arguments], stdin=subprocess.DEVNULL)
+        sidecar = subprocess.Popen([*command, *arguments], env=environ, stdin=subprocess.DEVNULL)
         try:
             return _run_session(driver, sidecar, f"http://{endpoint}")
         except (KeyboardInterrupt, SystemExit):

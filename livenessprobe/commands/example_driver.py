@@ -12,6 +12,10 @@ import contextlib
 import os
 import sys
 
+from livenessprobe.process import environment
+
+if __name__ == "__main__":
+    environment.take()
 os.environ["GRPC_VERBOSITY"] = "NONE"
 
 import grpc

@@ -63,7 +63,11 @@ class Sink:
         """Wait until all is written, summaries of repeated records included; at most `seconds`."""
         with self._changed:
             self._push_summaries(float("inf"))
-            self._changed.wait_for(lambda: self._idle, seconds)
+            if self._thread is not None:
+                self._changed.wait_for(lambda: self._idle, seconds)
+                return
+            lines, self._lines, self._characters = self._lines, [], 0
+        self._write_batch(lines)
 
     def _push(self, record: Record) -> None:
         if len(self._lines) >= QUEUE_LIMIT or self._characters >= QUEUE_CHARACTERS:
@@ -75,8 +79,12 @@ class Sink:
         self._characters += len(line)
         self._idle = False
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="klog", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="klog", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return  # no thread can be started; `flush` writes
+            self._thread = thread
         self._changed.notify_all()
 
     def _push_summaries(self, now: float) -> None:
@@ -85,11 +93,14 @@ class Sink:
 
     def _run(self) -> None:
         while True:
-            for severity, line in self._next_batch():
-                try:
-                    self._write(severity, line)
-                except Exception:  # noqa: BLE001  whatever went wrong with one line, the next must still be written
-                    self.dropped += 1
+            self._write_batch(self._next_batch())
+
+    def _write_batch(self, lines: list[tuple[str, str]]) -> None:
+        for severity, line in lines:
+            try:
+                self._write(severity, line)
+            except Exception:  # noqa: BLE001  whatever went wrong with one line, the next must still be written
+                self.dropped += 1
 
     def _next_batch(self) -> list[tuple[str, str]]:
         """Wait for lines to write, and take them all; queues summaries when their windows end."""

@@ -1,1 +1,1 @@
-"""What does the operating system need? Signals, watchdog, CPU quota, termination log, memory, imports, Windows."""
+"""What does the operating system need? Signals, threads, watchdog, CPU quota, environment, memory, imports, Windows."""

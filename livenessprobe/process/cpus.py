@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -64,5 +65,6 @@ def maxprocs(environ: Mapping[str, str], limit: float | None, available: int) ->
 def available() -> int:
     """The number of CPUs that this process may run on."""
     if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
+        with contextlib.suppress(OSError):  # a seccomp profile may refuse it
+            return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

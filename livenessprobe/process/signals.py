@@ -53,22 +53,26 @@ def exit_with_cleanup(_number: int, _frame: FrameType | None) -> None:
 
 def install_early(stop: Callable[[int, FrameType | None], None] = exit_successfully) -> None:
     """
-    Handle signals until the event loop runs: SIGTERM and SIGINT call `stop`, signals that Go ignores are ignored.
+    Handle signals until the event loop runs: SIGTERM and SIGINT call `stop`, SIGHUP waits for `as_events`, signals that Go
+    ignores are ignored.
 
-    If this process is PID 1, a signal without a handler has no effect at all.
+    If this process is PID 1, a signal without a handler has no effect at all.  The image's launcher blocks these three, so
+    signals that came before this call take effect now.
     """
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     if sys.platform == "win32":
         signal.signal(signal.SIGBREAK, stop)
         return
-    for ignored in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    for ignored in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
         signal.signal(ignored, signal.SIG_IGN)
     faulthandler.unregister(signal.SIGQUIT)  # otherwise a second call would not install its handler again
     signal.signal(signal.SIGQUIT, _exit_on_sigquit)
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             faulthandler.register(signal.SIGQUIT, chain=True)  # prints the stacks even if no Python code can run
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
 
 
 @contextlib.contextmanager
@@ -96,6 +100,7 @@ def as_events() -> Iterator[Events]:
     loop.add_signal_handler(signal.SIGTERM, events.stop.set)
     loop.add_signal_handler(signal.SIGINT, events.stop.set)
     loop.add_signal_handler(signal.SIGHUP, events.reload.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     try:
         yield events
     finally:

@@ -58,7 +58,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> I
         with monkeypatch.context() as patch:
             for name, text in environ.items():
                 patch.setenv(name, text)
-            code = cli.main(line)
+            code = cli.main(line, os.environ)
         out, err = capfd.readouterr()
         return Done(code, out, err, 0.0)
 

@@ -21,6 +21,8 @@ SHORT = {
     "smoke": containers.stage_smoke,
     "longhorn": containers.stage_longhorn,
     "command": containers.stage_command,
+    "stop": containers.stage_stop,
+    "old-runtime": containers.stage_old_runtime,
     "lazy": newest.stage_lazy,
 }
 STAGES = {

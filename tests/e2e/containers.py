@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import re
 import signal
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.e2e import drivers, image, podman
-from tests.e2e.host import Failed, get, run, say, wait_for
+from tests.e2e.host import CACHE, Failed, get, run, say, wait_for
 from tests.e2e.podman import Container
 
 if TYPE_CHECKING:
@@ -219,11 +221,14 @@ HOSTILE = {
     "PYTHONINSPECT": "1",
     "PYTHON_LAZY_IMPORTS": "none",
     "PYTHONUSERBASE": "/csi",
+    "GRPC_POLL_STRATEGY": "none",
+    "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "cpp",
+    "PROMETHEUS_MULTIPROC_DIR": "/nosuch",
 }
 
 
 def stage_command() -> None:
-    """`command: [/livenessprobe]`, exec probes, a terminal, foreign Python variables, SIGTERM."""
+    """`command: [/livenessprobe]`, exec probes, a terminal, foreign variables, SIGTERM."""
     variables = tuple(f"--env={name}={value}" for name, value in HOSTILE.items())
     with drivers.example() as driver:
         # If one of these were on the module path, it would end the process.
@@ -232,6 +237,7 @@ def stage_command() -> None:
         options = (*HARDENED, "--entrypoint=/livenessprobe", "--workdir=/csi", *variables)
         with sidecar(driver, options=options) as (url, container):
             _expect("foreign variables", get(f"{url}/healthz"), (200, "ok"))
+            _expect("foreign variables, metrics", get(f"{url}/metrics")[0], 200)
             name = Path(f"/proc/{container.pid}/comm").read_text().strip()
             _expect("the process's name", name, "livenessprobe")
             code, output = container.execute("/livenessprobe", "check", "--csi-address=/csi/csi.sock")
@@ -243,6 +249,38 @@ def stage_command() -> None:
             _expect("the exit code after SIGTERM", container.stop(), 0)
     _expect("exit code with a shell as entrypoint", _once("--entrypoint=sh")[0], 127)
     _expect("the log is coloured on a terminal", "\x1b[" in _once("--tty", arguments=("--http-endpoint=bad",))[1], True)
+
+
+def stage_stop() -> None:
+    """SIGTERM and SIGINT at once after the start, as PID 1 with 0.02 CPU: the container ends with 0, without SIGKILL."""
+    options = (*HARDENED, "--memory=96m", "--memory-swap=96m", "--cpus=0.02")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        for pause in (0, 0.1, 0.5, 2):
+            with Container(image.ready(), f"--http-endpoint=127.0.0.1:{free_port()}", options=options) as container:
+                time.sleep(pause)
+                os.kill(container.pid, number)
+                started = time.monotonic()
+                wait_for(f"the end after {number.name}", lambda: not container.running, 30)
+                _expect(f"the exit code after {number.name}, {pause} s after the start", container.exit_code, 0)
+                say(f"ended {time.monotonic() - started:.1f} s after the signal")
+
+
+def stage_old_runtime() -> None:
+    """Under a seccomp profile that answers clone3 or prlimit64 with EPERM, as those of old container runtimes."""
+    code, output = _once(_refusing("clone3"), "--network=host", arguments=(f"--http-endpoint=127.0.0.1:{free_port()}",))
+    _expect("without threads: exit code and lines", (code, len(output.splitlines())), (1, 1))
+    _expect(output.strip(), "the container runtime is too old" in output, True)
+    with drivers.example() as driver, sidecar(driver, options=(*HARDENED, _refusing("prlimit64"))) as (url, _):
+        _expect("without limits", get(f"{url}/healthz"), (200, "ok"))
+        _expect("metrics", get(f"{url}/metrics")[0], 200)
+
+
+def _refusing(call: str) -> str:
+    rule = {"names": [call], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EPERM}
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}
+    file = CACHE / f"without-{call}.json"
+    file.write_text(json.dumps(profile))
+    return f"--security-opt=seccomp={file}"
 
 
 def _once(*options: str, arguments: tuple[str, ...] = ()) -> tuple[int, str]:

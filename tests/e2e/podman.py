@@ -114,10 +114,14 @@ class Container:
         )
         return done.returncode, done.stdout
 
+    @property
+    def exit_code(self) -> int:
+        return int(self._state("ExitCode"))
+
     def stop(self) -> int:
         """Send SIGTERM; returns the exit code."""
         podman("stop", "--time", "20", self.id)
-        return int(self._state("ExitCode"))
+        return self.exit_code
 
     def group(self) -> dict[str, Path]:
         """The folder of the container's control group, for each controller."""

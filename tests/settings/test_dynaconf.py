@@ -117,7 +117,7 @@ def test_values_are_not_merged_expanded_or_parsed_again(content: str, key: str |
 AUDIT = """
 import json, os, sys
 
-seen, hearing = [], False
+seen, hearing, given = [], False, {}
 
 def hear(event, arguments):
     global hearing
@@ -142,12 +142,14 @@ def hear(event, arguments):
 
 def load(path):
     global hearing
+    from livenessprobe.process import environment
+    given.update(environment.take())  # as __main__ does
     from livenessprobe import cli
     started = []
     cli._print_settings = lambda start: started.append(start.loaded) or 0
     arguments = ["config", *flags, *([f"--config={path}"] if path else [])]
     hearing = True
-    code = cli.main(arguments)
+    code = cli.main(arguments, given)
     hearing = False
     return [[str(raw) for raw in loaded.raw.values()] + [loaded.file_error] for loaded in started], code
 
