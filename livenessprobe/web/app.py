@@ -69,18 +69,27 @@ def create_app(health: Health, metrics: Metrics) -> Quart:
 class Applications:
     """The application of each listener: its health callable at first, its Quart application once Quart is loaded."""
 
-    def __init__(self, healths: Sequence[Health], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        healths: Sequence[Health],
+        metrics: Metrics,
+        *,
+        create: Callable[[Health, Metrics], ASGI] = create_app,
+        load_after: float = FIRST_RESPONSE_SECONDS,
+    ) -> None:
         self._healths = healths
         self._metrics = metrics
+        self._create = create
+        self._load_after = load_after
         self._loading: asyncio.Task[None] | None = None
         self.first_response = asyncio.Event()
         self.listeners = [Application(self, health) for health in healths]
         """In the order of `healths`."""
 
     async def run(self) -> None:
-        """Load Quart after the first health response, or FIRST_RESPONSE_SECONDS from now."""
+        """Load Quart after the first health response, or `load_after` seconds from now."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_RESPONSE_SECONDS):
+            async with asyncio.timeout(self._load_after):
                 await self.first_response.wait()
         try:
             await self.load()
@@ -94,7 +103,7 @@ class Applications:
         await asyncio.shield(self._loading)
 
     async def _load(self) -> None:
-        apps = await _in_own_thread(lambda: [create_app(health, self._metrics) for health in self._healths])
+        apps = await _in_own_thread(lambda: [self._create(health, self._metrics) for health in self._healths])
         memory.keep()
         for listener, app in zip(self.listeners, apps, strict=True):
             listener.current = app
