@@ -24,27 +24,14 @@ from tests.values import load_all
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = load_all().settings
-DOCUMENTS = (
-    "README.md",
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "docs/README.md",
-    "docs/configuration.md",
-    "docs/differences.md",
-    "docs/drivers.md",
-    "docs/metrics.md",
-    "docs/probing.md",
-    "docs/reliability.md",
-    "docs/windows.md",
-    "SECURITY.md",
-    "docs/reasons.md",
-    "k8s/README.md",
-    "settings.toml",
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for folder in ("", "docs", "docs/performance", "k8s")
+    for path in ROOT.joinpath(folder).glob("*.md")
 )
-
-
-PAGES = sorted({*DOCUMENTS, *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))})
-"""All documents.  DOCUMENTS leaves out the pages that have flags of other programs in their commands."""
+FOREIGN = ("docs/image.md", "docs/performance.md", "docs/performance/README.md", "docs/releasing.md")
+"""Pages that have flags of other programs in their commands."""
+DOCUMENTS = [*(page for page in PAGES if page not in FOREIGN), "settings.toml"]
 REMOVED_FLAGS = {"answer-before-hangup"}
 """Flags that only the changelog names."""
 
@@ -85,27 +72,22 @@ def test_settings_file_changes_no_setting() -> None:
     assert loaded.settings == without.settings
 
 
-@pytest.mark.parametrize("key", layers.FILE_KEYS)
-def test_settings_file_writes_the_default_as_the_flag_table_does(key: str) -> None:
+def test_settings_file_writes_the_defaults_as_the_flag_table_does() -> None:
     """The spelling counts, not only the value: `0s` for an empty `unreachable_grace` would be another setting."""
-    loaded = load_all(file=(ROOT / "settings.toml").read_bytes())
+    found = load_all(file=(ROOT / "settings.toml").read_bytes()).raw
 
-    assert loaded.raw[key].source.startswith("file "), "the file was not read"
-    assert loaded.raw[key].text == layers.KEYS[key].default
-
-
-@pytest.mark.parametrize("key", layers.FILE_KEYS)
-def test_settings_file_names_flag_and_variable_above_each_key(key: str) -> None:
-    above = re.search(rf"((?:^#.*\n)+)^{key} = ", read("settings.toml"), re.MULTILINE)
-
-    assert above is not None, "no comment directly above it"
-    assert f"[--{KEYS[key].name} | {PREFIX}{key.upper()}]" in above[1]
+    assert {key: found[key].text for key in layers.FILE_KEYS} == {key: KEYS[key].default for key in layers.FILE_KEYS}
+    assert all(found[key].source.startswith("file ") for key in layers.FILE_KEYS)
 
 
-def test_settings_file_marks_the_keys_that_need_a_restart() -> None:
-    marked = re.findall(r"^# \[--\S+ \| \S+\] restart\b.*$(?:\n#.*)*\n([a-z_]+) = ", read("settings.toml"), re.MULTILINE)
+def test_settings_file_names_flag_and_variable_above_each_key_and_whether_it_needs_a_restart() -> None:
+    above = r"^# \[(--\S+) \| (\S+)\]( restart\b)?.*$(?:\n#.*)*\n([a-z_]+) = "
+    found = {key: rest for *rest, key in re.findall(above, read("settings.toml"), re.MULTILINE)}
 
-    assert sorted(marked) == sorted(RESTART_KEYS)
+    assert found == {
+        key: [f"--{KEYS[key].name}", f"{PREFIX}{key.upper()}", " restart" if key in RESTART_KEYS else ""]
+        for key in layers.FILE_KEYS
+    }
 
 
 # --- flags
@@ -119,14 +101,9 @@ GROUPS = {
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_configuration_has_a_row_for_each_flag_with_its_key_variable_and_default(group: str) -> None:
-    listed = [
-        (flag, key, variable, default)
-        for flag, key, variable, _value, default, _change, _meaning in rows(
-            section(read("docs/configuration.md"), GROUPS[group])
-        )
-    ]
+    table = rows(section(read("docs/configuration.md"), GROUPS[group]))
 
-    assert listed == [
+    assert [(flag, key, variable, default) for flag, key, variable, _value, default, _change, _meaning in table] == [
         (
             f"`--{flag.name}`",
             f"`{flag.key}`" if flag.key in layers.FILE_KEYS else "–",
@@ -139,20 +116,14 @@ def test_configuration_has_a_row_for_each_flag_with_its_key_variable_and_default
 
 
 def test_configuration_says_which_keys_are_live() -> None:
-    listed = {
-        key.strip("`"): change
-        for heading in GROUPS.values()
-        for _flag, key, _variable, _value, _default, change, _meaning in rows(
-            section(read("docs/configuration.md"), heading)
-        )
-    }
+    page = read("docs/configuration.md")
+    table = [row for heading in GROUPS.values() for row in rows(section(page, heading))]
+    listed = {key.strip("`"): change for _flag, key, _variable, _value, _default, change, _meaning in table}
     live = {key for key in layers.FILE_KEYS if key not in RESTART_KEYS}
 
     assert {key for key, change in listed.items() if change == "live"} == live
     assert {key for key, change in listed.items() if change == "restart"} >= {*RESTART_KEYS}
-    paragraph = section(read("docs/configuration.md"), "### Changes while the sidecar runs").partition(
-        "These settings are live"
-    )
+    paragraph = section(page, "### Changes while the sidecar runs").partition("These settings are live")
     assert set(re.findall(r"`([a-z_]+)`", paragraph[2].partition("\n\n")[0])) == live
 
 
@@ -180,27 +151,17 @@ def changes_settings(name: str, text: str) -> bool:
 
 
 def test_flags_without_a_setting_are_read_by_name() -> None:
-    texts = strings_of_the_code(without="flags.py")
+    texts = strings_of_the_code(without="/flags.py")
 
     assert {name for name in NO_SETTING if not {name, name.replace("-", "_")} & {*texts}} == set()
 
 
 def test_each_setting_is_read_outside_the_modules_that_make_settings() -> None:
-    modules = [
-        ast.parse(path.read_text(encoding="utf-8"))
-        for path in (ROOT / "livenessprobe").rglob("*.py")
-        if not str(path.relative_to(ROOT / "livenessprobe")).startswith("settings")
-    ]
-    read_there = {
-        node.attr for tree in modules for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_read(node)
-    }
+    attributes = [node for node in nodes_of_the_code(without="settings/") if isinstance(node, ast.Attribute)]
+    read_there = {node.attr for node in attributes if isinstance(node.ctx, ast.Load)}
 
     fields = {*Settings._fields, *type(DEFAULTS.thresholds)._fields, *type(DEFAULTS.log)._fields}
     assert fields - read_there == set()
-
-
-def is_read(node: ast.Attribute) -> bool:
-    return isinstance(node.ctx, ast.Load)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -224,7 +185,7 @@ def test_documents_name_only_variables_that_exist(document: str) -> None:
     named = set(re.findall(rf"{PREFIX}([A-Z_]+)\b", read(document)))
 
     # The others are examples of variables that Kubernetes sets.
-    assert named <= {key.upper() for key in layers.KEYS} | {"SERVICE_HOST", "SERVICE_", "PORT"}
+    assert named <= {key.upper() for key in KEYS} | {"SERVICE_HOST", "SERVICE_", "PORT"}
 
 
 # --- metrics
@@ -284,11 +245,19 @@ def test_each_reason_has_the_text_the_fix_and_the_go_programs_text(reason: Reaso
     assert "\nThe Go program said: " in text
 
 
+def nodes_of_the_code(without: str) -> list[ast.AST]:
+    """The syntax of the package, except that of files whose path contains `without`."""
+    paths = [
+        path
+        for path in (ROOT / "livenessprobe").rglob("*.py")
+        if not without or without not in path.relative_to(ROOT).as_posix()
+    ]
+    return [node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+
+
 def strings_of_the_code(without: str = "") -> list[str]:
-    """All string literals of the package, except those of the file `without`; an f-string gives the parts between its fields."""
-    paths = [path for path in (ROOT / "livenessprobe").rglob("*.py") if path.name != without]
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
+    """All string literals of the package; an f-string gives the parts between its fields."""
+    nodes = nodes_of_the_code(without)
     return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
@@ -376,14 +345,7 @@ def test_the_index_lists_every_page_once() -> None:
     linked = re.findall(r"\]\(([^)#\s]+)", read("docs/README.md"))
 
     pages = [page.removeprefix("docs/") for page in PAGES if page.startswith("docs/") and page != "docs/README.md"]
-    others = [
-        "../CHANGELOG.md",
-        "../CONTRIBUTING.md",
-        "../README.md",
-        "../SECURITY.md",
-        "../k8s/README.md",
-        "../settings.toml",
-    ]
+    others = [f"../{page}" for page in (*PAGES, "settings.toml") if not page.startswith("docs/")]
     assert sorted(set(linked)) == sorted([*pages, *others])
 
 

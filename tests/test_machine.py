@@ -103,7 +103,7 @@ REGRESSIONS: dict[str, list[Step]] = {
     ],
     "a caller that joined a probe late, which did not connect, got a deadline as reason": [
         start(probe_timeout=0.3, unreachable_grace=None),
-        ("wire", True, "closes", ["protocol_error"], "unreached"),
+        ("wire", True, "accept_close", ["protocol_error"], "unreached"),
         *[("parallel", 5, "/startupz"), ("parallel", 20, "/healthz")] * 5,
     ],
     "a late result of a driver that was gone counted for its successor": [

@@ -70,20 +70,29 @@ def create_app(health: Health, metrics: Metrics) -> Quart:
 class Applications:
     """The application of each listener: its health callable at first, its Quart application once Quart is loaded."""
 
-    def __init__(self, healths: Sequence[Health], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        healths: Sequence[Health],
+        metrics: Metrics,
+        *,
+        create: Callable[[Health, Metrics], ASGI] = create_app,
+        load_after: float = FIRST_RESPONSE_SECONDS,
+    ) -> None:
         self._healths = healths
         self._metrics = metrics
+        self._create = create
+        self._load_after = load_after
         self._loading: asyncio.Task[None] | None = None
         self.first_response = asyncio.Event()
         self.listeners = [Application(self, health) for health in healths]
         """In the order of `healths`."""
 
     async def run(self) -> None:
-        """Load Quart after the first health response, or FIRST_RESPONSE_SECONDS from now; only if metrics are served."""
+        """Load Quart after the first health response, or `load_after` seconds from now; only if metrics are served."""
         if all(health.routes.metrics_path is None for health in self._healths):
             return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_RESPONSE_SECONDS):
+            async with asyncio.timeout(self._load_after):
                 await self.first_response.wait()
         try:
             await self.load()
@@ -97,7 +106,7 @@ class Applications:
         await asyncio.shield(self._loading)
 
     async def _load(self) -> None:
-        apps = await _in_own_thread(lambda: [create_app(health, self._metrics) for health in self._healths])
+        apps = await _in_own_thread(lambda: [self._create(health, self._metrics) for health in self._healths])
         memory.freeze()
         for listener, app in zip(self.listeners, apps, strict=True):
             listener.current = app

@@ -4,7 +4,7 @@ A CSI driver that misbehaves on demand: a small HTTP/2 server of which a test ch
 A driver's `spec` is JSON:
 
     listen            "unix:PATH", "abstract:NAME" or "tcp:HOST:PORT"
-    wire              "h2" (default), or instead of HTTP/2: "silent", "accept_close", "http1", "garbage"
+    wire              "h2" (default), "goaway" (HTTP/2 that answers no request), or a name in GREETINGS or BEFORE_CLOSE
     settings_delay_s  pause between a connection and the SETTINGS frame
     plugin_info       behaviour of GetPluginInfo; default {"name": "fake.csi.test"}
     probe             behaviour of Probe; default {"ready": null}
@@ -20,7 +20,8 @@ A behaviour is the response to a request:
     {"rst": code} {"close": true} {"hang": true}
 
 and, for a response with a body, "ct" (its content type), "headers", "trailers", "grpc_status" (null: none),
-"end_without_trailers", "close_after_data"; for any of them "goaway_then_answer": code, and "delay_s".
+"end_without_trailers", "close_after_data"; for any of them "goaway_then_answer": code, "delay_s", and "cut": n, which closes the
+connection after n bytes.
 """
 
 from __future__ import annotations
@@ -45,14 +46,18 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
 ACK = END_STREAM = 1
 END_HEADERS = 4
 
+UNKNOWN_METHOD: Behaviour = {"status": 12, "message": "unknown method"}
+
+
+TLS_HELLO = bytes.fromhex("16030300310200002d0303") + bytes(38)
 GREETINGS = {
     "silent": b"",
     "http1": b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
-    "garbage": b"garbage garbage garbage\n" * 3,
+    "garbage": b"garbage \xff\x00\n garbage\n" * 3,
+    "tls": TLS_HELLO,
+    "flood": os.urandom(65536),
 }
-
-UNKNOWN_METHOD: Behaviour = {"status": 12, "message": "unknown method"}
-
+"""Bytes that a driver of this kind sends to every client; then it only reads."""
 
 REFUSED_STREAM = 7
 """HTTP/2's error code for a call that the server has not processed."""
@@ -72,7 +77,7 @@ class RawDriver:
         self._connections = 0
         self._calls: list[Call] = []
         self._listener: socket.socket | None = None
-        self._open: list[_Connection] = []
+        self._open: set[_Connection] = set()
         self._acceptor: threading.Thread | None = None
         self.start()
 
@@ -93,9 +98,8 @@ class RawDriver:
         self._acceptor.join()
         self._listener.close()
         self._listener = None
-        for connection in self._open:
+        for connection in list(self._open):
             connection.close()
-        self._open.clear()
         kind, _, path = self._spec["listen"].partition(":")
         if unlink and kind == "unix":
             with contextlib.suppress(FileNotFoundError):
@@ -131,8 +135,8 @@ class RawDriver:
                 return
             with self._lock:
                 self._connections += 1
-            connection = _Connection(accepted, self._spec, self.called, stopped)
-            self._open.append(connection)
+            connection = _Connection(accepted, self._spec, self.called, stopped, self._open)
+            self._open.add(connection)
             connection.start()
 
 
@@ -145,11 +149,13 @@ class _Connection:
         spec: Mapping[str, Any],
         called: Callable[[Call], Behaviour],
         stopped: threading.Event,
+        open_: set[_Connection],
     ) -> None:
         self._socket = connected
         self._spec = spec
         self._called = called
         self._stopped = stopped
+        self._open = open_
         self._writing = threading.Lock()
         self._encoder = hpack.Encoder()
         self._answered = 0
@@ -166,32 +172,37 @@ class _Connection:
         self._socket.close()
 
     def _spawn(self, target: Callable[..., None], *arguments: Any) -> None:
-        thread = threading.Thread(target=target, args=arguments, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        self._threads.append(threading.Thread(target=target, args=arguments, daemon=True))
+        self._threads[-1].start()
 
     def _serve(self) -> None:
         wire = self._spec.get("wire", "h2")
-        with contextlib.suppress(OSError, EOFError):
-            if wire == "h2":
-                self._http2()
-            elif wire == "accept_close":
-                self._socket.close()
-            else:
+        with self._socket, contextlib.suppress(OSError, EOFError):
+            if wire in BEFORE_CLOSE:
+                self._socket.sendall(BEFORE_CLOSE[wire])
+                if BEFORE_CLOSE[wire]:
+                    self._socket.shutdown(socket.SHUT_WR)
+                    self._socket.settimeout(0.05)
+                    self._socket.recv(4096)
+            elif wire in GREETINGS:
                 self._socket.sendall(GREETINGS[wire])
-                while self._socket.recv(4096):
+                while self._socket.recv(65536):
                     pass
+            else:
+                self._http2(answers=wire == "h2")
+        self._open.discard(self)
 
     def _hang_up(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
 
-    def _http2(self) -> None:
+    def _http2(self, *, answers: bool) -> None:
         if self._exactly(len(PREFACE)) != PREFACE:
             self._hang_up()
             return
         if self._stopped.wait(self._spec.get("settings_delay_s", 0)):
             return
-        self._send(frame(SETTINGS))
+        self._send(frame(SETTINGS) if answers else frame(SETTINGS) + GO_AWAY)
         decoder = hpack.Decoder()
         headers: dict[int, tuple[tuple[str, str], ...]] = {}
         bodies: dict[int, bytes] = {}
@@ -203,7 +214,7 @@ class _Connection:
                 bodies[stream] = bodies.get(stream, b"") + payload
             elif kind in (SETTINGS, PING) and not flags & ACK:
                 self._send(frame(kind, ACK, payload=payload if kind == PING else b""))
-            if kind in (HEADERS, DATA) and flags & END_STREAM:
+            if kind in (HEADERS, DATA) and flags & END_STREAM and answers:
                 self._request(stream, headers.pop(stream), bodies.pop(stream, b""))
 
     def _request(self, stream: int, headers: tuple[tuple[str, str], ...], body: bytes) -> None:
@@ -218,8 +229,8 @@ class _Connection:
         if self._stopped.wait(behaviour.get("delay_s", 0)):
             return
         with contextlib.suppress(OSError), self._writing:  # one at a time, since the encoder depends on the order of frames
-            self._socket.sendall(answer(stream, behaviour, self._encode))
-            if behaviour.get("close") or behaviour.get("close_after_data"):
+            self._socket.sendall(answer(stream, behaviour, self._encode)[: behaviour.get("cut")])
+            if behaviour.keys() & {"close", "close_after_data", "cut"}:
                 self._hang_up()
 
     def _encode(self, headers: Headers) -> bytes:
@@ -309,6 +320,18 @@ def _error_message(behaviour: Behaviour) -> bytes:
 def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
     """One HTTP/2 frame."""
     return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+GO_AWAY = frame(GOAWAY, payload=bytes(8))
+BEFORE_CLOSE = {
+    "accept_close": b"",
+    "half_settings": frame(SETTINGS)[:5],
+    "goaway_closes": frame(SETTINGS) + GO_AWAY,
+    "http1_closes": GREETINGS["http1"],
+    "tls_closes": TLS_HELLO,
+    "garbage_closes": GREETINGS["garbage"],
+}
+"""Bytes that a driver of this kind sends before it closes the connection."""
 
 
 def message(body: bytes, flag: int = 0) -> bytes:

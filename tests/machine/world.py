@@ -14,7 +14,8 @@ from typing import Any
 
 import grpc
 
-from tests.machine.drivers import GrpcDriver, ProcessDriver, Wire
+from tests.conformance.raw_driver import RawDriver
+from tests.machine.drivers import RAW, GrpcDriver, ProcessDriver, wire
 from tests.machine.model import Outcome, Socket
 
 CODES = (
@@ -87,8 +88,8 @@ class World:
         self._frozen = False
         self.grpc = GrpcDriver(str(self._pool / "grpc"), NAMES[0])
         self.grpc.start()
-        self.raw = Wire(str(self._pool / "raw"))
-        self._wires: dict[str, Wire] = {}
+        self.raw = wire(self._pool / "raw")
+        self._wires: dict[str, RawDriver] = {}
         self._process = self._start_process()
         self._others: list[socket.socket] = []
         self.expect = self.enter("missing", False)
@@ -98,9 +99,8 @@ class World:
         self._reset()
         self.grpc.reset()
         self.grpc.stop()
-        self.raw.close()
-        for wire in self._wires.values():
-            wire.close()
+        for driver in (self.raw, *self._wires.values()):
+            driver.stop()
         for each in self._others:
             each.close()
         self._process.kill()
@@ -124,7 +124,7 @@ class World:
         if self.mount.is_dir():
             os.chmod(self.mount, 0o700)
         if self._frozen:
-            self._process.signal(signal.SIGCONT)
+            self._process.process.send_signal(signal.SIGCONT)
             self._frozen = False
 
     def _clear(self) -> None:
@@ -162,7 +162,7 @@ class World:
 
     def _wire(self, kind: str) -> None:
         if kind not in self._wires:
-            self._wires[kind] = Wire(str(self._pool / kind), kind)
+            self._wires[kind] = wire(self._pool / kind, kind)
         self._put(kind)
 
     def _bind(self, type_: int = socket.SOCK_STREAM) -> socket.socket:
@@ -214,19 +214,19 @@ class World:
         return self.library(None, 0.0, 0, False)
 
     def raw_answers(self, ready: bool | None, extra: dict[str, Any]) -> Expect:
-        self.raw.probe = {"ready": ready, **extra}
+        self.raw.behave({"probe": {"ready": ready, **extra}})
         self._put("raw")
         delay = extra.get("delay_s", 0.0)
         if delay >= LATER:
             return found("deadline", wait="timeout")
         if ready is False:
-            return found("not_ready", name=self.raw.name, body=b"driver responded but is not ready", delay=delay)
-        return found(None, name=self.raw.name, body=b"ok", delay=delay)
+            return found("not_ready", name=RAW, body=b"driver responded but is not ready", delay=delay)
+        return found(None, name=RAW, body=b"ok", delay=delay)
 
     def raw_error(self, code: int, message: str) -> Expect:
-        self.raw.probe = {"status": code, "message_hex": MESSAGES[message].hex()}
+        self.raw.behave({"probe": {"status": code, "message_hex": MESSAGES[message].hex()}})
         self._put("raw")
-        return self._error(code, message, MESSAGES[message], self.raw.name)
+        return self._error(code, message, MESSAGES[message], RAW)
 
     def _error(self, code: int, message: str, text: bytes, name: str) -> Expect:
         spelled = CODES.split()[code] if code < 17 else "Unknown"
@@ -236,9 +236,9 @@ class World:
         return found(*reasons, body=f"rpc error: code = {spelled} desc = ".encode() + text, name=name)
 
     def raw_breaks(self, behaviour: dict[str, Any], reasons: list[str]) -> Expect:
-        self.raw.probe = behaviour
+        self.raw.behave({"probe": behaviour})
         self._put("raw")
-        return found(*reasons, name=self.raw.name)
+        return found(*reasons, name=RAW)
 
     def wire(self, kind: str, reasons: list[str], wait: str) -> Expect:
         self._wire(kind)
@@ -250,7 +250,7 @@ class World:
 
     def frozen(self) -> Expect:
         self._put_process()
-        self._process.signal(signal.SIGSTOP)
+        self._process.process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self._process.process.pid, os.WSTOPPED)  # until then some threads may still answer
         self._frozen = True
         return found("deadline", reached=None, wait="timeout")
@@ -379,7 +379,7 @@ WIRES: list[tuple[str, list[str], str]] = [
     ("garbage", ["protocol_error"], "unreached"),
     ("tls", ["protocol_error"], "unreached"),
     ("flood", ["protocol_error"], "unreached"),
-    ("closes", ["protocol_error"], "unreached"),
+    ("accept_close", ["protocol_error"], "unreached"),
     ("half_settings", ["protocol_error"], "unreached"),
     ("http1_closes", ["protocol_error"], "unreached"),
     ("tls_closes", ["protocol_error"], "unreached"),

@@ -123,6 +123,7 @@ class Relay:
     def __init__(self, path: str, behind: str) -> None:
         self.total = 0
         self.open = 0
+        self.path = path
         self._behind = behind
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(path)

@@ -13,7 +13,6 @@ from livenessprobe.driver.result import READY, ProbeResult
 from livenessprobe.metrics import Exposition, Metrics
 from livenessprobe.probing.standing import Standing
 from livenessprobe.settings.model import Thresholds
-from livenessprobe.web import app as app_module
 from livenessprobe.web.app import Applications, create_app
 from livenessprobe.web.health import Health
 from livenessprobe.web.routes import Routes
@@ -87,15 +86,12 @@ async def test_health_that_fails_inside_is_a_500_with_a_reason_and_a_record(
 
 
 @pytest.mark.parametrize("error", ERRORS)
-async def test_a_scrape_that_fails_is_a_500_with_a_reason_and_a_record(
-    error: Exception, logged: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> Exposition:
-        raise error
+async def test_a_scrape_that_fails_is_a_500_with_a_reason_and_a_record(error: Exception, logged: list[str]) -> None:
+    class Failing(Metrics):
+        def expose(self, *_: str) -> Exposition:
+            raise error
 
-    monkeypatch.setattr(Metrics, "expose", fail)
-
-    response = await create_app(health(), Metrics()).test_client().get("/metrics")
+    response = await create_app(health(), Failing()).test_client().get("/metrics")
 
     await assert_failure(response, error, logged)
 
@@ -121,18 +117,16 @@ async def assert_failure(response: Any, error: Exception, logged: list[str]) -> 
     assert [line.partition(" err=")[0] for line in logged] == ['E "Request failed inside the sidecar"']
 
 
-async def test_metrics_are_read_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_metrics_are_read_on_the_event_loop() -> None:
     """They change on the event loop: in another thread some would be read before a change and some after it."""
     threads: list[threading.Thread] = []
-    expose = Metrics.expose
 
-    def noted(metrics: Metrics, *headers: str) -> Exposition:
-        threads.append(threading.current_thread())
-        return expose(metrics, *headers)
+    class Noting(Metrics):
+        def expose(self, *headers: str) -> Exposition:
+            threads.append(threading.current_thread())
+            return super().expose(*headers)
 
-    monkeypatch.setattr(Metrics, "expose", noted)
-
-    response = await create_app(health(), Metrics()).test_client().get("/metrics")
+    response = await create_app(health(), Noting()).test_client().get("/metrics")
 
     assert (response.status_code, threads) == (200, [threading.current_thread()])
 
@@ -172,63 +166,62 @@ async def ask(app: Any, path: str) -> int:
     return status
 
 
-@pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The thread of every load, which runs as ever; `fail` in it makes the next one fail."""
-    threads: list[str] = []
-    create = app_module.create_app
+class Loading(Applications):
+    """The applications of these listeners; `loads` has the thread of every load, and `fails` makes the next one fail."""
 
-    def noted(health: Health, metrics: Metrics) -> object:
-        threads.append(threading.current_thread().name)
-        if "fail" in threads:
-            threads.remove("fail")
+    def __init__(self, *healths: Health, **options: Any) -> None:
+        super().__init__(healths or [health()], Metrics(), create=self._noted, **options)
+        self.loads: list[str] = []
+        self.fails = False
+
+    def _noted(self, health: Health, metrics: Metrics) -> Any:
+        self.loads.append(threading.current_thread().name)
+        if self.fails:
+            self.fails = False
             raise ImportError("no Quart today")
-        return create(health, metrics)
-
-    monkeypatch.setattr(app_module, "create_app", noted)
-    return threads
+        return create_app(health, metrics)
 
 
-async def test_quart_is_loaded_once_in_a_thread_of_its_own_after_the_first_health_response(loads: list[str]) -> None:
-    applications = Applications([health()], Metrics())
+async def test_quart_is_loaded_once_in_a_thread_of_its_own_after_the_first_health_response() -> None:
+    applications = Loading()
     (app,) = applications.listeners
     loading = asyncio.create_task(applications.run())
 
     assert [await ask(app, path) for path in ("/nowhere", "/nowhere")] == [404, 404]
     await asyncio.sleep(0)
-    assert loads == []
+    assert applications.loads == []
     assert await ask(app, "/healthz") == 200
     await loading
 
-    assert loads == ["load Quart"]
+    assert applications.loads == ["load Quart"]
     eventually(lambda: "load Quart" not in [thread.name for thread in threading.enumerate()])
     assert await ask(app, "/metrics") == await ask(app, "/healthz") == 200
-    assert loads == ["load Quart"]
+    assert applications.loads == ["load Quart"]
 
 
-async def test_a_metrics_request_that_comes_first_loads_quart_and_waits(loads: list[str]) -> None:
-    applications = Applications([health()], Metrics())
+async def test_a_metrics_request_that_comes_first_loads_quart_and_waits() -> None:
+    applications = Loading()
     (app,) = applications.listeners
 
     statuses = await asyncio.gather(*(ask(app, "/metrics") for _ in range(5)))
 
-    assert (statuses, loads) == ([200] * 5, ["load Quart"])
+    assert (statuses, applications.loads) == ([200] * 5, ["load Quart"])
 
 
-async def test_without_a_health_request_quart_is_loaded_in_time(loads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app_module, "FIRST_RESPONSE_SECONDS", 0.05)
+async def test_without_a_health_request_quart_is_loaded_in_time() -> None:
+    applications = Loading(load_after=0.05)
 
-    await Applications([health()], Metrics()).run()
+    await applications.run()
 
-    assert loads == ["load Quart"]
+    assert applications.loads == ["load Quart"]
 
 
 async def test_a_load_that_fails_is_a_500_the_next_request_tries_again_and_health_goes_on(
-    loads: list[str], logged: list[str]
+    logged: list[str],
 ) -> None:
-    applications = Applications([health()], Metrics())
+    applications = Loading()
     (app,) = applications.listeners
-    loads.append("fail")
+    applications.fails = True
 
     assert await ask(app, "/metrics") == 500
     assert await ask(app, "/healthz") == 200
@@ -237,9 +230,9 @@ async def test_a_load_that_fails_is_a_500_the_next_request_tries_again_and_healt
     assert [line.partition(" err=")[0] for line in logged] == ['E "Request failed inside the sidecar"']
 
 
-async def test_every_listener_has_a_quart_application_of_its_own(loads: list[str]) -> None:
+async def test_every_listener_has_a_quart_application_of_its_own() -> None:
     healths = [health(routes=Routes(healthz=True, metrics_path=None)), health(routes=Routes(False, "/m"))]
-    applications = Applications(healths, Metrics())
+    applications = Loading(*healths)
 
     await applications.load()
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
-from dataclasses import fields
+from collections.abc import Callable
 
+import pytest
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.worker_context import WorkerContext
@@ -25,10 +26,6 @@ USED = {
 }
 
 
-def parameters(function: object) -> list[str]:
-    return list(inspect.signature(function).parameters)  # type: ignore[arg-type]
-
-
 def test_no_other_name_of_hypercorn_is_imported() -> None:
     found: dict[str, set[str]] = {}
     for path in (ROOT / "livenessprobe").rglob("*.py"):
@@ -42,31 +39,31 @@ def test_no_other_name_of_hypercorn_is_imported() -> None:
     assert found == USED
 
 
-def test_a_stream_is_made_of_an_application_and_a_place_to_send_events() -> None:
-    assert parameters(HTTPStream) == [
-        *("app", "config", "context", "task_group", "ssl", "client", "server", "send", "stream_id")
-    ]
-    assert inspect.iscoroutinefunction(HTTPStream.handle)
-    assert inspect.iscoroutinefunction(HTTPStream.app_send)
+@pytest.mark.parametrize(
+    ("called", "parameters"),
+    [
+        (HTTPStream, "app config context task_group ssl client server send stream_id"),
+        (events.Request, "stream_id headers http_version method raw_path state"),
+        (events.Response, "stream_id headers status_code"),
+        (events.Body, "stream_id data"),
+        (events.EndBody, "stream_id"),
+        (events.StreamClosed, "stream_id"),
+        (TaskGroup, "loop"),
+        (TaskGroup.spawn, "self func args"),
+        (WorkerContext, "max_requests"),
+        (ASGIWrapper, "app"),
+    ],
+)
+def test_each_is_called_with_the_parameters_that_it_has(called: Callable[..., object], parameters: str) -> None:
+    """The parameters of events are their fields."""
+    assert list(inspect.signature(called).parameters) == parameters.split()
 
 
-def test_events_have_the_fields_that_are_read_and_given() -> None:
-    def names(event: type) -> list[str]:
-        return [field.name for field in fields(event)]
+def test_streams_are_awaited_and_tasks_are_not() -> None:
+    coroutines = map(inspect.iscoroutinefunction, (HTTPStream.handle, HTTPStream.app_send, TaskGroup.spawn))
 
-    assert names(events.Request) == ["stream_id", "headers", "http_version", "method", "raw_path", "state"]
-    assert names(events.Response) == ["stream_id", "headers", "status_code"]
-    assert names(events.Body) == ["stream_id", "data"]
-    assert names(events.EndBody) == names(events.StreamClosed) == ["stream_id"]
-
-
-def test_a_task_group_runs_functions_and_a_context_tells_of_the_end() -> None:
-    assert parameters(TaskGroup) == ["loop"]
-    assert parameters(TaskGroup.spawn) == ["self", "func", "args"]
-    assert not inspect.iscoroutinefunction(TaskGroup.spawn)
-    assert parameters(WorkerContext) == ["max_requests"]
+    assert [*coroutines] == [True, True, False]
     assert {"set", "is_set"} <= {*dir(WorkerContext(None).terminated)}
-    assert parameters(ASGIWrapper) == ["app"]
 
 
 def test_a_configuration_gives_the_headers_of_every_response() -> None:

@@ -6,13 +6,13 @@ import contextlib
 import os
 import socket
 import struct
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.conformance.raw_driver import RawDriver
 from tests.support import FakeDriver, Relay, Sidecar, Start, eventually
 
 KUBELET = "kube-probe/1.30"
@@ -56,11 +56,8 @@ def test_hang_ups_of_others_shorten_no_request(driver: FakeDriver, sidecar: Star
     assert (answer.status, answer.body) == (200, "ok")
 
 
-def test_parallel_requests_share_one_probe_and_one_connection(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
-    relay = Relay(str(folder / "relay.sock"), driver.path)
-    process = sidecar(f"--csi-address={folder}/relay.sock")
-    process.await_name()
-    eventually(lambda: relay.open == 0)
+def test_parallel_requests_share_one_probe_and_one_connection(driver: FakeDriver, relay: Relay, behind_relay: Start) -> None:
+    process = behind_relay()
     before, driver.delay = relay.total, 2.0
 
     with ThreadPoolExecutor(200) as pool:
@@ -71,7 +68,6 @@ def test_parallel_requests_share_one_probe_and_one_connection(driver: FakeDriver
     assert relay.total - before == driver.probes
     assert driver.probes <= 2  # a second probe only for callers that came after the first had ended
     assert process.metric("livenessprobe_shared_probes_total") >= 198
-    relay.close()
 
 
 def test_a_caller_that_joins_a_hung_probe_has_its_own_timeout(driver: FakeDriver, sidecar: Start) -> None:
@@ -92,25 +88,15 @@ def test_a_caller_that_joins_a_hung_probe_has_its_own_timeout(driver: FakeDriver
 def test_a_late_caller_has_its_own_timeout_with_a_driver_that_closes_connections(socket_path: str, sidecar: Start) -> None:
     """The driver comes back after the first caller's timeout and before the second's."""
     process = sidecar("--probe-timeout=2s")
-    with socket.socket(socket.AF_UNIX) as closing:
-        closing.bind(socket_path)
-        closing.listen()
-        threading.Thread(target=_accept_and_close, args=(closing,), daemon=True).start()
-        with ThreadPoolExecutor(2) as pool:
-            first = pool.submit(process.get)
-            time.sleep(1.5)
-            second = pool.submit(process.get)
-            assert (first.result().status, first.result().reason) == (500, "protocol_error")
-            closing.shutdown(socket.SHUT_RDWR)
-            os.unlink(socket_path)
-            with FakeDriver(socket_path):
-                assert second.result().status == 200
-
-
-def _accept_and_close(listener: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while True:
-            listener.accept()[0].close()
+    closing = RawDriver({"listen": f"unix:{socket_path}", "wire": "accept_close"})
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(process.get)
+        time.sleep(1.5)
+        second = pool.submit(process.get)
+        assert (first.result().status, first.result().reason) == (500, "protocol_error")
+        closing.stop()
+        with FakeDriver(socket_path):
+            assert second.result().status == 200
 
 
 def test_a_late_caller_gets_the_response_of_a_driver_that_recovers(driver: FakeDriver, sidecar: Start) -> None:

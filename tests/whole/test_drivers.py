@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import os
 import signal
@@ -19,15 +18,13 @@ import pytest
 
 from livenessprobe.driver.result import MESSAGE_MAX
 from tests.conformance.raw_driver import RawDriver
-from tests.machine.drivers import Wire
 from tests.support import FakeDriver, Relay, Start, driver_process, eventually, free_port, request
+from tests.support.names import AT_ONCE, FRESH
 
 
-def test_a_connection_serves_for_at_most_a_second(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+def test_a_connection_serves_for_at_most_a_second(driver: FakeDriver, relay: Relay, behind_relay: Start) -> None:
     """10 000 requests in a row dial at most once a second."""
-    relay = Relay(str(folder / "relay.sock"), driver.path)
-    process = sidecar(f"--csi-address={folder}/relay.sock")
-    process.await_name()
+    process = behind_relay()
     before, started = relay.total, time.monotonic()
 
     with process.keep_alive() as connection:
@@ -36,41 +33,32 @@ def test_a_connection_serves_for_at_most_a_second(driver: FakeDriver, folder: Pa
     assert statuses == {200}
     assert driver.probes == 10_000
     assert relay.total - before <= time.monotonic() - started + 1
-    relay.close()
 
 
 def test_at_a_kubelets_pace_each_probe_dials_and_no_connection_stays_open(
-    driver: FakeDriver, folder: Path, sidecar: Start
+    driver: FakeDriver, relay: Relay, behind_relay: Start
 ) -> None:
-    relay = Relay(str(folder / "relay.sock"), driver.path)
-    process = sidecar(f"--csi-address={folder}/relay.sock")
-    process.await_name()
-    eventually(lambda: relay.open == 0)
+    process = behind_relay()
     before = relay.total
 
     for probes in range(1, 4):
         assert process.get().status == 200
         eventually(lambda: relay.open == 0, 2.0)
         assert relay.total - before == probes
-    relay.close()
 
 
-def test_reuse_of_zero_gives_each_probe_its_own_connection(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
-    relay = Relay(str(folder / "relay.sock"), driver.path)
-    process = sidecar(f"--csi-address={folder}/relay.sock", "--connection-reuse=0s")
-    process.await_name()
-    eventually(lambda: relay.open == 0)
+def test_reuse_of_zero_gives_each_probe_its_own_connection(driver: FakeDriver, relay: Relay, behind_relay: Start) -> None:
+    process = behind_relay(FRESH)
     before = relay.total
 
     for _ in range(10):
         assert process.get().status == 200
 
     assert relay.total - before == 10
-    relay.close()
 
 
 def test_with_a_grace_of_zero_a_killed_driver_fails_at_once_with_the_reason(socket_path: str, sidecar: Start) -> None:
-    process = sidecar("--unreachable-grace=0s")
+    process = sidecar(AT_ONCE)
     with driver_process(socket_path) as driver:
         eventually(lambda: process.get().status == 200)
         driver.kill()
@@ -189,7 +177,7 @@ def test_a_stopped_driver_fails_at_the_timeout_and_recovers(socket_path: str, si
 
 def test_a_removed_socket_is_noticed_by_the_next_request(driver: FakeDriver, sidecar: Start) -> None:
     """Upstream issue 68: a live connection does not hide that the socket is gone."""
-    process = sidecar("--unreachable-grace=0s")
+    process = sidecar(AT_ONCE)
     assert process.get().status == 200
     os.unlink(driver.path)
 
@@ -293,6 +281,11 @@ def test_a_drivers_error_is_in_the_body_and_has_a_reason(
         ({"rst": 7}, "protocol_error"),
         ({"body_hex": "", "end_without_trailers": True}, "protocol_error"),
         ({"body_hex": "00" * (4 << 20)}, "protocol_error"),
+        # A response that is too large only after it is decompressed counts the same.
+        (
+            {"headers": [("grpc-encoding", "gzip")], "flag": 1, "body_hex": gzip.compress(bytes(6 << 20)).hex()},
+            "protocol_error",
+        ),
         (
             {"trailers_only": [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "x")]},
             "protocol_error",
@@ -314,7 +307,7 @@ def test_a_status_made_by_grpc_is_not_a_driver_error(
 
 
 def test_a_path_that_is_no_stream_socket_has_a_reason(socket_path: str, folder: Path, sidecar: Start) -> None:
-    process = sidecar("--unreachable-grace=0s")
+    process = sidecar(AT_ONCE)
     Path(socket_path).touch()
     assert process.get().reason == "not_a_socket"
     os.unlink(socket_path)
@@ -327,35 +320,21 @@ def test_a_path_that_is_no_stream_socket_has_a_reason(socket_path: str, folder: 
 
 
 @pytest.mark.parametrize(
-    ("greeting", "sentence"),
+    ("wire", "sentence"),
     [
-        (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "answers in HTTP/1, not gRPC"),
-        (b"garbage garbage garbage\n" * 3, "does not speak gRPC"),
-        (b"", "closes every connection without a word of gRPC"),
+        ("http1", "answers in HTTP/1, not gRPC"),
+        ("garbage", "does not speak gRPC"),
+        ("accept_close", "closes every connection without a word of gRPC"),
     ],
 )
 def test_a_server_that_does_not_speak_grpc_is_a_protocol_error(
-    socket_path: str, sidecar: Start, greeting: bytes, sentence: str
+    socket_path: str, sidecar: Start, wire: str, sentence: str
 ) -> None:
-    process = sidecar("--unreachable-grace=0s")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(socket_path)
-        listener.listen()
+    driver = RawDriver({"listen": f"unix:{socket_path}", "wire": wire})
 
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                with connection:
-                    connection.sendall(greeting)
-                    if greeting:
-                        connection.recv(4096)
+    answer = sidecar(AT_ONCE).get()
 
-        threading.Thread(target=serve, daemon=True).start()
-        answer = process.get()
-        listener.shutdown(socket.SHUT_RDWR)
+    driver.stop()
     assert (answer.status, answer.reason) == (500, "protocol_error")
     assert sentence in answer.body
 
@@ -365,7 +344,7 @@ def test_a_socket_without_permission_has_a_reason(driver: FakeDriver, sidecar: S
     """As in a container that runs as root without capabilities, next to a driver of another user."""
     os.chmod(driver.path, 0o600)
     os.chown(driver.path, 65534, 65534)
-    process = sidecar("--unreachable-grace=0s", prefix=("setpriv", "--bounding-set=-all", "--inh-caps=-all"))
+    process = sidecar(AT_ONCE, prefix=("setpriv", "--bounding-set=-all", "--inh-caps=-all"))
 
     answer = process.get()
 
@@ -382,7 +361,7 @@ def test_a_mounted_socket_file_is_reported_as_stale(driver: FakeDriver, folder: 
         pytest.skip("unshare --mount is not permitted here")
     process = sidecar(
         f"--csi-address={target}",
-        "--unreachable-grace=0s",
+        AT_ONCE,
         prefix=("unshare", "-m", "sh", "-c", mount, driver.path, target),
     )
     assert process.get().status == 200
@@ -426,62 +405,26 @@ def test_a_message_of_300_kb_is_cut(driver: FakeDriver, sidecar: Start) -> None:
     assert MESSAGE_MAX < len(answer.body) < MESSAGE_MAX + 200
 
 
-def test_a_compressed_response_beyond_grpcs_limit_is_a_protocol_error(socket_path: str, sidecar: Start) -> None:
-    """
-    A response that is too large without compression counts the same: it is not the driver's own error, which would
-    count as alive.
-    """
-    driver = Wire(socket_path)
-    driver.probe = {"headers": [("grpc-encoding", "gzip")], "flag": 1, "body_hex": gzip.compress(bytes(6 << 20)).hex()}
-    process = sidecar()
+@pytest.mark.parametrize(
+    ("behaviour", "flags", "reason"),
+    [
+        ({"wire": "accept_close"}, (AT_ONCE, FRESH), "protocol_error"),
+        ({"probe": {"ready": None, "goaway_then_answer": 0}}, (), None),
+    ],
+    ids=["at once", "after its response"],
+)
+def test_a_driver_that_closes_every_connection_is_dialled_at_a_limited_rate(
+    socket_path: str, sidecar: Start, behaviour: dict[str, object], flags: tuple[str, ...], reason: str | None
+) -> None:
+    driver = RawDriver({"listen": f"unix:{socket_path}", **behaviour})
+    process = sidecar(*flags)
+    driver.reset()
+    began = time.monotonic()
 
-    answer = process.get()
-    driver.close()
-
-    assert (answer.status, answer.reason) == (500, "protocol_error")
-
-
-def test_a_driver_that_closes_every_connection_is_dialled_at_a_limited_rate(socket_path: str, sidecar: Start) -> None:
-    accepted = 0
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(socket_path)
-    listener.listen(1000)
-
-    def close_each() -> None:
-        nonlocal accepted
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = listener.accept()
-                accepted += 1
-                client.close()
-
-    threading.Thread(target=close_each, daemon=True).start()
-    process = sidecar("--unreachable-grace=0s", "--connection-reuse=0s")
-    began, before = time.monotonic(), accepted
     with ThreadPoolExecutor(8) as pool:
         reasons = {answer.reason for answer in pool.map(lambda _: process.get(), range(200))}
-    rate = (accepted - before) / (time.monotonic() - began)
-    listener.close()
 
-    assert reasons == {"protocol_error"}
+    assert reasons == {reason}
     # Dials are at least 50 ms apart; the name request and the probes share that limit.
-    assert rate < 25, rate
-
-
-def test_a_driver_that_ends_each_connection_after_its_response_is_dialled_at_a_limited_rate(
-    socket_path: str, sidecar: Start
-) -> None:
-    driver = Wire(socket_path)
-    driver.probe = {"ready": None, "goaway_then_answer": 0}
-    process = sidecar()
-    process.await_name()
-
-    before, began = process.metric("livenessprobe_driver_connections_total"), time.monotonic()
-    with ThreadPoolExecutor(8) as pool:
-        answers = {answer.status for answer in pool.map(lambda _: process.get(), range(200))}
-    dialled = process.metric("livenessprobe_driver_connections_total") - before
-    seconds = time.monotonic() - began
-    driver.close()
-
-    assert answers == {200}
-    assert dialled < 25 * seconds + 2
+    assert driver.seen().connections < 25 * (time.monotonic() - began) + 2
+    driver.stop()

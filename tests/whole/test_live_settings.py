@@ -219,10 +219,9 @@ def test_the_log_format_is_live(driver: FakeDriver, mounted: Mount, follow: Star
     assert '] "Settings file read again; nothing changed"' in lines[-1]
 
 
-def test_the_reuse_of_connections_is_live(driver: FakeDriver, folder: Path, mounted: Mount, follow: Start) -> None:
-    relay = Relay(str(folder / "relay.sock"), driver.path)
+def test_the_reuse_of_connections_is_live(relay: Relay, mounted: Mount, follow: Start) -> None:
     config = mounted('connection_reuse = "0s"\n')
-    process = follow(config, f"--csi-address={folder}/relay.sock")
+    process = follow(config, f"--csi-address={relay.path}")
     process.await_name()
     eventually(lambda: relay.open == 0)
 
@@ -239,7 +238,6 @@ def test_the_reuse_of_connections_is_live(driver: FakeDriver, folder: Path, moun
     process.swap(config, 'connection_reuse = "0s"\n')
     assert dials() == 10
     eventually(lambda: relay.open == 0)
-    relay.close()
 
 
 def test_the_grace_is_live(socket_path: str, mounted: Mount, follow: Start) -> None:
