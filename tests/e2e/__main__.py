@@ -21,6 +21,7 @@ SHORT = {
     "smoke": containers.stage_smoke,
     "longhorn": containers.stage_longhorn,
     "command": containers.stage_command,
+    "goaway": containers.stage_goaway,
     "lazy": newest.stage_lazy,
 }
 STAGES = {
