@@ -19,7 +19,9 @@ FROM ${PYTHON} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONHASHSEED=0
 WORKDIR /src
 COPY requirements.lock requirements-build.lock ./
+COPY image/mend_grpc.py image/
 RUN python3 -m pip install --require-hashes --no-deps --only-binary=:all: --target=/packages -r requirements.lock \
+ && python3 image/mend_grpc.py /packages \
  && python3 -m pip install --require-hashes --no-deps --only-binary=:all: --target=/builder -r requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY livenessprobe livenessprobe

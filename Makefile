@@ -34,13 +34,14 @@ help:
 	@echo "make proto        generates livenessprobe/csi from proto/"
 
 # The stamp is older than a changed pyproject.toml, which is then installed again.
-$(VENV)/.run: pyproject.toml
+$(VENV)/.run: pyproject.toml image/mend_grpc.py
 	@# Debian's Python lacks ensurepip; root can install it here.
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 	  echo "$(PYTHON) cannot make virtual environments; installing python3-venv"; \
 	  apt-get -qq update && apt-get -qq install -y python3-venv >/dev/null; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python image/mend_grpc.py
 	touch $@
 
 $(VENV)/.test: $(VENV)/.run

@@ -7,11 +7,13 @@ import re
 PROBE = "/csi.v1.Identity/Probe"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
-# csi.proto v1.12: methods that only read.  A probe is sent every few seconds, with an empty request; all others are refused.
+# csi.proto v1.13: methods that only read.  A probe is sent every few seconds, with an empty request; all others are refused.
 _READS = frozenset(
     {
         "ControllerGetCapabilities",
         "ControllerGetVolume",
+        "ControllerGetVolumeHealth",
+        "ControllerListVolumeHealth",
         "GetCapacity",
         "GetMetadataAllocated",
         "GetMetadataDelta",
@@ -22,6 +24,8 @@ _READS = frozenset(
         "ListVolumes",
         "NodeGetCapabilities",
         "NodeGetInfo",
+        "NodeGetStorageHealth",
+        "NodeGetVolumeHealth",
         "NodeGetVolumeStats",
         "ValidateVolumeCapabilities",
     }

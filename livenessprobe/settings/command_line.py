@@ -1,7 +1,7 @@
 """
 The command line: Go's flag grammar, and the usage text.  Pure.
 
-The grammar is that of Go's `flag` package, measured (upstream v2.19): one or two dashes, values after `=` or as the next
+The grammar is that of Go's `flag` package, measured (upstream v2.20): one or two dashes, values after `=` or as the next
 argument, booleans only after `=`.  Parsing ends at the first argument that is not a flag, or at the first error.
 """
 

@@ -1,7 +1,7 @@
 """
 The table of all flags: name, type, default and usage text.  Pure.
 
-Values read as Go's `flag` package and upstream's own types read them, measured (upstream v2.19); `command_line` has the grammar.
+Values read as Go's `flag` package and upstream's own types read them, measured (upstream v2.20); `command_line` has the grammar.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from livenessprobe.driver.methods import HEALTH_CHECK, PROBE, parse_method
 
-# All methods of csi.proto v1.12, by service: first the read-only methods, then the others.
+# All methods of csi.proto v1.13, by service: first the read-only methods, then the others.
 CSI: dict[str, tuple[set[str], set[str]]] = {
     "Identity": ({"GetPluginInfo", "GetPluginCapabilities", "Probe"}, set()),
     "Controller": (
@@ -22,6 +22,8 @@ CSI: dict[str, tuple[set[str], set[str]]] = {
             "ListSnapshots",
             "GetSnapshot",
             "ControllerGetVolume",
+            "ControllerGetVolumeHealth",
+            "ControllerListVolumeHealth",
         },
         {
             "CreateVolume",
@@ -40,7 +42,7 @@ CSI: dict[str, tuple[set[str], set[str]]] = {
     ),
     "SnapshotMetadata": ({"GetMetadataAllocated", "GetMetadataDelta"}, set()),
     "Node": (
-        {"NodeGetVolumeStats", "NodeGetCapabilities", "NodeGetInfo"},
+        {"NodeGetVolumeStats", "NodeGetVolumeHealth", "NodeGetStorageHealth", "NodeGetCapabilities", "NodeGetInfo"},
         {"NodeStageVolume", "NodeUnstageVolume", "NodePublishVolume", "NodeUnpublishVolume", "NodeExpandVolume"},
     ),
 }

@@ -23,6 +23,7 @@ SHORT = {
     "command": containers.stage_command,
     "stop": containers.stage_stop,
     "old-runtime": containers.stage_old_runtime,
+    "goaway": containers.stage_goaway,
     "lazy": newest.stage_lazy,
 }
 STAGES = {

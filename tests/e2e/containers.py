@@ -9,15 +9,18 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from tests.e2e import drivers, image, podman
 from tests.e2e.host import CACHE, Failed, get, run, say, wait_for
 from tests.e2e.podman import Container
+from tests.whole.test_goaway import CODES, Place, Server
 
 if TYPE_CHECKING:
     from tests.e2e.drivers import Driver
@@ -281,6 +284,22 @@ def _refusing(call: str) -> str:
     file = CACHE / f"without-{call}.json"
     file.write_text(json.dumps(profile))
     return f"--security-opt=seccomp={file}"
+
+
+def stage_goaway() -> None:
+    """A driver's GOAWAY frames with any error code, which gRPC's core survives only mended (image/mend_grpc.py)."""
+    with tempfile.TemporaryDirectory(prefix="e2e-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        server = Server(f"{name}/csi.sock")
+        with sidecar(SimpleNamespace(folder=folder), "--connection-reuse=0s") as (url, container):
+            for server.place in (Place.BEFORE, Place.BEHIND):
+                for server.code in CODES:
+                    _expect(f"GOAWAY {server.code} {server.place.value}", get(f"{url}/healthz"), (200, "ok"))
+            if not container.running:
+                raise Failed(f"the sidecar ended:\n{container.log()[-2000:]}")
+        server.close()
+    say(f"{len(CODES)} codes, before and behind a response: 200")
 
 
 def _once(*options: str, arguments: tuple[str, ...] = ()) -> tuple[int, str]:
