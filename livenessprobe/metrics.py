@@ -7,6 +7,7 @@ series and the order of series, so the text is written here; and so are the head
 
 from __future__ import annotations
 
+import functools
 import gzip
 import platform
 import re
@@ -53,7 +54,8 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self._registry,
         )
-        gauge, counter = self._gauge, self._counter
+        gauge = functools.partial(Gauge, registry=self._registry)
+        counter = functools.partial(Counter, registry=self._registry)
         gauge("process_start_time_seconds", "[ALPHA] Start time of the process since unix epoch in seconds.").set(
             self._process_start
         )
@@ -67,12 +69,14 @@ class Metrics:
         self._healthy.set(float("nan"))
         self._was_healthy: bool | None = None
         self._changes = counter(
-            "livenessprobe_health_changes", "How often what is reported of the driver has changed, by what it became.", "to"
+            "livenessprobe_health_changes",
+            "How often what is reported of the driver has changed, by what it became.",
+            ("to",),
         )
         for to in ("healthy", "unhealthy"):
             self._changes.labels(to)
         self._failures = counter(
-            "livenessprobe_probe_failures", "Probes that found the driver not ready, by reason.", "reason"
+            "livenessprobe_probe_failures", "Probes that found the driver not ready, by reason.", ("reason",)
         )
         for reason in Reason:  # so that a rate sees the first failure of each kind
             self._failures.labels(reason.value)
@@ -88,7 +92,7 @@ class Metrics:
             "When health was last requested; until then, when the process started.",
         )
         self._last_request.set(self._process_start)
-        self._responses = counter("livenessprobe_http_responses", "HTTP responses, by status code.", "code")
+        self._responses = counter("livenessprobe_http_responses", "HTTP responses, by status code.", ("code",))
         self.shared = counter("livenessprobe_shared_probes", "Health requests that joined a Probe in flight.")
         self.callers_gone = counter(
             "livenessprobe_callers_gone", "Health requests whose client hung up before the response."
@@ -119,17 +123,11 @@ class Metrics:
         self._restart_needed = gauge(
             "livenessprobe_config_restart_needed",
             "Whether the settings file has a value that needs a restart to apply.",
-            "key",
+            ("key",),
         )
-        gauge("livenessprobe_build_info", "Versions, as labels of a constant 1.", "version", "upstream", "python").labels(
+        gauge("livenessprobe_build_info", "Versions, as labels of a constant 1.", ("version", "upstream", "python")).labels(
             __version__, UPSTREAM_VERSION, platform.python_version()
         ).set(1)
-
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(name, text, labels, registry=self._registry)
-
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, registry=self._registry)
 
     def name_driver(self, name: str) -> None:
         """Label the calls that follow with the driver's `name`."""
