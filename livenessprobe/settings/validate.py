@@ -19,9 +19,6 @@ INTERVAL_MIN = 0.1
 """Seconds; a file or a driver changes too seldom for more frequent looks."""
 _WILDCARD = "0.0.0.0"  # noqa: S104  upstream listens on all addresses, and says so in these words
 
-Typed = Mapping[str, Any]
-"""Typed values by key."""
-
 
 def validate(raw: Layer, platform: str) -> Settings:
     """Valid settings from the text of every key; raises SettingsError for the first fault."""
@@ -68,7 +65,7 @@ def _invalid(raw: Raw, reason: str, code: int = 1) -> SettingsError:
     return SettingsError(INVALID, f"{raw}: {reason}", code)
 
 
-def _check_logging(raw: Layer, typed: Typed) -> None:
+def _check_logging(raw: Layer, typed: Mapping[str, Any]) -> None:
     """component-base's validation, all findings in one record (logs/api/v1/options.go, Validate)."""
     findings = []
     if typed["log_flush_frequency"] <= 0:
@@ -103,7 +100,7 @@ def _sources(*raws: Raw) -> str | None:
     return None if all(raw.source.startswith("flag ") for raw in raws) else " and ".join(map(str, raws))
 
 
-def _check_bounds(raw: Layer, typed: Typed) -> None:
+def _check_bounds(raw: Layer, typed: Mapping[str, Any]) -> None:
     for key in ("connection_reuse", "unreachable_grace", "config_poll_interval", "interval"):
         if (typed[key] or 0) < 0:
             raise _invalid(raw[key], "it must be 0s or more", code=2)
