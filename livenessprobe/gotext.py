@@ -29,10 +29,8 @@ def _quote_rune(rune: str, *, ascii_only: bool = False) -> str:
     if rune.isprintable() and (rune.isascii() or not ascii_only):
         return rune
     code = ord(rune)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    if code < 0x80:
-        return f"\\x{code:02x}"
+    if code < 0x80 or 0xDC80 <= code <= 0xDCFF:  # the latter is a byte that is not UTF-8
+        return f"\\x{code & 0xFF:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
