@@ -56,7 +56,7 @@ class Reloader:
                 self._refuse(f"fault of the sidecar's own: {error!r}")
 
     async def _look(self, *, told: bool) -> None:
-        file = await asyncio.to_thread(self._read)
+        file = await self._read()
         if _seen(file) != self._seen:
             file = await self._settled(file)
         if _seen(file) == self._seen and not told:
@@ -69,14 +69,14 @@ class Reloader:
         else:
             await self._consider(file)
 
-    def _read(self) -> FileContent:
-        return look(self.path, expected=self._expected)
+    async def _read(self) -> FileContent:
+        return await asyncio.to_thread(look, self.path, expected=self._expected)
 
     async def _settled(self, file: FileContent) -> FileContent:
         """The file once two reads are equal, or after SETTLE_LOOKS reads, since a writer may never stop."""
         for _ in range(SETTLE_LOOKS):
             await asyncio.sleep(SETTLE_SECONDS)
-            before, file = file, await asyncio.to_thread(self._read)
+            before, file = file, await self._read()
             if _seen(file) == _seen(before):
                 break
         return file
