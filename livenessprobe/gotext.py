@@ -5,17 +5,8 @@ from __future__ import annotations
 import math
 import re
 
-_SHORT_ESCAPES = {
-    "\a": r"\a",
-    "\b": r"\b",
-    "\f": r"\f",
-    "\n": r"\n",
-    "\r": r"\r",
-    "\t": r"\t",
-    "\v": r"\v",
-    "\\": r"\\",
-    '"': r"\"",
-}
+_SHORT_ESCAPES = dict(zip('\a\b\f\n\r\t\v\\"', 'abfnrtv\\"', strict=True))
+"""Characters, and what follows the backslash that stands for each."""
 
 
 def quote(text: str) -> str:
@@ -34,27 +25,17 @@ def quote_ascii(text: str) -> str:
 
 def _quote_rune(rune: str, *, ascii_only: bool = False) -> str:
     if rune in _SHORT_ESCAPES:
-        return _SHORT_ESCAPES[rune]
+        return f"\\{_SHORT_ESCAPES[rune]}"
     if rune.isprintable() and (rune.isascii() or not ascii_only):
         return rune
     code = ord(rune)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    if code < 0x80:
-        return f"\\x{code:02x}"
+    if code < 0x80 or 0xDC80 <= code <= 0xDCFF:  # the latter is a byte that is not UTF-8
+        return f"\\x{code & 0xFF:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-_NANOSECONDS = {
-    "ns": 1,
-    "us": 1_000,
-    "µs": 1_000,  # U+00B5
-    "μs": 1_000,  # U+03BC
-    "ms": 1_000_000,
-    "s": 1_000_000_000,
-    "m": 60_000_000_000,
-    "h": 3_600_000_000_000,
-}
+# The two that look alike are U+00B5 and U+03BC.
+_NANOSECONDS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _COMPONENT = re.compile(r"([0-9]*)(?:\.([0-9]*))?([^0-9.]+)")
 _LIMIT = 1 << 63
 
@@ -127,9 +108,6 @@ def format_seconds(seconds: float) -> str:
     return format_duration(round(seconds * 1e9))
 
 
-_INFINITE = {math.inf: "+Inf", -math.inf: "-Inf"}
-
-
 def format_float(value: float, exponent_from: int = 6) -> str:
     """
     The shortest decimal that reads back as `value`, in the style of Go's 'g' format.
@@ -139,8 +117,8 @@ def format_float(value: float, exponent_from: int = 6) -> str:
     """
     if math.isnan(value):
         return "NaN"
-    if value in _INFINITE:
-        return _INFINITE[value]
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
     if value == 0:
         return "0"
     digits, exponent = _shortest(value)
@@ -164,15 +142,11 @@ def _shortest(value: float) -> tuple[str, int]:
     return (whole + fraction).rstrip("0"), int(exponent or 0) + len(whole) - 1
 
 
-_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
-
-
 def parse_bool(text: str) -> bool:
     """As strconv.ParseBool; raises ValueError with Go's text."""
-    if text in _TRUE:
+    if text in ("1", "t", "T", "TRUE", "true", "True"):
         return True
-    if text in _FALSE:
+    if text in ("0", "f", "F", "FALSE", "false", "False"):
         return False
     raise ValueError(f"strconv.ParseBool: parsing {quote(text)}: invalid syntax")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
@@ -24,34 +25,30 @@ SETTLE_SECONDS = 0.2
 SETTLE_LOOKS = 25
 
 
+@dataclass(eq=False)
 class Reloader:
     """Keeps the settings `running` up to date with the file at `path`."""
 
-    def __init__(
-        self,
-        running: Loaded,
-        path: str,
-        load: Callable[[FileContent], Loaded],
-        apply: Callable[[Settings], None],
-        metrics: Metrics,
-    ) -> None:
-        self._running = running
-        self._path = path
-        self._load = load
-        self._apply = apply
-        self._metrics = metrics
-        self._seen = running.fingerprint or running.file_error
+    running: Loaded
+    path: str
+    load: Callable[[FileContent], Loaded]
+    apply: Callable[[Settings], None]
+    metrics: Metrics
+
+    def __post_init__(self) -> None:
+        self._seen = self.running.fingerprint or self.running.file_error
         """The fingerprint or the fault of the last look."""
-        self._expected = bool(running.file)
+        self._expected = bool(self.running.file)
         """Whether a missing file is a fault."""
-        metrics.configured("" if running.file_error else running.fingerprint, dict.fromkeys(RESTART_KEYS, False))
-        if running.file_error:
-            metrics.misconfigured()
+        fingerprint = "" if self.running.file_error else self.running.fingerprint
+        self.metrics.configured(fingerprint, dict.fromkeys(RESTART_KEYS, False))
+        if self.running.file_error:
+            self.metrics.misconfigured()
 
     async def watch(self, hangup: asyncio.Event, *, polled: bool) -> None:
         """Read the file whenever `hangup` is set and, if `polled` or once there is a file, at every poll interval; until cancelled."""
         while True:
-            interval = self._running.settings.config_poll_interval if polled or self._expected else 0.0
+            interval = self.running.settings.config_poll_interval if polled or self._expected else 0.0
             told = await _set_within(hangup, interval or None)
             try:
                 await self._look(told=told)
@@ -59,7 +56,7 @@ class Reloader:
                 self._refuse(f"fault of the sidecar's own: {error!r}")
 
     async def _look(self, *, told: bool) -> None:
-        file = await asyncio.to_thread(self._read)
+        file = await self._read()
         if _seen(file) != self._seen:
             file = await self._settled(file)
         if _seen(file) == self._seen and not told:
@@ -68,18 +65,18 @@ class Reloader:
         if file.fault:
             self._refuse(file.fault)
         elif file.content is None:
-            log.info("SIGHUP received, and there is no settings file", file=self._path)
+            log.info("SIGHUP received, and there is no settings file", file=self.path)
         else:
             await self._consider(file)
 
-    def _read(self) -> FileContent:
-        return look(self._path, expected=self._expected)
+    async def _read(self) -> FileContent:
+        return await asyncio.to_thread(look, self.path, expected=self._expected)
 
     async def _settled(self, file: FileContent) -> FileContent:
         """The file once two reads are equal, or after SETTLE_LOOKS reads, since a writer may never stop."""
         for _ in range(SETTLE_LOOKS):
             await asyncio.sleep(SETTLE_SECONDS)
-            before, file = file, await asyncio.to_thread(self._read)
+            before, file = file, await self._read()
             if _seen(file) == _seen(before):
                 break
         return file
@@ -87,26 +84,26 @@ class Reloader:
     async def _consider(self, file: FileContent) -> None:
         self._expected = True
         try:
-            wanted = await asyncio.to_thread(self._load, file)
+            wanted = await asyncio.to_thread(self.load, file)
             if wanted.file_error:
                 self._refuse(wanted.file_error)
             else:
-                self._take(wanted, keep_restart_keys(self._running, wanted))
+                self._take(wanted, keep_restart_keys(self.running, wanted))
         except SettingsError as error:
             self._refuse(error.err or str(error))
 
     def _refuse(self, fault: str) -> None:
-        self._metrics.misconfigured()
+        self.metrics.misconfigured()
         log.error("Settings file ignored; the previous settings stay", err=fault)
 
     def _take(self, wanted: Loaded, running: Loaded) -> None:
-        found = changes(self._running, wanted)
-        self._apply(running.settings)
-        self._running = running
+        found = changes(self.running, wanted)
+        self.apply(running.settings)
+        self.running = running
         pending = {change.key for change in found if not change.live}
-        self._metrics.configured(wanted.fingerprint, {key: key in pending for key in RESTART_KEYS})
+        self.metrics.configured(wanted.fingerprint, {key: key in pending for key in RESTART_KEYS})
         if not found:
-            log.info("Settings file read again; nothing changed", file=self._path)
+            log.info("Settings file read again; nothing changed", file=self.path)
         for change in found:
             _tell(change)
 

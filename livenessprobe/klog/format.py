@@ -52,9 +52,6 @@ class Record:
     """When it was made, in seconds since the epoch."""
 
 
-# --- text and JSON
-
-
 def render_text(record: Record, options: Options = Options()) -> str:
     """A klog line, or several if a value has several lines; no newline at the end."""
     pairs = ({} if record.err is None else {"err": record.err}) | dict(record.pairs)
@@ -77,7 +74,7 @@ def _text_pair(key: str, value: object) -> str:
     if isinstance(value, str | BaseException):
         text = str(value)
         if "\n" in text:
-            lines = _escape_controls(text.removesuffix("\n")).split("\n")
+            lines = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text.removesuffix("\n")).split("\n")
             return f" {key}=<\n" + "".join(f"\t{line}\n" for line in lines) + " >"
         return f" {key}={quote(text)}"
     return f" {key}={_html_safe_json(value)}"
@@ -93,12 +90,8 @@ def _compact_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=str)
 
 
-def _escape_controls(text: str) -> str:
-    """Control characters except line ends as `\\xNN`.  klog prints them unchanged, and a terminal would act on them."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-
-
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n|\Z)")
+"""All but line ends.  They are escaped because klog prints them unchanged, and a terminal would act on them."""
 _JSON_ESCAPES = str.maketrans(
     {chr(c): f"\\u{c:04x}" for c in range(0x20)}
     | {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}

@@ -41,7 +41,6 @@ class Verbose(NamedTuple):
     enabled: bool
 
     def info(self, message: str, **pairs: object) -> None:
-        """Log an info record if `enabled`."""
         if self.enabled:
             self.logger.emit("I", self.level, message, pairs)
 
@@ -71,11 +70,9 @@ class Logger:
         return Verbose(self, level, level <= self._level)
 
     def info(self, message: str, **pairs: object) -> None:
-        """Log an info record."""
         self.emit("I", 0, message, pairs)
 
     def warning(self, message: str, **pairs: object) -> None:
-        """Log a warning."""
         self.emit("W", 0, message, pairs)
 
     def error(self, message: str, *, err: object | None = None, **pairs: object) -> None:
@@ -98,7 +95,6 @@ class _LibraryHandler(logging.Handler):
     """Logs the records of libraries (asyncio, Hypercorn, Quart, grpc) in klog's form, with tracebacks only from -v=5 on."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        pairs: tuple[tuple[str, object], ...] = (("logger", record.name),)
         err = None
         if record.exc_info and record.exc_info[1] is not None:
             err = repr(record.exc_info[1])
@@ -109,7 +105,7 @@ class _LibraryHandler(logging.Handler):
             message = record.getMessage()
         except (TypeError, ValueError):
             message = str(record.msg)
-        _sink.put(Record(severity, 0, message, pairs, err, (record.pathname, record.lineno)))
+        _sink.put(Record(severity, 0, message, (("logger", record.name),), err, (record.pathname, record.lineno)))
 
 
 def capture_library_records() -> None:

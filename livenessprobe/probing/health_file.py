@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 REQUEST_MODE_LASTS = 60.0
 """Seconds until a file expires if the driver is probed only on request."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _AS_IT_IS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 """Opens a file without following a link, and without waiting for the other end of a FIFO."""
 READER_TRIES, READER_SECONDS = 20, 0.01
@@ -53,7 +52,7 @@ def write(path: str, driver: str, lasts: float, age: float = 0.0) -> None:
             # The old file would go on reporting a healthy driver.
             with contextlib.suppress(HealthFileError):
                 remove(path)
-            if error.errno not in _FULL:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             _replace(path, line)  # into the space that has become free
     except OSError as error:

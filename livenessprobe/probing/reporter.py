@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from livenessprobe.klog.log import get_logger
@@ -24,33 +25,31 @@ HUNG_SECONDS = 1.0
 """How long `close` waits for a write: a disk that hangs must not keep the process from ending."""
 
 
+@dataclass(eq=False)
 class Reporter:
     """Follows `prober`, from `run` until `close`."""
 
-    def __init__(self, prober: Prober, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        self.failed = False
-        """Whether --exit-on-failure has ended the process."""
-        self._prober = prober
-        self._path = settings.health_file
-        self._exit_on_failure = settings.exit_on_failure
-        self._termination_log = settings.termination_log
-        self._clock = clock
-        self._fault = ""
-        """The last fault of the health file, and when it was recorded."""
-        self._recorded = 0.0
-        self._write: asyncio.Future[None] | None = None
-        """The last change of the health file, in a thread of its own."""
-        self._closed = False
+    prober: Prober
+    settings: Settings
+    clock: Callable[[], float] = time.monotonic
+    failed: bool = False
+    """Whether --exit-on-failure has ended the process."""
+    _fault: str = ""
+    """The last fault of the health file, and when it was recorded."""
+    _recorded: float = 0.0
+    _write: asyncio.Future[None] | None = None
+    """The last change of the health file, in a thread of its own."""
+    _closed: bool = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Report each change.  Runs until cancelled, or sets `stop` and ends as --exit-on-failure says."""
         while True:
-            await self._prober.changed.wait()
-            self._prober.changed.clear()
-            standing = self._prober.standing
-            if self._path:
+            await self.prober.changed.wait()
+            self.prober.changed.clear()
+            standing = self.prober.standing
+            if self.settings.health_file:
                 await self._report_in_file(standing)
-            if self._exit_on_failure and standing.ready.failures >= self._prober.settings.thresholds.failure:
+            if self.settings.exit_on_failure and standing.ready.failures >= self.prober.settings.thresholds.failure:
                 self._leave_termination_message(standing)
                 self.failed = True
                 stop.set()
@@ -61,16 +60,16 @@ class Reporter:
         self._closed = True
         if self._write is not None:
             await asyncio.wait({self._write}, timeout=HUNG_SECONDS)
-        if self._path:
-            self._try(partial(health_file.remove, self._path))
+        if self.settings.health_file:
+            self._try(partial(health_file.remove, self.settings.health_file))
 
     async def _report_in_file(self, standing: Standing) -> None:
-        loop, settings = asyncio.get_running_loop(), self._prober.settings
-        change = partial(health_file.remove, self._path)
+        loop, settings = asyncio.get_running_loop(), self.prober.settings
+        change = partial(health_file.remove, self.settings.health_file)
         if standing.ready.stands:
             lasts = report_lasts(settings.interval, settings.probe_timeout) if settings.interval else REQUEST_MODE_LASTS
-            driver, age = self._prober.driver_name.text, loop.time() - standing.at
-            change = partial(health_file.write, self._path, driver, lasts, age)
+            driver, age = self.prober.driver_name.text, loop.time() - standing.at
+            change = partial(health_file.write, self.settings.health_file, driver, lasts, age)
         try:
             self._write = loop.run_in_executor(None, self._change, change)
         except RuntimeError:  # no thread could be started; a delay of the event loop is better than a wrong file
@@ -84,14 +83,14 @@ class Reporter:
             return
         self._try(change)
         if self._closed:
-            self._try(partial(health_file.remove, self._path))
+            self._try(partial(health_file.remove, self.settings.health_file))
 
     def _try(self, change: Callable[[], None]) -> None:
         """Make one `change` of the file, and record its fault, the same one not again within REPEAT_SECONDS."""
         try:
             change()
         except HealthFileError as error:
-            fault, now = str(error), self._clock()
+            fault, now = str(error), self.clock()
             if fault != self._fault or now - self._recorded >= REPEAT_SECONDS:
                 self._fault, self._recorded = fault, now
                 log.error("Health file cannot be updated", err=fault)
@@ -99,8 +98,8 @@ class Reporter:
     def _leave_termination_message(self, standing: Standing) -> None:
         result, failures = standing.result, standing.ready.failures
         assert result is not None and result.reason is not None  # noqa: PT018  it has failed
-        reason, address = result.reason.value, self._prober.settings.csi_address.text
+        reason, address = result.reason.value, self.prober.settings.csi_address.text
         log.error("CSI driver failed; exiting as --exit-on-failure says", failures=failures, reason=reason)
         message = f"CSI driver at {address} failed {failures} probes in a row: {reason}: {result.body}"
-        if fault := termination.write_message(self._termination_log, message):
+        if fault := termination.write_message(self.settings.termination_log, message):
             log.error("Termination log cannot be written", err=fault)

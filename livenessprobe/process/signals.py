@@ -46,11 +46,6 @@ def _exit(code: int) -> None:
     os._exit(code)
 
 
-def exit_with_cleanup(_number: int, _frame: FrameType | None) -> None:
-    """Raise SystemExit, so that `finally` clauses run."""
-    raise SystemExit(0)
-
-
 def install_early(stop: Callable[[int, FrameType | None], None] = exit_successfully) -> None:
     """
     Handle signals until the event loop runs: SIGTERM and SIGINT call `stop`, SIGHUP waits for `as_events`, signals that Go
@@ -77,7 +72,7 @@ def install_early(stop: Callable[[int, FrameType | None], None] = exit_successfu
 
 @contextlib.contextmanager
 def as_events() -> Iterator[Events]:
-    """While this is entered, signals set events of the running loop; then the earlier handlers are installed again."""
+    """While this is entered, signals set events of the running loop; then the handlers of `install_early` are back."""
     import asyncio
 
     events = Events(asyncio.Event(), asyncio.Event())
@@ -89,21 +84,17 @@ def as_events() -> Iterator[Events]:
             with contextlib.suppress(RuntimeError):  # the loop is closed, so the process is already ending
                 loop.call_soon_threadsafe(events.stop.set)
 
-        handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGBREAK)}
+        install_early(stop)
         on_console_end(stop)
-        try:
-            yield events
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-        return
-    loop.add_signal_handler(signal.SIGTERM, events.stop.set)
-    loop.add_signal_handler(signal.SIGINT, events.stop.set)
-    loop.add_signal_handler(signal.SIGHUP, events.reload.set)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    else:
+        loop.add_signal_handler(signal.SIGTERM, events.stop.set)
+        loop.add_signal_handler(signal.SIGINT, events.stop.set)
+        loop.add_signal_handler(signal.SIGHUP, events.reload.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     try:
         yield events
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.remove_signal_handler(number)
+        if sys.platform != "win32":
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
         install_early()

@@ -89,8 +89,6 @@ def _handle_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) 
 
 _SIGNALS = (0, 1)
 """CTRL_C_EVENT and CTRL_BREAK_EVENT, which the C runtime turns into signals."""
-
-
 _handlers: list[Any] = []
 """Windows may call them as long as the process lives, so they must not be collected as garbage."""
 

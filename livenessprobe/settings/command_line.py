@@ -55,17 +55,16 @@ def parse(arguments: Sequence[str], more: Sequence[Flag] = ()) -> CommandLine:
     """
     given: list[tuple[str, str]] = []
     # Images with several programs take the program's name as first argument; their manifests keep it.
-    position = 1 if list(arguments[:1]) == ["livenessprobe"] else 0
-    while position < len(arguments):
-        argument = arguments[position]
-        if argument == "-" or not argument.startswith("-"):
-            return CommandLine(tuple(given), tuple(arguments[position:]))
+    rest = list(arguments)
+    if rest[:1] == ["livenessprobe"]:
+        del rest[0]
+    while rest and rest[0].startswith("-") and rest[0] != "-":
+        argument = rest.pop(0)
         if argument == "--":
-            return CommandLine(tuple(given), tuple(arguments[position + 1 :]))
+            break
         name, equals, text = argument[2 if argument.startswith("--") else 1 :].partition("=")
         if not name or name.startswith("-"):
             raise FlagError(f"bad flag syntax: {argument}", tuple(given))
-        position += 1
         flag = next((flag for flag in more if flag.name == name), None) or find(name)
         if flag is None:
             if name in ("h", "help"):
@@ -74,17 +73,16 @@ def parse(arguments: Sequence[str], more: Sequence[Flag] = ()) -> CommandLine:
         if not equals:
             if flag.kind.is_bool:
                 text = "true"
-            elif position == len(arguments):
+            elif not rest:
                 raise FlagError(f"flag needs an argument: -{name}", tuple(given))
             else:
-                text = arguments[position]
-                position += 1
+                text = rest.pop(0)
         try:
             flag.kind.check(text)
         except ValueError as reason:
             raise FlagError(_refusal(flag, name, text, reason), tuple(given)) from None
         given.append((name, text))
-    return CommandLine(tuple(given))
+    return CommandLine(tuple(given), tuple(rest))
 
 
 def _refusal(flag: Flag, name: str, text: str, reason: ValueError) -> str:

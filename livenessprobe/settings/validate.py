@@ -15,13 +15,6 @@ from livenessprobe.settings.layers import INVALID, KEYS, Layer, Raw, SettingsErr
 from livenessprobe.settings.listen_address import ListenAddress, join_host_port, parse_listen_address
 from livenessprobe.settings.model import Settings, Thresholds
 
-INTERVAL_MIN = 0.1
-"""Seconds; a file or a driver changes too seldom for more frequent looks."""
-_WILDCARD = "0.0.0.0"  # noqa: S104  upstream listens on all addresses, and says so in these words
-
-Typed = Mapping[str, Any]
-"""Typed values by key."""
-
 
 def validate(raw: Layer, platform: str) -> Settings:
     """Valid settings from the text of every key; raises SettingsError for the first fault."""
@@ -68,7 +61,7 @@ def _invalid(raw: Raw, reason: str, code: int = 1) -> SettingsError:
     return SettingsError(INVALID, f"{raw}: {reason}", code)
 
 
-def _check_logging(raw: Layer, typed: Typed) -> None:
+def _check_logging(raw: Layer, typed: Mapping[str, Any]) -> None:
     """component-base's validation, all findings in one record (logs/api/v1/options.go, Validate)."""
     findings = []
     if typed["log_flush_frequency"] <= 0:
@@ -103,12 +96,12 @@ def _sources(*raws: Raw) -> str | None:
     return None if all(raw.source.startswith("flag ") for raw in raws) else " and ".join(map(str, raws))
 
 
-def _check_bounds(raw: Layer, typed: Typed) -> None:
+def _check_bounds(raw: Layer, typed: Mapping[str, Any]) -> None:
     for key in ("connection_reuse", "unreachable_grace", "config_poll_interval", "interval"):
         if (typed[key] or 0) < 0:
             raise _invalid(raw[key], "it must be 0s or more", code=2)
     for key in ("config_poll_interval", "interval"):
-        if 0 < typed[key] < INTERVAL_MIN:
+        if 0 < typed[key] < 0.1:  # a file or a driver changes too seldom for more frequent looks
             raise _invalid(raw[key], "it must be 100ms or more, or 0s for never", code=2)
     if typed["http_idle_timeout"] < 1:
         raise _invalid(raw["http_idle_timeout"], "it must be 1s or more", code=2)
@@ -136,7 +129,8 @@ def source_of(raw: Raw) -> str:
 
 
 def _listeners(raw: Layer) -> tuple[ListenAddress, ListenAddress | None]:
-    text = raw["http_endpoint"].text or join_host_port(_WILDCARD, raw["health_port"].text)
+    # Upstream listens on all addresses, and says so in these words.
+    text = raw["http_endpoint"].text or join_host_port("0.0.0.0", raw["health_port"].text)  # noqa: S104
     try:
         http = parse_listen_address(text)
     except AddressError as error:
