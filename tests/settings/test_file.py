@@ -11,16 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livenessprobe.settings import flags
 from livenessprobe.settings.file import FileContent, read_settings_file
 from livenessprobe.settings.layers import FILE_KEYS, KEYS, Raw, SettingsError
-from livenessprobe.settings.variables import LONGHORN_VARIABLES
 from tests.support import ROOT
-from tests.values import PATH, as_file, as_variables, load_all
-
-FLAG_ALIASES = {name: flags.BY_NAME[flag].key for name, flag in flags.LONGHORN.items()}
-VARIABLE_ALIASES = dict(LONGHORN_VARIABLES)
-
+from tests.values import FLAG_ALIASES, PATH, VARIABLE_ALIASES, as_file, as_variables, load_all
 
 # --- the faults of a file
 

@@ -8,19 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livenessprobe.settings import command_line, flags, layers
+from livenessprobe.settings import flags, layers
 from livenessprobe.settings.layers import KEYS, LONGHORN_DEFAULTS, PREFIX, Raw, SettingsError, defaults, merge, overlay
 from livenessprobe.settings.model import Loaded
-from livenessprobe.settings.variables import LONGHORN_VARIABLES
-from tests.values import load_all, two
+from tests.values import FLAG_ALIASES, VARIABLE_ALIASES, given_by, load_all, two
 
-FLAG_ALIASES = {name: flags.BY_NAME[flag].key for name, flag in flags.LONGHORN.items()}
-VARIABLE_ALIASES = dict(LONGHORN_VARIABLES)
 ALIASED = sorted({*FLAG_ALIASES.values(), *VARIABLE_ALIASES.values()})
-
-
-def given_by(*arguments: str) -> dict[str, str]:
-    return command_line.parse(list(arguments)).values()
 
 
 # --- two names, one setting
@@ -43,6 +36,9 @@ PAIRS_OF_NAMES = [
 """Every two names of one setting in one place, either first."""
 
 
+DASHES = {"flag": "--", "variable": ""}
+
+
 def read_names(place: str, **texts: str) -> Loaded:
     return load_all(texts) if place == "flag" else load_all({}, texts)
 
@@ -57,29 +53,26 @@ def modes(environ: dict[str, str]) -> bool:
     return any(name.startswith("LIVENESS_PROBE_") for name in environ)
 
 
-@pytest.mark.parametrize(("name", "key"), FLAG_ALIASES.items())
+@pytest.mark.parametrize(
+    ("place", "name", "key"),
+    [
+        (place, *alias)
+        for place, aliases in (("flag", FLAG_ALIASES), ("variable", VARIABLE_ALIASES))
+        for alias in aliases.items()
+    ],
+)
 @settings(max_examples=3)
 @given(data=st.data())
-def test_a_flag_of_longhorns_image_is_another_name_of_a_setting(name: str, key: str, data: st.DataObject) -> None:
+def test_a_name_of_longhorns_image_is_another_name_of_a_setting(
+    place: str, name: str, key: str, data: st.DataObject
+) -> None:
     text, _ = data.draw(two(key))
 
-    loaded = load_all(command_line.parse([f"--{name}={text}"]).values())
+    loaded = read_names(place, **{name: text})
 
-    assert loaded.raw[key] == Raw(text, f"flag --{name}")
-    assert loaded.settings == load_all({**longhorn_defaults(), KEYS[key].name: text}).settings
-
-
-@pytest.mark.parametrize(("name", "key"), VARIABLE_ALIASES.items())
-@settings(max_examples=3)
-@given(data=st.data())
-def test_a_variable_of_longhorns_image_is_another_name_of_a_setting(name: str, key: str, data: st.DataObject) -> None:
-    text, _ = data.draw(two(key))
-
-    loaded = load_all({}, {name: text})
-
-    assert loaded.raw[key] == Raw(text, f"variable {name}")
-    given = {} if name == "CSI_ENDPOINT" else longhorn_defaults()
-    assert loaded.settings == load_all({**given, KEYS[key].name: text}).settings
+    assert loaded.raw[key] == Raw(text, f"{place} {DASHES[place]}{name}")
+    lowest = {} if name == "CSI_ENDPOINT" else longhorn_defaults()
+    assert loaded.settings == load_all({**lowest, KEYS[key].name: text}).settings
     assert loaded.warnings == ()
 
 
@@ -106,14 +99,13 @@ def test_two_names_with_different_values_are_refused_by_both(
     place: str, key: str, one: str, other: str, data: st.DataObject
 ) -> None:
     text, other_text = data.draw(two(key))
-    dashes = "--" if place == "flag" else ""
 
     with pytest.raises(SettingsError) as refused:
         read_names(place, **{one: text, other: other_text})
 
     assert (refused.value.message, refused.value.code) == ("Contradicting settings", 1)
     assert refused.value.err == (
-        f"{Raw(text, f'{place} {dashes}{one}')} and {Raw(other_text, f'{place} {dashes}{other}')} "
+        f"{Raw(text, f'{place} {DASHES[place]}{one}')} and {Raw(other_text, f'{place} {DASHES[place]}{other}')} "
         "are the same setting; give one of them"
     )
 
@@ -139,7 +131,7 @@ def test_two_names_with_equal_values_are_accepted_and_the_projects_own_is_the_so
 
             loaded = read_names(place, **given_texts)
 
-            assert loaded.raw[key] == Raw(given_texts[named], f"{place} {'--' if place == 'flag' else ''}{named}")
+            assert loaded.raw[key] == Raw(given_texts[named], f"{place} {DASHES[place]}{named}")
 
 
 def test_contradicting_values_are_quoted_as_given() -> None:
@@ -154,7 +146,6 @@ def test_contradicting_values_are_quoted_as_given() -> None:
 
 # --- the lowest layer
 
-
 DOCUMENTED = {
     "csi_address": "unix:///csi/csi.sock",
     "interval": "10s",
@@ -163,9 +154,6 @@ DOCUMENTED = {
     "health_file": "/tmp/health",
 }
 """What Longhorn's image documents as its defaults."""
-
-
-# --- the lowest layer
 
 
 def test_the_defaults_are_those_of_the_flags() -> None:

@@ -6,15 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livenessprobe.settings import command_line
 from livenessprobe.settings.layers import KEYS, LONGHORN_DEFAULTS, SettingsError
 from livenessprobe.settings.variables import LONGHORN_VARIABLES, longhorn_is_meant
-from tests.values import load_all
-
-
-def given_by(*arguments: str) -> dict[str, str]:
-    return command_line.parse(list(arguments)).values()
-
+from tests.values import given_by, load_all
 
 # --- variables that are none
 
