@@ -860,10 +860,7 @@ async def test_an_internal_error_is_logged_and_returned(logged: list[str]) -> No
 
     fault = "ZeroDivisionError('division by zero')"
     assert result == ProbeResult(Reason.INTERNAL, f"livenessprobe: internal error: {fault}", "Health check failed", fault)
-    assert logged[:2] == [
-        f'E "Probe failed inside the sidecar" err="{fault}"',
-        f'E "Health check failed" err="{fault}"',
-    ]
+    assert logged[:2] == [f'E "Probe failed inside the sidecar" err="{fault}"', f'E "Health check failed" err="{fault}"']
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,7 @@ FAULTS = [
     ("version = true", "line 1: version is not a setting"),
     ("'' = 1", 'line 1: "" is not a setting'),
     ("v = 1\n\n[server]\nport = 80", "line 3: server is not a setting"),
-    (
-        "config = 'other'",
-        "line 1: config is not a setting of the file's; give it as --config or LIVENESSPROBE_CONFIG",
-    ),
+    ("config = 'other'", "line 1: config is not a setting of the file's; give it as --config or LIVENESSPROBE_CONFIG"),
     (
         "v = 1\nconfig_strict = true",
         "line 2: config_strict is not a setting of the file's; give it as --config-strict or LIVENESSPROBE_CONFIG_STRICT",
@@ -68,10 +65,7 @@ FAULTS = [
         "vmodule = ['prober']",
         'line 1, key vmodule = "prober": "prober" does not have the pattern=N format; write a list such as ["prober=5"]',
     ),
-    (
-        "v = -1",
-        'line 1, key v = "-1": strconv.ParseUint: parsing "-1": invalid syntax; write a whole number, such as 5',
-    ),
+    ("v = -1", 'line 1, key v = "-1": strconv.ParseUint: parsing "-1": invalid syntax; write a whole number, such as 5'),
     (
         "health_port = '80:80'",
         "Failed to start http server: listen tcp: address 0.0.0.0:80:80: too many colons in address "

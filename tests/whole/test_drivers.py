@@ -359,11 +359,7 @@ def test_a_mounted_socket_file_is_reported_as_stale(driver: FakeDriver, folder: 
     target = str(folder / "mounted socket")
     if subprocess.run(["unshare", "-m", "true"], stderr=subprocess.DEVNULL).returncode:
         pytest.skip("unshare --mount is not permitted here")
-    process = sidecar(
-        f"--csi-address={target}",
-        AT_ONCE,
-        prefix=("unshare", "-m", "sh", "-c", mount, driver.path, target),
-    )
+    process = sidecar(f"--csi-address={target}", AT_ONCE, prefix=("unshare", "-m", "sh", "-c", mount, driver.path, target))
     assert process.get().status == 200
     driver.stop()
     driver.start()
