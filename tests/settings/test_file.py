@@ -155,7 +155,7 @@ def test_an_error_has_the_line_of_its_key(content: str, line: int) -> None:
 
 
 def test_an_ambiguous_line_is_left_out() -> None:
-    """An escape in a key, or more look-alikes than anybody would write."""
+    """An escape in a key, or more similar lines than a person writes."""
     assert load_all(file=rb'"\u0076" = 1').raw["v"].source == f"file {PATH}, key v"
     assert load_all(file=b"log_dir = '''\n" + b"v = 9\n" * 20 + b"'''\nv = 1").raw["v"].source == f"file {PATH}, key v"
 
@@ -198,7 +198,7 @@ def test_an_unreadable_file_is_named_once(folder: Path) -> None:
 
 @pytest.mark.parametrize("blanks", [b" ", b"[ \t"])
 def test_a_large_file_of_blanks_is_read_quickly(blanks: bytes) -> None:
-    """It is a health check that waits: a line of a million blanks once took hours."""
+    """Health checks wait meanwhile: a line of a million blanks once took hours."""
     script = (
         "import contextlib, sys; from livenessprobe.settings.file import from_file\n"
         "with contextlib.suppress(ValueError): from_file('x', sys.stdin.buffer.read())"

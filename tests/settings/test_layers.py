@@ -44,12 +44,12 @@ def read_names(place: str, **texts: str) -> Loaded:
 
 
 def longhorn_defaults() -> dict[str, str]:
-    """What Longhorn's own names select, as flags."""
+    """The defaults that Longhorn's own names select, as flags."""
     return {KEYS[key].name: text for key, text in layers.LONGHORN_DEFAULTS.items()}
 
 
 def modes(environ: dict[str, str]) -> bool:
-    """Whether one of Longhorn's own names is among them."""
+    """Whether `environ` has one of Longhorn's own names."""
     return any(name.startswith("LIVENESS_PROBE_") for name in environ)
 
 
@@ -80,7 +80,7 @@ def test_a_name_of_longhorns_image_is_another_name_of_a_setting(
 @settings(max_examples=3)
 @given(data=st.data())
 def test_a_flag_wins_over_variables_by_any_name(name: str, key: str, data: st.DataObject) -> None:
-    """They are neither checked nor compared with each other."""
+    """The variables are neither checked nor compared with each other."""
     text, other = data.draw(two(key))
     for others in ([other, text], ["nonsense", "other nonsense"], ["nul\0", ""]):
         environ = dict(zip(variable_names(key), itertools.cycle(others), strict=False))
@@ -153,7 +153,7 @@ DOCUMENTED = {
     "failure_threshold": "3",
     "health_file": "/tmp/health",
 }
-"""What Longhorn's image documents as its defaults."""
+"""The defaults that Longhorn's image documents."""
 
 
 def test_the_defaults_are_those_of_the_flags() -> None:
@@ -199,10 +199,10 @@ def test_longhorns_defaults_are_those_it_documents_and_no_others_change() -> Non
         (("--timeout=1s", "--endpoint=/a.sock"), {}, ("/a.sock", 10.0, 1.0, 3, "/tmp/health")),
         ((), {"LIVENESS_PROBE_INTERVAL": "1m"}, ("/csi/csi.sock", 60.0, 3.0, 3, "/tmp/health")),
         ((), {"LIVENESS_PROBE_PATH": "/a.B/C", "CSI_ENDPOINT": "/a.sock"}, ("/a.sock", 10.0, 3.0, 3, "/tmp/health")),
-        # What is said otherwise is above its defaults.
+        # Other flags and variables win over its defaults.
         (("--retries=3", "--health-file=", "--interval=0s"), {}, ("/csi/csi.sock", 0.0, 3.0, 3, "")),
         (("--retries=3",), {"LIVENESSPROBE_HEALTH_FILE": "/run/h"}, ("/csi/csi.sock", 10.0, 3.0, 3, "/run/h")),
-        # Without its names it is the drop-in that it always was.
+        # Without its names the defaults are those of the Go program.
         ((), {}, ("/run/csi/socket", 0.0, 3.0, 1, "")),
         (("--interval=10s",), {}, ("/run/csi/socket", 10.0, 3.0, 1, "")),
         ((), {"LIVENESSPROBE_INTERVAL": "10s"}, ("/run/csi/socket", 10.0, 3.0, 1, "")),
@@ -242,7 +242,7 @@ RAWS = st.builds(
 LAYERS = st.lists(st.dictionaries(st.sampled_from(list(KEYS)), RAWS, max_size=8), max_size=4)
 
 
-@settings(max_examples=40)  # Dynaconf takes its time
+@settings(max_examples=40)  # Dynaconf is slow
 @given(LAYERS, st.booleans())
 def test_the_small_merge_function_agrees_with_dynaconf(layers: list[dict[str, Raw]], longhorn: bool) -> None:
     lowest = defaults(longhorn=longhorn)
