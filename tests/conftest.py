@@ -20,11 +20,7 @@ from tests.support import FakeDriver, Sidecar
 hypothesis_settings.register_profile("project", deadline=None, max_examples=int(os.environ.get("FUZZ_EXAMPLES", "60")))
 # `make mutate` runs the tests once for each mutant: always with the same examples, and without shrinking failures.
 hypothesis_settings.register_profile(
-    "mutants",
-    deadline=None,
-    max_examples=40,
-    derandomize=True,
-    phases=(Phase.explicit, Phase.generate),
+    "mutants", deadline=None, max_examples=40, derandomize=True, phases=(Phase.explicit, Phase.generate)
 )
 hypothesis_settings.load_profile("project")
 

@@ -97,10 +97,7 @@ REGRESSIONS: dict[str, list[Step]] = {
         ("raw_breaks", False, NO_MESSAGE, ["protocol_error"]),
         ("raw_answers", False, True, {}),
     ],
-    "a connection that was closed at once cost the whole timeout": [
-        start(),
-        *[GOES_AWAY] * 10,
-    ],
+    "a connection that was closed at once cost the whole timeout": [start(), *[GOES_AWAY] * 10],
     "a caller that joined a probe late, which did not connect, got a deadline as reason": [
         start(probe_timeout=0.3, unreachable_grace=None),
         ("wire", True, "accept_close", ["protocol_error"], "unreached"),
@@ -110,20 +107,9 @@ REGRESSIONS: dict[str, list[Step]] = {
         start(),
         *[("overtake", "raw_answers", (True, {})), ("overtake", "process", ())] * 3,
     ],
-    "a body of many small pieces left tasks behind for ever": [
-        start(),
-        ("garbage", 14),
-        ("odd_request", 7),
-    ],
-    "a method in lower case had an empty response": [
-        start(),
-        ("odd_request", 3),
-    ],
-    "a request was refused because of the bytes after it": [
-        start(),
-        ("odd_request", 1),
-        ("odd_request", 2),
-    ],
+    "a body of many small pieces left tasks behind for ever": [start(), ("garbage", 14), ("odd_request", 7)],
+    "a method in lower case had an empty response": [start(), ("odd_request", 3)],
+    "a request was refused because of the bytes after it": [start(), ("odd_request", 1), ("odd_request", 2)],
     "a request that arrived together with SIGTERM was cut off just before its timeout": [
         start(),
         ("raw_answers", False, None, {"delay_s": 1.4}),

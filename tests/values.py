@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from hypothesis import strategies as st
 
 from livenessprobe import gotext
-from livenessprobe.settings import flags
+from livenessprobe.settings import command_line, flags
 from livenessprobe.settings.file import FileContent, fingerprint
 from livenessprobe.settings.layers import KEYS, PREFIX, Layer, Raw, merge, overlay
 from livenessprobe.settings.load import NO_FILE, load, with_file
 from livenessprobe.settings.model import Loaded, Settings
+from livenessprobe.settings.variables import LONGHORN_VARIABLES
 
 Texts = Mapping[str, str]
 """Values by key, as a flag would have them."""
@@ -71,6 +72,16 @@ def two(key: str) -> st.SearchStrategy[tuple[str, str]]:
     one_value = key.endswith(("_split_stream", "_buffer_size"))
     pairs = st.lists(VALID[key], min_size=2, max_size=2, unique_by=str if one_value else lambda text: typed(key, text))
     return pairs.map(tuple)
+
+
+FLAG_ALIASES = {name: flags.BY_NAME[flag].key for name, flag in flags.LONGHORN.items()}
+VARIABLE_ALIASES = dict(LONGHORN_VARIABLES)
+"""The names of Longhorn's image for settings, and their keys."""
+
+
+def given_by(*arguments: str) -> Texts:
+    """The flags of a command line."""
+    return command_line.parse(list(arguments)).values()
 
 
 PATH = "/srv/lp/settings.toml"

@@ -89,13 +89,7 @@ def test_the_window_begins_with_the_first_record() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [
-        error("n", "e"),
-        error("m", "f"),
-        error("m", None),
-        error("m", "e", ("k", 1)),
-        Record("W", 0, "m", (), "e", CALLER),
-    ],
+    [error("n", "e"), error("m", "f"), error("m", None), error("m", "e", ("k", 1)), Record("W", 0, "m", (), "e", CALLER)],
     ids=["message", "err", "no err", "pair", "severity"],
 )
 def test_records_that_differ_are_counted_apart(other: Record) -> None:

@@ -151,12 +151,7 @@ def test_a_string_value_is_printed_as_by_klog(value: str, text: str, in_json: st
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (b"plain", '"plain"'),
-        (b"ab\x00\xff\xc3\xa9", '"ab\\x00\\xff\\u00e9"'),
-        (b"a\nb", '"a\\nb"'),
-    ],
+    ("value", "text"), [(b"plain", '"plain"'), (b"ab\x00\xff\xc3\xa9", '"ab\\x00\\xff\\u00e9"'), (b"a\nb", '"a\\nb"')]
 )
 def test_bytes_are_one_line_of_ascii_in_text(value: bytes, text: str) -> None:
     """klog writes []byte with %+q, which never makes several lines."""

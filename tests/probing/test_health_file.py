@@ -152,10 +152,7 @@ def test_a_reader_never_sees_half_a_file(path: str) -> None:
 # --- expiry
 
 
-@pytest.mark.parametrize(
-    ("later", "counts"),
-    [(0.0, True), (13.999, True), (14.0, True), (14.001, False), (1e9, False)],
-)
+@pytest.mark.parametrize(("later", "counts"), [(0.0, True), (13.999, True), (14.0, True), (14.001, False), (1e9, False)])
 @pytest.mark.parametrize("age", [0.0, 0.75])
 def test_it_counts_until_it_expires(path: str, clock: Clock, age: float, later: float, counts: bool) -> None:
     """Counted from the probe, not from the write."""

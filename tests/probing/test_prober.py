@@ -288,7 +288,7 @@ async def test_before_the_first_report_a_request_waits_for_it() -> None:
 @pytest.mark.parametrize("before", [READY, BROKEN])
 @virtual
 async def test_a_report_that_is_too_old_makes_a_request_probe_for_itself(before: ProbeResult, result: ProbeResult) -> None:
-    """The process stood still.  The answer is the result of a new probe, not the old report or a complaint about its age."""
+    """The process stood still.  The request gets the result of a new probe."""
     driver = Driver(0.0, before)
     prober = make(driver, interval="10s", probe_timeout="3s")
     async with by_itself(prober):
@@ -860,10 +860,7 @@ async def test_an_internal_error_is_logged_and_returned(logged: list[str]) -> No
 
     fault = "ZeroDivisionError('division by zero')"
     assert result == ProbeResult(Reason.INTERNAL, f"livenessprobe: internal error: {fault}", "Health check failed", fault)
-    assert logged[:2] == [
-        f'E "Probe failed inside the sidecar" err="{fault}"',
-        f'E "Health check failed" err="{fault}"',
-    ]
+    assert logged[:2] == [f'E "Probe failed inside the sidecar" err="{fault}"', f'E "Health check failed" err="{fault}"']
 
 
 @pytest.mark.parametrize(
@@ -911,7 +908,7 @@ async def test_a_probe_whose_deadline_has_passed_is_not_sent(
 
 
 async def asked(driver: Driver, callers: Iterable[float], **values: str) -> list[tuple[float, Reason | None]]:
-    """The times and reasons that callers get, each of which comes so many seconds `later`."""
+    """The times and reasons that callers get, each of which asks after its number of seconds."""
     prober = make(driver, **values)
     return await asyncio.gather(*(timed(prober.check(), later) for later in callers))
 
@@ -943,7 +940,7 @@ async def test_no_neighbour_makes_a_driver_fail_that_answers_within_the_timeout(
     ],
 )
 @virtual
-async def test_who_comes_after_the_timeout_was_lowered_is_told_what_has_been_found_so_far(
+async def test_a_caller_after_the_timeout_was_lowered_gets_what_has_been_found_so_far(
     seconds: float, lowered: str, answer: tuple[float, Reason | None]
 ) -> None:
     driver = Driver(seconds)
@@ -958,7 +955,7 @@ async def test_who_comes_after_the_timeout_was_lowered_is_told_what_has_been_fou
 
 
 @virtual
-async def test_what_is_told_before_a_probe_ends_counts_for_nobody_else() -> None:
+async def test_a_report_before_the_end_of_a_probe_counts_for_no_other_caller() -> None:
     driver = Driver(10.0)
     prober = make(driver, probe_timeout="12s")
     early = asyncio.create_task(timed(prober.check()))
@@ -988,8 +985,8 @@ async def test_at_the_end_the_longest_of_all_waits_is_waited_for() -> None:
     assert prober.longest_wait() == 0
 
 
-async def test_a_caller_is_told_that_nobody_speaks_grpc_here(socket_path: str) -> None:
-    """A stopped driver: the system accepts the connection, and no answer comes.  On a real socket, by the real clock."""
+async def test_a_caller_gets_the_diagnosis_of_a_server_without_grpc(socket_path: str) -> None:
+    """A stopped driver: the system accepts the connection, and the driver does not respond.  On a real socket, by the real clock."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(socket_path)
         listener.listen()

@@ -105,9 +105,7 @@ def test_with_thresholds_of_one_every_result_is_the_report(signs: str) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("+-"), THRESHOLDS), min_size=1, max_size=40))
-def test_the_report_changes_when_the_threshold_of_that_moment_is_reached(
-    steps: list[tuple[str, Thresholds]],
-) -> None:
+def test_the_report_changes_when_the_threshold_of_that_moment_is_reached(steps: list[tuple[str, Thresholds]]) -> None:
     """Thresholds may change at any time; earlier results still count."""
     signs = "".join(sign for sign, _ in steps)
     found = healths(signs, [thresholds for _, thresholds in steps])

@@ -1,4 +1,4 @@
-"""What no flag, variable or file can make Dynaconf do: cast, expand, read files, import, run."""
+"""No flag, variable or file makes Dynaconf cast, expand, read files, import or run code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_no_cast_of_dynaconf_acts(cast: str, place: str) -> None:
 
 @pytest.mark.parametrize("cast", sorted(converters))
 def test_each_cast_would_act_if_dynaconf_saw_it(cast: str) -> None:
-    """So that the test above is one."""
+    """Otherwise the test above would show nothing."""
     text = f"{cast} 7"
     with warnings.catch_warnings(action="ignore"):
         assert parse_conf_data(text, tomlfy=False, box_settings={}) is not text
@@ -47,7 +47,7 @@ def test_each_cast_would_act_if_dynaconf_saw_it(cast: str) -> None:
 
 @pytest.mark.parametrize("cast", sorted(converters))
 def test_no_cast_gives_a_setting_its_type(cast: str) -> None:
-    """`@int 3` is no number, nor is an item of a list more than its text."""
+    """`@int 3` is no number, and an item of a list stays text."""
     with pytest.raises(SettingsError) as refused:
         load_all({}, as_variables({"v": f"{cast} 3"}))
 
@@ -112,8 +112,8 @@ def test_values_are_not_merged_expanded_or_parsed_again(content: str, key: str |
         assert loaded.raw[key].text == text
 
 
-# A process whose environment, working directory, flags, variables and file all try.  What it opens, imports, runs and
-# connects to is written down by an audit hook.
+# A process whose environment, working directory, flags, variables and file all try it.  An audit hook records what the process
+# opens, imports, runs and connects to.
 AUDIT = """
 import json, os, sys
 
@@ -172,7 +172,7 @@ for name in switches:
         os.environ.pop(name, None)
 report["changed"] = sorted(name for name in os.environ if "EVIL" in name)
 
-# The trap works: Dynaconf as people use it walks into it.
+# Dynaconf as people use it does all this, so the traps work.
 import dynaconf
 os.environ["SETTINGS_FILE_FOR_DYNACONF"] = "evil.py"
 hearing = True
@@ -184,7 +184,7 @@ print(json.dumps(report))
 
 
 def switches() -> list[str]:
-    """Every variable that Dynaconf is known to look at, by new names and old."""
+    """Every variable that Dynaconf is known to read, by new names and old."""
     from dynaconf import default_settings
     from dynaconf.base import UPPER_DEFAULT_SETTINGS
     from dynaconf.utils import RENAMED_VARS
@@ -226,10 +226,10 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
     environ = {name: os.environ[name] for name in ("PATH", "HOME", "SYSTEMROOT") if name in os.environ}
     environ |= dict(zip(tried, itertools.cycle(values), strict=False))
     environ |= {"LIVENESSPROBE_LOG_DIR": "@format {env[HOME]}", "PYTHONPATH": str(ROOT), "YAML": "settings.yaml"}
-    # Of a unix socket nothing is looked up.
+    # A unix socket needs no look-up of names.
     arguments = ["--connection-timeout=@jinja {{ 7 * 7 }}", "--http-endpoint=unix:///x"]
     argument = json.dumps([str(file), tried, values, arguments])
-    # -P: what Python itself would import from the working directory is not Dynaconf's doing.
+    # -P: Python itself must not import from the working directory.
     done = subprocess.run(
         [sys.executable, "-P", "-c", AUDIT, argument], cwd=cwd, env=environ, capture_output=True, text=True, timeout=60
     )
@@ -249,7 +249,7 @@ def test_texts_of_all_sources_are_unchanged(audit: dict[str, list]) -> None:
 
 
 def test_only_the_settings_file_is_read(audit: dict[str, list]) -> None:
-    """But for Dynaconf's own default_settings.py, which it imports again for each instance."""
+    """Except Dynaconf's own default_settings.py, which each instance imports again."""
     _, events = audit["again"]
     own = os.path.join("dynaconf", "")
 
@@ -290,7 +290,7 @@ def test_dynaconfs_variables_are_removed_and_none_is_added(audit: dict[str, list
 
 
 def test_dynaconf_in_its_usual_form_acts_on_these_inputs(audit: dict[str, list]) -> None:
-    """So that the tests above are such."""
+    """Otherwise the tests above would show nothing."""
     assert {f"exec {audit['cwd'][0]}/evil.py", f"open {audit['cwd'][0]}/.env"} <= set(audit["trap"])
 
 

@@ -11,16 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livenessprobe.settings import flags
 from livenessprobe.settings.file import FileContent, read_settings_file
 from livenessprobe.settings.layers import FILE_KEYS, KEYS, Raw, SettingsError
-from livenessprobe.settings.variables import LONGHORN_VARIABLES
 from tests.support import ROOT
-from tests.values import PATH, as_file, as_variables, load_all
-
-FLAG_ALIASES = {name: flags.BY_NAME[flag].key for name, flag in flags.LONGHORN.items()}
-VARIABLE_ALIASES = dict(LONGHORN_VARIABLES)
-
+from tests.values import FLAG_ALIASES, PATH, VARIABLE_ALIASES, as_file, as_variables, load_all
 
 # --- the faults of a file
 
@@ -37,10 +31,7 @@ FAULTS = [
     ("version = true", "line 1: version is not a setting"),
     ("'' = 1", 'line 1: "" is not a setting'),
     ("v = 1\n\n[server]\nport = 80", "line 3: server is not a setting"),
-    (
-        "config = 'other'",
-        "line 1: config is not a setting of the file's; give it as --config or LIVENESSPROBE_CONFIG",
-    ),
+    ("config = 'other'", "line 1: config is not a setting of the file's; give it as --config or LIVENESSPROBE_CONFIG"),
     (
         "v = 1\nconfig_strict = true",
         "line 2: config_strict is not a setting of the file's; give it as --config-strict or LIVENESSPROBE_CONFIG_STRICT",
@@ -74,10 +65,7 @@ FAULTS = [
         "vmodule = ['prober']",
         'line 1, key vmodule = "prober": "prober" does not have the pattern=N format; write a list such as ["prober=5"]',
     ),
-    (
-        "v = -1",
-        'line 1, key v = "-1": strconv.ParseUint: parsing "-1": invalid syntax; write a whole number, such as 5',
-    ),
+    ("v = -1", 'line 1, key v = "-1": strconv.ParseUint: parsing "-1": invalid syntax; write a whole number, such as 5'),
     (
         "health_port = '80:80'",
         "Failed to start http server: listen tcp: address 0.0.0.0:80:80: too many colons in address "
@@ -167,7 +155,7 @@ def test_an_error_has_the_line_of_its_key(content: str, line: int) -> None:
 
 
 def test_an_ambiguous_line_is_left_out() -> None:
-    """An escape in a key, or twenty lines that look like the key."""
+    """An escape in a key, or more similar lines than a person writes."""
     assert load_all(file=rb'"\u0076" = 1').raw["v"].source == f"file {PATH}, key v"
     assert load_all(file=b"log_dir = '''\n" + b"v = 9\n" * 20 + b"'''\nv = 1").raw["v"].source == f"file {PATH}, key v"
 
@@ -210,7 +198,7 @@ def test_an_unreadable_file_is_named_once(folder: Path) -> None:
 
 @pytest.mark.parametrize("blanks", [b" ", b"[ \t"])
 def test_a_large_file_of_blanks_is_read_quickly(blanks: bytes) -> None:
-    """It is a health check that waits: a line of a million blanks once took hours."""
+    """Health checks wait meanwhile: a line of a million blanks once took hours."""
     script = (
         "import contextlib, sys; from livenessprobe.settings.file import from_file\n"
         "with contextlib.suppress(ValueError): from_file('x', sys.stdin.buffer.read())"

@@ -8,19 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livenessprobe.settings import command_line, flags, layers
+from livenessprobe.settings import flags, layers
 from livenessprobe.settings.layers import KEYS, LONGHORN_DEFAULTS, PREFIX, Raw, SettingsError, defaults, merge, overlay
 from livenessprobe.settings.model import Loaded
-from livenessprobe.settings.variables import LONGHORN_VARIABLES
-from tests.values import load_all, two
+from tests.values import FLAG_ALIASES, VARIABLE_ALIASES, given_by, load_all, two
 
-FLAG_ALIASES = {name: flags.BY_NAME[flag].key for name, flag in flags.LONGHORN.items()}
-VARIABLE_ALIASES = dict(LONGHORN_VARIABLES)
 ALIASED = sorted({*FLAG_ALIASES.values(), *VARIABLE_ALIASES.values()})
-
-
-def given_by(*arguments: str) -> dict[str, str]:
-    return command_line.parse(list(arguments)).values()
 
 
 # --- two names, one setting
@@ -43,43 +36,43 @@ PAIRS_OF_NAMES = [
 """Every two names of one setting in one place, either first."""
 
 
+DASHES = {"flag": "--", "variable": ""}
+
+
 def read_names(place: str, **texts: str) -> Loaded:
     return load_all(texts) if place == "flag" else load_all({}, texts)
 
 
 def longhorn_defaults() -> dict[str, str]:
-    """What Longhorn's own names select, as flags."""
+    """The defaults that Longhorn's own names select, as flags."""
     return {KEYS[key].name: text for key, text in layers.LONGHORN_DEFAULTS.items()}
 
 
 def modes(environ: dict[str, str]) -> bool:
-    """Whether one of Longhorn's own names is among them."""
+    """Whether `environ` has one of Longhorn's own names."""
     return any(name.startswith("LIVENESS_PROBE_") for name in environ)
 
 
-@pytest.mark.parametrize(("name", "key"), FLAG_ALIASES.items())
+@pytest.mark.parametrize(
+    ("place", "name", "key"),
+    [
+        (place, *alias)
+        for place, aliases in (("flag", FLAG_ALIASES), ("variable", VARIABLE_ALIASES))
+        for alias in aliases.items()
+    ],
+)
 @settings(max_examples=3)
 @given(data=st.data())
-def test_a_flag_of_longhorns_image_is_another_name_of_a_setting(name: str, key: str, data: st.DataObject) -> None:
+def test_a_name_of_longhorns_image_is_another_name_of_a_setting(
+    place: str, name: str, key: str, data: st.DataObject
+) -> None:
     text, _ = data.draw(two(key))
 
-    loaded = load_all(command_line.parse([f"--{name}={text}"]).values())
+    loaded = read_names(place, **{name: text})
 
-    assert loaded.raw[key] == Raw(text, f"flag --{name}")
-    assert loaded.settings == load_all({**longhorn_defaults(), KEYS[key].name: text}).settings
-
-
-@pytest.mark.parametrize(("name", "key"), VARIABLE_ALIASES.items())
-@settings(max_examples=3)
-@given(data=st.data())
-def test_a_variable_of_longhorns_image_is_another_name_of_a_setting(name: str, key: str, data: st.DataObject) -> None:
-    text, _ = data.draw(two(key))
-
-    loaded = load_all({}, {name: text})
-
-    assert loaded.raw[key] == Raw(text, f"variable {name}")
-    given = {} if name == "CSI_ENDPOINT" else longhorn_defaults()
-    assert loaded.settings == load_all({**given, KEYS[key].name: text}).settings
+    assert loaded.raw[key] == Raw(text, f"{place} {DASHES[place]}{name}")
+    lowest = {} if name == "CSI_ENDPOINT" else longhorn_defaults()
+    assert loaded.settings == load_all({**lowest, KEYS[key].name: text}).settings
     assert loaded.warnings == ()
 
 
@@ -87,7 +80,7 @@ def test_a_variable_of_longhorns_image_is_another_name_of_a_setting(name: str, k
 @settings(max_examples=3)
 @given(data=st.data())
 def test_a_flag_wins_over_variables_by_any_name(name: str, key: str, data: st.DataObject) -> None:
-    """They are neither checked nor compared with each other."""
+    """The variables are neither checked nor compared with each other."""
     text, other = data.draw(two(key))
     for others in ([other, text], ["nonsense", "other nonsense"], ["nul\0", ""]):
         environ = dict(zip(variable_names(key), itertools.cycle(others), strict=False))
@@ -106,14 +99,13 @@ def test_two_names_with_different_values_are_refused_by_both(
     place: str, key: str, one: str, other: str, data: st.DataObject
 ) -> None:
     text, other_text = data.draw(two(key))
-    dashes = "--" if place == "flag" else ""
 
     with pytest.raises(SettingsError) as refused:
         read_names(place, **{one: text, other: other_text})
 
     assert (refused.value.message, refused.value.code) == ("Contradicting settings", 1)
     assert refused.value.err == (
-        f"{Raw(text, f'{place} {dashes}{one}')} and {Raw(other_text, f'{place} {dashes}{other}')} "
+        f"{Raw(text, f'{place} {DASHES[place]}{one}')} and {Raw(other_text, f'{place} {DASHES[place]}{other}')} "
         "are the same setting; give one of them"
     )
 
@@ -139,7 +131,7 @@ def test_two_names_with_equal_values_are_accepted_and_the_projects_own_is_the_so
 
             loaded = read_names(place, **given_texts)
 
-            assert loaded.raw[key] == Raw(given_texts[named], f"{place} {'--' if place == 'flag' else ''}{named}")
+            assert loaded.raw[key] == Raw(given_texts[named], f"{place} {DASHES[place]}{named}")
 
 
 def test_contradicting_values_are_quoted_as_given() -> None:
@@ -154,7 +146,6 @@ def test_contradicting_values_are_quoted_as_given() -> None:
 
 # --- the lowest layer
 
-
 DOCUMENTED = {
     "csi_address": "unix:///csi/csi.sock",
     "interval": "10s",
@@ -162,10 +153,7 @@ DOCUMENTED = {
     "failure_threshold": "3",
     "health_file": "/tmp/health",
 }
-"""What Longhorn's image documents as its defaults."""
-
-
-# --- the lowest layer
+"""The defaults that Longhorn's image documents."""
 
 
 def test_the_defaults_are_those_of_the_flags() -> None:
@@ -211,10 +199,10 @@ def test_longhorns_defaults_are_those_it_documents_and_no_others_change() -> Non
         (("--timeout=1s", "--endpoint=/a.sock"), {}, ("/a.sock", 10.0, 1.0, 3, "/tmp/health")),
         ((), {"LIVENESS_PROBE_INTERVAL": "1m"}, ("/csi/csi.sock", 60.0, 3.0, 3, "/tmp/health")),
         ((), {"LIVENESS_PROBE_PATH": "/a.B/C", "CSI_ENDPOINT": "/a.sock"}, ("/a.sock", 10.0, 3.0, 3, "/tmp/health")),
-        # What is said otherwise is above its defaults.
+        # Other flags and variables win over its defaults.
         (("--retries=3", "--health-file=", "--interval=0s"), {}, ("/csi/csi.sock", 0.0, 3.0, 3, "")),
         (("--retries=3",), {"LIVENESSPROBE_HEALTH_FILE": "/run/h"}, ("/csi/csi.sock", 10.0, 3.0, 3, "/run/h")),
-        # Without its names it is the drop-in that it always was.
+        # Without its names the defaults are those of the Go program.
         ((), {}, ("/run/csi/socket", 0.0, 3.0, 1, "")),
         (("--interval=10s",), {}, ("/run/csi/socket", 10.0, 3.0, 1, "")),
         ((), {"LIVENESSPROBE_INTERVAL": "10s"}, ("/run/csi/socket", 10.0, 3.0, 1, "")),
@@ -254,7 +242,7 @@ RAWS = st.builds(
 LAYERS = st.lists(st.dictionaries(st.sampled_from(list(KEYS)), RAWS, max_size=8), max_size=4)
 
 
-@settings(max_examples=40)  # Dynaconf takes its time
+@settings(max_examples=40)  # Dynaconf is slow
 @given(LAYERS, st.booleans())
 def test_the_small_merge_function_agrees_with_dynaconf(layers: list[dict[str, Raw]], longhorn: bool) -> None:
     lowest = defaults(longhorn=longhorn)

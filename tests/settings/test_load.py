@@ -87,7 +87,7 @@ def test_tomls_own_types_and_spellings_are_read(line: str, key: str, value: obje
     assert typed(key, loaded.raw[key].text) == value
 
 
-# --- which one wins
+# --- precedence
 
 
 @pytest.mark.parametrize("keys", GROUPS, ids=["without-http-endpoint", "with-http-endpoint"])
@@ -134,7 +134,7 @@ def source(place: str, key: str, line: int) -> str:
 @all_at_once
 @given(data=st.data())
 def test_the_source_of_each_setting_is_independent_of_the_others(keys: tuple[str, ...], data: st.DataObject) -> None:
-    """Whatever else is given where."""
+    """Whatever other settings are given, in whichever place."""
     in_three = {
         key: st.fixed_dictionaries({}, optional=dict.fromkeys(("flag", "variable", "file"), VALID[key]))
         for key in keys
@@ -236,7 +236,7 @@ def test_live_keys_follow_the_file_and_restart_keys_stay(
     assert now == old._replace(log=now.log, **live)
 
 
-# --- nothing else ever comes of it
+# --- any input
 
 
 @given(st.dictionaries(st.sampled_from([PREFIX + key.upper() for key in KEYS]), st.text(max_size=30), max_size=4))

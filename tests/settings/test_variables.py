@@ -1,4 +1,4 @@
-"""Environment variables: which are settings, which only look like it, and which mean Longhorn's image."""
+"""Environment variables: which are settings, which only look like settings, and which select the defaults of Longhorn's image."""
 
 from __future__ import annotations
 
@@ -6,21 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livenessprobe.settings import command_line
 from livenessprobe.settings.layers import KEYS, LONGHORN_DEFAULTS, SettingsError
 from livenessprobe.settings.variables import LONGHORN_VARIABLES, longhorn_is_meant
-from tests.values import load_all
+from tests.values import given_by, load_all
 
-
-def given_by(*arguments: str) -> dict[str, str]:
-    return command_line.parse(list(arguments)).values()
-
-
-# --- variables that are none
+# --- variables that are no settings
 
 
 def service_links(service: str, ports: list[tuple[str, int, str]], address: str) -> dict[str, str]:
-    """What the kubelet sets for a Service (pkg/kubelet/envvars): ports are name, number, protocol."""
+    """The variables that the kubelet sets for a Service (pkg/kubelet/envvars); ports are name, number, protocol."""
     name = service.upper().replace("-", "_")
     environ = {f"{name}_SERVICE_HOST": address, f"{name}_SERVICE_PORT": str(ports[0][1])}
     for port_name, port, _ in ports:
@@ -132,7 +126,7 @@ def test_variables_without_our_prefix_are_ignored() -> None:
         ((), {"LIVENESS_PROBE_RETRIES": "3"}, True),
         ((), {"LIVENESS_PROBE_RETRIES": ""}, True),
         ((), {"CSI_ENDPOINT": "/a.sock", "LIVENESS_PROBE_TIMEOUT": "3s"}, True),
-        # Many manifests have it for their own $(CSI_ENDPOINT).
+        # Many manifests set CSI_ENDPOINT for their own $(CSI_ENDPOINT).
         ((), {"CSI_ENDPOINT": "unix:///csi/csi.sock"}, False),
         (("--csi-address=/a.sock",), {"CSI_ENDPOINT": "unix:///csi/csi.sock"}, False),
         # Names that the image has in common with this program, or that are its own.
@@ -142,10 +136,10 @@ def test_variables_without_our_prefix_are_ignored() -> None:
         (("--csi-address=/a.sock", "--probe-timeout=3s", "--failure-threshold=3", "--health-file=/tmp/health"), {}, False),
         ((), {"LIVENESSPROBE_INTERVAL": "10s", "LIVENESSPROBE_PROBE_TIMEOUT": "3s"}, False),
         ((), {"LIVENESSPROBE_FAILURE_THRESHOLD": "3", "LIVENESSPROBE_HEALTH_FILE": "/tmp/health"}, False),
-        # Unknown names.
+        # Names that neither program has.
         ((), {"LIVENESS_PROBE": "1", "LIVENESS_PROBE_": "1", "LIVENESS_PROBE_PORT": "80"}, False),
         ((), {"liveness_probe_timeout": "3s", "XLIVENESS_PROBE_TIMEOUT": "3s", "LIVENESS_PROBE_TIMEOUTS": "3s"}, False),
-        # What Kubernetes sets for a Service called liveness-probe.
+        # Variables that Kubernetes sets for a Service called liveness-probe.
         (
             (),
             {

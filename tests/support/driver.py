@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import grpc
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from livenessprobe.csi import csi_pb2
-from tests.support.common import ROOT
+from tests.support.common import ROOT, eventually
 
 
 class FakeDriver:
@@ -65,6 +66,27 @@ class FakeDriver:
             self._server = None
         with contextlib.suppress(OSError):
             os.unlink(self.path)
+
+    @contextlib.contextmanager
+    def stepwise(self) -> Iterator[Callable[[bool], None]]:
+        """Yields a function that lets the waiting Probe respond, ready or not, and returns when the next Probe waits."""
+        orders: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        steps = 1
+
+        def obey() -> None:
+            self.ready = orders.get(timeout=30)
+
+        def step(ready: bool) -> None:
+            nonlocal steps
+            eventually(lambda: self.probes == steps)
+            orders.put(ready)
+            steps += 1
+            eventually(lambda: self.probes == steps)
+
+        self.on_probe = obey
+        yield step
+        self.on_probe = lambda: None
+        orders.put(True)
 
     def _handler(self, method: str) -> Callable[[bytes, grpc.ServicerContext], bytes] | None:
         if method == "/csi.v1.Identity/GetPluginInfo":

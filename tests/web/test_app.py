@@ -216,9 +216,7 @@ async def test_without_a_health_request_quart_is_loaded_in_time() -> None:
     assert applications.loads == ["load Quart"]
 
 
-async def test_a_load_that_fails_is_a_500_the_next_request_tries_again_and_health_goes_on(
-    logged: list[str],
-) -> None:
+async def test_a_load_that_fails_is_a_500_the_next_request_tries_again_and_health_goes_on(logged: list[str]) -> None:
     applications = Loading()
     (app,) = applications.listeners
     applications.fails = True

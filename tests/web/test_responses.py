@@ -74,12 +74,7 @@ def test_the_text_response(handler: Handler, found: list[ProbeResult], short: st
         (LIVEZ, [READY, NOT_READY, NOT_READY, NOT_READY], Thresholds(3), "ok"),
         (LIVEZ, [READY, REFUSED, REFUSED, REFUSED], Thresholds(3), None),
         (READYZ, [BROKEN, READY], Thresholds(1, 2), f"[+]answers ok\n[-]ready failed: {BROKEN_TEXT}\nreadyz check failed\n"),
-        (
-            LIVEZ,
-            [CALL_TIMED_OUT, READY],
-            Thresholds(1, 2),
-            f"[-]answers failed: {DEADLINE_TEXT}\nlivez check failed\n",
-        ),
+        (LIVEZ, [CALL_TIMED_OUT, READY], Thresholds(1, 2), f"[-]answers failed: {DEADLINE_TEXT}\nlivez check failed\n"),
         # One success is enough to have been ready, whatever is reported.
         (STARTUPZ, [BROKEN, READY, BROKEN], Thresholds(1, 3), "ok"),
     ],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT, FakeDriver, Start, command, eventually
+from tests.support import FakeDriver, Start, command, eventually, injected
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="unix sockets in Python")
 
@@ -34,8 +34,7 @@ class Wall:
     def __init__(self, folder: Path) -> None:
         self._file = folder / "wall"
         self.set(0.0)
-        (folder / "sitecustomize.py").write_text(WALL.format(file=str(self._file)))
-        self.environ = {"PYTHONPATH": f"{folder}:{ROOT}"}
+        self.environ = injected(folder, WALL.format(file=str(self._file)))
 
     def set(self, ahead: float) -> None:
         """Set the clock to this many seconds ahead of the real time."""

@@ -17,7 +17,7 @@ import pytest
 
 from livenessprobe.probing import health_file
 from livenessprobe.probing.health_file import HealthFileError
-from tests.support import ROOT, FakeDriver, Start, command, eventually
+from tests.support import FakeDriver, Start, command, eventually, injected
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts of Linux")
 
@@ -81,16 +81,14 @@ def test_a_full_disk_stops_no_probe_and_is_logged_once(driver: FakeDriver, disk:
     file = disk / "health"
     filler = fill(disk)
     # Log files are tried again after a minute; here after a second, to keep the test short.
-    (disk.parent / "sitecustomize.py").write_text(
-        "from livenessprobe.klog.files import LogFiles\nLogFiles.RETRY_SECONDS = 1\n"
-    )
+    sooner = injected(disk.parent, "from livenessprobe.klog.files import LogFiles\nLogFiles.RETRY_SECONDS = 1\n")
     process = sidecar(
         f"--health-file={file}",
         "--interval=100ms",
         "--logtostderr=false",
         f"--log_file={disk}/log",
         "--v=5",
-        environ={"PYTHONPATH": f"{disk.parent}:{ROOT}"},
+        environ=sooner,
     )
     eventually(lambda: driver.probes > 15)
 
@@ -120,12 +118,11 @@ os.replace = hang
 def test_a_hung_disk_delays_only_the_health_file(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
     """On one CPU as well: the number of executor threads must not shrink to one."""
     hung, settings = folder / "hung", folder / "settings.toml"
-    (folder / "sitecustomize.py").write_text(HANGS.format(hung=str(hung)))
     settings.write_text('interval = "100ms"\nconfig_poll_interval = "100ms"\n')
     process = sidecar(
         f"--health-file={folder}/health",
         f"--config={settings}",
-        environ={"PYTHONPATH": f"{folder}:{ROOT}"},
+        environ=injected(folder, HANGS.format(hung=str(hung))),
         prefix=("taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))),
     )
     eventually((folder / "health").exists)

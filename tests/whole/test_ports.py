@@ -237,7 +237,7 @@ def unread(process: Sidecar, requests: bytes) -> socket.socket:
 
 
 def test_clients_that_do_not_read_are_closed_to_make_room(driver: FakeDriver, sidecar: Start) -> None:
-    """They count as connections without a request, and the one that has not read for longest is closed first."""
+    """They count as connections without a request, and the connection that has not read for longest is closed first."""
     process = sidecar("--http-max-connections=2")
     process.get("/metrics")
     with unread(process, METRICS * 2000) as first:

@@ -35,7 +35,7 @@ def process(driver: FakeDriver) -> Iterator[Sidecar]:
 
 
 def whole_answer(process: Sidecar, sent: bytes) -> bytes:
-    """All that the server sends until it closes the connection."""
+    """The bytes that the server sends until it closes the connection."""
     with socket.create_connection(("127.0.0.1", process.port), 10) as client:
         client.sendall(sent)
         return client.makefile("rb").read()

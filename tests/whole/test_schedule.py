@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import signal
 import statistics
 import time
@@ -190,22 +189,13 @@ def test_thresholds_count_the_probes_of_requests(
 def test_thresholds_count_probes_on_schedule(
     driver: FakeDriver, folder: Path, sidecar: Start, thresholds: tuple[str, ...], states: str, reported: str
 ) -> None:
-    orders: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    def obey() -> None:
-        driver.ready = orders.get(timeout=30) == "+"
-
-    driver.on_probe = obey
     given = [argument for argument in thresholds if not argument.startswith("--interval")]
-    process = sidecar(*given, "--interval=100ms", "--probe-timeout=20s", f"--health-file={folder}/health")
     answers = ""
-    for number, state in enumerate(states, 1):
-        eventually(lambda number=number: driver.probes == number)
-        orders.put(state)
-        eventually(lambda number=number: driver.probes == number + 1)  # by now the previous result has been noted
-        answers += _sign(process)
-    driver.on_probe = lambda: None
-    orders.put("+")
+    with driver.stepwise() as step:
+        process = sidecar(*given, "--interval=100ms", "--probe-timeout=20s", f"--health-file={folder}/health")
+        for state in states:
+            step(state == "+")  # when the next Probe waits, the result has been noted
+            answers += _sign(process)
     assert answers == reported
 
 
