@@ -1,4 +1,4 @@
-"""From the command line to an exit code."""
+"""Runs the sidecar or the command that the command line asks for; returns the exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The life of the process: build everything, announce it, serve until told to stop, stop."""
+"""Runs the sidecar: builds all parts, logs the addresses, serves until it is told to stop, and stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How Go's standard library reads and prints values: quoting, durations, numbers, booleans.  Pure."""
+"""Reads and prints values as Go's standard library does: quoting, durations, numbers, booleans.  Pure."""
 
 from __future__ import annotations
 

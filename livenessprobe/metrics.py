@@ -1,5 +1,5 @@
 """
-The metrics, and the response of /metrics as Go's client library writes it.
+The metrics, and their text as the Prometheus client library for Go writes it.
 
 prometheus_client keeps the numbers.  Its text differs from Go's in the spelling of `le`, the place of that label, `_created`
 series and the order of series, so the text is written here; and so are the headers, which name the form of that text.

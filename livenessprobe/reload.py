@@ -1,5 +1,5 @@
 """
-Reads the settings file again at intervals and on SIGHUP, and applies the live settings of a good file.
+Reads the settings file again at intervals and on SIGHUP; applies the settings that need no restart, if the file is valid.
 
 Changes are detected by content: that works for the symlink swaps of ConfigMaps, for plain edits and for mounts on Windows.
 """

@@ -1,1 +1,1 @@
-"""What else can the program do? `check`, `demo`, and an example driver."""
+"""What can the program do besides serving? `check`, `demo`, and an example driver."""

@@ -1,5 +1,5 @@
 """
-Connections to the driver over gRPC: dial, call, keep one for the next Probe, and say why one failed.
+Connections to the driver over gRPC: dials, calls, and keeps a connection for the next Probe.
 
 A call has two phases, which have different reasons for a failure: first a connection (a fresh channel until it is READY),
 then the RPC on it.

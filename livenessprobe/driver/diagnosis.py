@@ -1,5 +1,5 @@
 """
-Why there is no connection to the driver: a reason and a sentence for an errno, or for gRPC's error message.
+Explains why there is no connection to the driver: turns an errno or gRPC's error message into a reason code and a sentence.
 
 gRPC reports causes only in words, so they are recognised by the text of the errno in them.
 """

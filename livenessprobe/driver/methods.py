@@ -1,4 +1,4 @@
-"""Which gRPC methods may be called as a probe.  Pure."""
+"""Checks that the gRPC method of --probe-path may be called as a probe.  Pure."""
 
 from __future__ import annotations
 

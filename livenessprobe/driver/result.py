@@ -1,4 +1,4 @@
-"""The result of one Probe: in upstream's words, and as a reason that a person can act on.  Pure."""
+"""The result of one Probe: the Go program's messages, and a reason code such as `refused`.  Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The driver's name: asked for in the background at the start, and again when it may have changed."""
+"""Asks for the driver's name in the background: at the start, and after the driver was away or its socket was replaced."""
 
 from __future__ import annotations
 

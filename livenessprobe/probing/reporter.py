@@ -1,4 +1,4 @@
-"""Reports health outside HTTP: the health file, and --exit-on-failure with its termination message."""
+"""Acts on health outside HTTP: keeps the health file, and ends the process as --exit-on-failure says."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-What is reported after a run of results, thresholds applied.  Pure.
+Whether the driver is reported as healthy: the thresholds applied to results in a row.  Pure.
 
 The rule is that of the kubelet's prober worker: a result is reported once it has come as often in a row as its threshold
 says; until then the earlier report stands.  The first result is reported at once.

@@ -1,4 +1,4 @@
-"""The settings of the garbage collector at each stage of the process."""
+"""The settings of the garbage collector while modules are imported and while the process serves."""
 
 from __future__ import annotations
 

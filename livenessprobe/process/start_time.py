@@ -1,4 +1,4 @@
-"""When this process started."""
+"""When this process started, for its metric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes why the process ends itself to the file that the kubelet shows (terminationMessagePath)."""
+"""Writes the reason for an exit to the termination message file, which the kubelet shows (terminationMessagePath)."""
 
 from __future__ import annotations
 

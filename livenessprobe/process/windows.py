@@ -1,4 +1,4 @@
-"""What only Windows needs: listeners that survive clients' resets, the end of the console, the process's start time."""
+"""What only Windows needs: listeners that survive clients' resets, the stop when the console closes, the process's start time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings as one JSON object, and the changes between two settings.  Pure."""
+"""Shows the settings in force as JSON, and lists what a reload would change.  Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings file: reads TOML, at most 1 MiB, as a layer; faults and sources name line and key."""
+"""Reads the TOML settings file, at most 1 MiB, as a layer; errors and sources give the line and the key."""
 
 from __future__ import annotations
 

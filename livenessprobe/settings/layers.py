@@ -1,5 +1,5 @@
 """
-Layers of settings, each value a text with its source, and the merge: the value of the topmost layer wins.
+Merges the layers of settings (defaults, file, variables, flags); each value is still text, and knows its source.
 
 The only module that imports Dynaconf.  Dynaconf merges layers of `Raw` values and returns the objects unchanged: without a string
 to work on, none of its casts (`@read_file`, `@format`, …) can act.

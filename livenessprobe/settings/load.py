@@ -1,4 +1,4 @@
-"""Flags, variables, the settings file and defaults become one valid `Loaded`."""
+"""Merges flags, variables, the settings file and defaults, and validates the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Valid settings: `Settings` typed, `Loaded` also with their texts and sources."""
+"""The types of valid settings: `Settings` has typed values, `Loaded` also the text and the source of each value."""
 
 from __future__ import annotations
 

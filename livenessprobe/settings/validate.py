@@ -1,4 +1,4 @@
-"""From text to valid `Settings`: every value checked alone, then beside the others.  Pure."""
+"""Turns text into valid `Settings`: checks every value alone, then against the others.  Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Environment variables as a layer of settings: `LIVENESSPROBE_…`, and the names that Longhorn's image documents."""
+"""Reads environment variables as a layer: `LIVENESSPROBE_…`, and the names documented for Longhorn's image."""
 
 from __future__ import annotations
 

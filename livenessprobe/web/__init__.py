@@ -1,1 +1,1 @@
-"""How is health asked over HTTP? The ASGI application, Go's routing rules, every response, and the HTTP/1 server."""
+"""How are health and metrics served over HTTP? The ASGI applications, Go's routing rules, every response, the HTTP/1 server."""

@@ -1,4 +1,4 @@
-"""How many connections one listener holds, for how long, and which are closed to make room for others."""
+"""Limits of one listener: how many connections it holds, for how long, which it closes to make room, and the size of headers."""
 
 from __future__ import annotations
 
