@@ -54,61 +54,78 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self._registry,
         )
-        start_time_text = "[ALPHA] Start time of the process since unix epoch in seconds."
-        start_time = Gauge("process_start_time_seconds", start_time_text, registry=self._registry)
-        start_time.set(self._process_start)
-        gauge = functools.partial(Gauge, namespace="livenessprobe", registry=self._registry)
-        counter = functools.partial(Counter, namespace="livenessprobe", registry=self._registry)
+        gauge = functools.partial(Gauge, registry=self._registry)
+        counter = functools.partial(Counter, registry=self._registry)
+        gauge("process_start_time_seconds", "[ALPHA] Start time of the process since unix epoch in seconds.").set(
+            self._process_start
+        )
         self.driver_up = gauge(
-            "driver_up", "Whether the last probe found the driver ready (1) or not (0); NaN before the first."
+            "livenessprobe_driver_up", "Whether the last probe found the driver ready (1) or not (0); NaN before the first."
         )
         self.driver_up.set(float("nan"))
         self._healthy = gauge(
-            "healthy", "What is reported of the driver: healthy (1) or not (0); NaN before the first probe."
+            "livenessprobe_healthy", "What is reported of the driver: healthy (1) or not (0); NaN before the first probe."
         )
         self._healthy.set(float("nan"))
         self._was_healthy: bool | None = None
         self._changes = counter(
-            "health_changes", "How often what is reported of the driver has changed, by what it became.", ("to",)
+            "livenessprobe_health_changes",
+            "How often what is reported of the driver has changed, by what it became.",
+            ("to",),
         )
         for to in ("healthy", "unhealthy"):
             self._changes.labels(to)
-        self._failures = counter("probe_failures", "Probes that found the driver not ready, by reason.", ("reason",))
+        self._failures = counter(
+            "livenessprobe_probe_failures", "Probes that found the driver not ready, by reason.", ("reason",)
+        )
         for reason in Reason:  # so that a rate sees the first failure of each kind
             self._failures.labels(reason.value)
         self._last_success = gauge(
-            "last_success_timestamp_seconds", "When a probe last found the driver ready, 0 for never."
+            "livenessprobe_last_success_timestamp_seconds", "When a probe last found the driver ready, 0 for never."
         )
-        self._last_duration = gauge("last_probe_duration_seconds", "How long the last probe took.")
-        self.probe_timeout = gauge("probe_timeout_seconds", "The probe timeout in force, to compare the last duration with.")
+        self._last_duration = gauge("livenessprobe_last_probe_duration_seconds", "How long the last probe took.")
+        self.probe_timeout = gauge(
+            "livenessprobe_probe_timeout_seconds", "The probe timeout in force, to compare the last duration with."
+        )
         self._last_request = gauge(
-            "last_request_timestamp_seconds", "When health was last requested; until then, when the process started."
+            "livenessprobe_last_request_timestamp_seconds",
+            "When health was last requested; until then, when the process started.",
         )
         self._last_request.set(self._process_start)
-        self._responses = counter("http_responses", "HTTP responses, by status code.", ("code",))
-        self.shared = counter("shared_probes", "Health requests that joined a Probe in flight.")
-        self.callers_gone = counter("callers_gone", "Health requests whose client hung up before the response.")
-        self.connections_closed = counter("http_connections_closed", "HTTP connections closed because there were too many.")
+        self._responses = counter("livenessprobe_http_responses", "HTTP responses, by status code.", ("code",))
+        self.shared = counter("livenessprobe_shared_probes", "Health requests that joined a Probe in flight.")
+        self.callers_gone = counter(
+            "livenessprobe_callers_gone", "Health requests whose client hung up before the response."
+        )
+        self.connections_closed = counter(
+            "livenessprobe_http_connections_closed", "HTTP connections closed because there were too many."
+        )
         self.kubelet_patience = gauge(
-            "kubelet_patience_seconds",
+            "livenessprobe_kubelet_patience_seconds",
             "Shortest observed timeout of a kubelet that hangs up before the probe timeout; 0 if none did.",
         )
-        self.connections = counter("driver_connections", "Connections dialled to the driver.")
+        self.connections = counter("livenessprobe_driver_connections", "Connections dialled to the driver.")
         self.log_records_dropped = gauge(
-            "log_records_dropped", "Log records dropped since the start because stderr was full."
+            "livenessprobe_log_records_dropped", "Log records dropped since the start because stderr was full."
         )
-        self.tasks = gauge("tasks", "Tasks in the event loop; a number that keeps growing is a fault.")
+        self.tasks = gauge("livenessprobe_tasks", "Tasks in the event loop; a number that keeps growing is a fault.")
         self._config_good = gauge(
-            "config_last_reload_successful",
+            "livenessprobe_config_last_reload_successful",
             "Whether the settings file was valid when last read (1) or ignored (0); 1 without a file.",
         )
         self._config_good.set(1)
-        self._config_time = gauge("config_last_reload_success_timestamp_seconds", "When valid settings were last read.")
-        self._config_hash = gauge("config_hash", "A number for the content of the settings file in force; 0 without a file.")
-        self._restart_needed = gauge(
-            "config_restart_needed", "Whether the settings file has a value that needs a restart to apply.", ("key",)
+        self._config_time = gauge(
+            "livenessprobe_config_last_reload_success_timestamp_seconds", "When valid settings were last read."
         )
-        gauge("build_info", "Versions, as labels of a constant 1.", ("version", "upstream", "python")).labels(
+        self._config_hash = gauge(
+            "livenessprobe_config_hash", "A number for the content of the settings file in force; 0 without a file."
+        )
+        self._restart_needed = gauge(
+            "livenessprobe_config_restart_needed",
+            "Whether the settings file has a value that needs a restart to apply.",
+            ("key",),
+        )
+        gauge("livenessprobe_build_info", "Versions, as labels of a constant 1.", ("version", "upstream", "python")).labels(
             __version__, UPSTREAM_VERSION, platform.python_version()
         ).set(1)
 
