@@ -34,12 +34,14 @@ class Reloader:
         load: Callable[[FileContent], Loaded],
         apply: Callable[[Settings], None],
         metrics: Metrics,
+        settle: float = SETTLE_SECONDS,
     ) -> None:
         self._running = running
         self._path = path
         self._load = load
         self._apply = apply
         self._metrics = metrics
+        self._settle = settle
         self._seen = running.fingerprint or running.file_error
         """The fingerprint or the fault of the last look."""
         self._expected = bool(running.file)
@@ -78,7 +80,7 @@ class Reloader:
     async def _settled(self, file: FileContent) -> FileContent:
         """The file once two reads are equal, or after SETTLE_LOOKS reads, since a writer may never stop."""
         for _ in range(SETTLE_LOOKS):
-            await asyncio.sleep(SETTLE_SECONDS)
+            await asyncio.sleep(self._settle)
             before, file = file, await asyncio.to_thread(self._read)
             if _seen(file) == _seen(before):
                 break
