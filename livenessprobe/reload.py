@@ -34,6 +34,7 @@ class Reloader:
     load: Callable[[FileContent], Loaded]
     apply: Callable[[Settings], None]
     metrics: Metrics
+    settle: float = SETTLE_SECONDS
 
     def __post_init__(self) -> None:
         self._seen = self.running.fingerprint or self.running.file_error
@@ -75,7 +76,7 @@ class Reloader:
     async def _settled(self, file: FileContent) -> FileContent:
         """The file once two reads are equal, or after SETTLE_LOOKS reads, since a writer may never stop."""
         for _ in range(SETTLE_LOOKS):
-            await asyncio.sleep(SETTLE_SECONDS)
+            await asyncio.sleep(self.settle)
             before, file = file, await self._read()
             if _seen(file) == _seen(before):
                 break

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from livenessprobe import reload as reload_module
 from livenessprobe.metrics import Metrics
 from livenessprobe.reload import Reloader
-from livenessprobe.settings import file as file_module
 from livenessprobe.settings.file import FileContent
 from livenessprobe.settings.model import Loaded, Settings
 from tests.values import load_all
@@ -32,8 +31,7 @@ class Scripted:
         self.hangup = asyncio.Event()
         self.break_load: Exception | None = None
         self.break_apply: Exception | None = None
-        self.told: list[tuple[str, object, object]] = []
-        self.reloader = Reloader(load_all(), str(path), self.load, self.apply, self.metrics)
+        self.reloader = Reloader(load_all(), str(path), self.load, self.apply, self.metrics, settle=0.02)
 
     def load(self, file: FileContent) -> Loaded:
         if self.break_load is not None:
@@ -66,11 +64,8 @@ class Scripted:
 
 
 @pytest.fixture
-def scripted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    monkeypatch.setattr(reload_module, "SETTLE_SECONDS", 0.02)
-    scripted = Scripted(folder / "config" / "settings.toml")
-    monkeypatch.setattr(reload_module, "_tell", lambda change: scripted.told.append((change.key, change.old, change.new)))
-    return scripted
+def scripted(folder: Path) -> Scripted:
+    return Scripted(folder / "config" / "settings.toml")
 
 
 CONTENT = 'probe_timeout = "{}s"\nunreachable_grace = "0s"\nconfig_poll_interval = "100ms"\n'
@@ -93,31 +88,42 @@ async def test_the_default_file_is_polled_after_a_sighup_has_found_it(scripted: 
 
 
 @pytest.mark.parametrize("part", ["break_load", "break_apply"])
-async def test_an_internal_error_keeps_the_old_settings_and_watching_goes_on(scripted: Scripted, part: str) -> None:
+async def test_an_internal_error_keeps_the_old_settings_and_watching_goes_on(
+    scripted: Scripted, part: str, logged: list[str]
+) -> None:
     scripted.path.parent.mkdir()
     async with scripted.watching(polled=False):
         scripted.path.write_text(CONTENT.format(7))
         scripted.hangup.set()
         await scripted.until(lambda: len(scripted.adopted) == 1)
-        scripted.told.clear()
+        logged.clear()
         setattr(scripted, part, ZeroDivisionError("oops"))
         scripted.path.write_text(CONTENT.format(8))
         scripted.hangup.set()
         await scripted.until(lambda: scripted.figure(GOOD) == 0)
-        assert ([settings.probe_timeout for settings in scripted.adopted], scripted.told) == ([7], [])
+        assert [settings.probe_timeout for settings in scripted.adopted] == [7]
+        assert not any("Setting changed" in line for line in logged)
 
         setattr(scripted, part, None)
         scripted.hangup.set()
         await scripted.until(lambda: scripted.figure(GOOD) == 1)
         assert scripted.adopted[-1].probe_timeout == 8
-        assert scripted.told == [("probe_timeout", "7s", "8s")]
+        (told,) = [line for line in logged if "Setting changed" in line]
+        assert 'key="probe_timeout" old="7s" new="8s"' in told
 
 
-async def test_a_file_that_never_stops_changing_is_read_nevertheless(
-    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks = iter(range(10_000))
-    monkeypatch.setattr(file_module, "read_file", lambda _: CONTENT.format(next(looks)).encode())
+async def test_a_file_that_never_stops_changing_is_read_nevertheless(scripted: Scripted) -> None:
+    scripted.path.parent.mkdir()
+    new = scripted.path.with_suffix(".new")
+
+    async def change() -> None:
+        for seconds in itertools.count(1):
+            new.write_text(CONTENT.format(seconds))
+            new.replace(scripted.path)
+            await asyncio.sleep(0.001)
+
+    changing = asyncio.create_task(change())
     async with scripted.watching(polled=False):
         scripted.hangup.set()
         await scripted.until(lambda: scripted.adopted)
+    changing.cancel()

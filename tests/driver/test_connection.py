@@ -11,6 +11,9 @@ from livenessprobe.driver import connection
 from livenessprobe.driver.address import parse_csi_address
 from livenessprobe.driver.diagnosis import NotConnected
 from livenessprobe.driver.result import Reason
+from tests.support import not_on_windows
+
+pytestmark = not_on_windows("descriptors are not limited")
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])

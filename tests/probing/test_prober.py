@@ -955,6 +955,17 @@ async def test_a_caller_after_the_timeout_was_lowered_gets_what_has_been_found_s
 
 
 @virtual
+async def test_a_raised_timeout_does_not_prolong_an_open_request() -> None:
+    driver = Driver(FOREVER)
+    prober = make(driver, probe_timeout="3s")
+    early = asyncio.create_task(timed(prober.check()))
+    await asyncio.sleep(1)
+    prober.adopt(make_settings(probe_timeout="12s"))
+    assert await timed(prober.check()) == (12.0, TIMED_OUT)
+    assert await early == (3.0, TIMED_OUT)
+
+
+@virtual
 async def test_a_report_before_the_end_of_a_probe_counts_for_no_other_caller() -> None:
     driver = Driver(10.0)
     prober = make(driver, probe_timeout="12s")

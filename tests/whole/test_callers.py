@@ -44,18 +44,6 @@ def test_a_kubelet_that_hangs_up_before_the_probe_timeout_is_named_in_one_record
     assert 'probeTimeout="15s" advice="set timeoutSeconds of the liveness probe above --probe-timeout"' in records[0]
 
 
-def test_hang_ups_of_others_shorten_no_request(driver: FakeDriver, sidecar: Start) -> None:
-    process = sidecar("--probe-timeout=15s")
-    process.await_name()
-    driver.delay = 2
-    for _ in range(3):
-        hang_up(process, 1.1)
-
-    answer = process.get(timeout=10, User_Agent=KUBELET)
-
-    assert (answer.status, answer.body) == (200, "ok")
-
-
 def test_parallel_requests_share_one_probe_and_one_connection(driver: FakeDriver, relay: Relay, behind_relay: Start) -> None:
     process = behind_relay()
     before, driver.delay = relay.total, 2.0
@@ -97,23 +85,6 @@ def test_a_late_caller_has_its_own_timeout_with_a_driver_that_closes_connections
         closing.stop()
         with FakeDriver(socket_path):
             assert second.result().status == 200
-
-
-def test_a_late_caller_gets_the_response_of_a_driver_that_recovers(driver: FakeDriver, sidecar: Start) -> None:
-    """The second Probe lasts until the deadline of its last caller; several late callers do not shorten it."""
-    process = sidecar("--probe-timeout=6s")
-    process.await_name()
-    driver.hang = True
-    with ThreadPoolExecutor(10) as pool:
-        answers = [pool.submit(process.get)]
-        for _ in range(9):
-            time.sleep(0.5)
-            answers.append(pool.submit(process.get))
-        driver.hang, driver.delay = False, 3.0  # slower than the time that most callers have left, faster than the timeout
-
-        last = answers[-1].result()
-
-    assert (last.status, last.body) == (200, "ok")
 
 
 def test_an_abandoned_probe_delays_no_caller(driver: FakeDriver, sidecar: Start) -> None:

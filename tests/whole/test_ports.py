@@ -31,14 +31,18 @@ def test_a_connection_is_closed_when_its_client_closes_it(driver: FakeDriver, si
     eventually(lambda: len(process.descriptors()) <= before)
 
 
-def test_a_taken_port_exits_with_1_and_names_the_port(sidecar: Start) -> None:
+def test_a_taken_port_exits_with_1_and_names_the_port(folder: Path, sidecar: Start) -> None:
+    """And an older health file is removed."""
+    file = folder / "health"
+    file.write_text("{}")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        process = sidecar(f"--http-endpoint=127.0.0.1:{port}", await_http=False)
+        process = sidecar(f"--http-endpoint=127.0.0.1:{port}", f"--health-file={file}", await_http=False)
         assert process.wait() == 1
     assert process.log().endswith(
         f'"Failed to start http server" err="listen tcp 127.0.0.1:{port}: bind: address already in use"\n'
     )
+    assert not file.exists()
 
 
 def test_health_on_a_unix_socket(driver: FakeDriver, folder: Path, sidecar: Start) -> None:

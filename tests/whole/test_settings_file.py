@@ -292,44 +292,6 @@ def test_a_grace_that_follows_the_timeout_is_logged_too(mounted: Mount, follow: 
     ]
 
 
-def test_a_lowered_timeout_does_not_shorten_an_open_request(driver: FakeDriver, mounted: Mount, follow: Start) -> None:
-    config = mounted('probe_timeout = "2m"\n')
-    process = follow(config)
-    process.await_name()
-    driver.hang = True
-    with ThreadPoolExecutor(1) as pool:
-        patient = pool.submit(process.get, timeout=100)
-        eventually(lambda: driver.in_flight == 1)
-        process.swap(config, 'probe_timeout = "500ms"\n')
-
-        impatient = process.get(timeout=60)
-        time.sleep(1)
-        assert not patient.done()
-        driver.release.set()
-
-        assert (patient.result().status, patient.result().body) == (200, "ok")
-    assert (impatient.status, impatient.reason) == (500, "deadline")
-
-
-def test_a_raised_timeout_does_not_prolong_an_open_request(driver: FakeDriver, mounted: Mount, follow: Start) -> None:
-    config = mounted('probe_timeout = "3s"\n')
-    process = follow(config)
-    process.await_name()
-    driver.hang = True
-    with ThreadPoolExecutor(2) as pool:
-        impatient = pool.submit(process.get, timeout=60)
-        eventually(lambda: driver.in_flight == 1)
-        process.swap(config, 'probe_timeout = "2m"\n')
-        patient = pool.submit(process.get, timeout=100)
-
-        assert (impatient.result().status, impatient.result().reason) == (500, "deadline")
-        eventually(lambda: driver.probes == 2)  # the later caller's own probe
-        time.sleep(0.5)
-        assert not patient.done()
-        driver.release.set()
-        assert patient.result().status == 200
-
-
 def test_sigterm_finishes_a_request_that_began_under_a_longer_timeout(
     driver: FakeDriver, mounted: Mount, follow: Start
 ) -> None:

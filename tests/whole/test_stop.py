@@ -79,15 +79,6 @@ def test_sighup_does_not_end_the_process(driver: FakeDriver, sidecar: Start) -> 
     assert process.get().status == 200
 
 
-def test_a_failed_start_removes_an_older_health_file(sidecar: Start, folder: Path) -> None:
-    file = folder / "health"
-    file.write_text("{}")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        process = sidecar(f"--http-endpoint=127.0.0.1:{taken.getsockname()[1]}", f"--health-file={file}", await_http=False)
-        assert process.wait() == 1
-    assert not file.exists()
-
-
 def test_sigquit_shows_all_stacks_and_ends_the_process_even_if_it_was_ignored(driver: FakeDriver, sidecar: Start) -> None:
     """A shell starts background processes with SIGQUIT ignored."""
     process = sidecar(prefix=("env", "--ignore-signal=QUIT"))
