@@ -179,13 +179,8 @@ class Metrics:
 
     def expose(self, accept: str = "", accept_encoding: str = "") -> Exposition:
         """All metrics, in the form that upstream's handler (promhttp) chooses by these request headers."""
-        escaping = "underscores"
-        for item in accept.split(","):
-            if match := re.fullmatch(r"\s*text/plain\s*;.*\bescaping=(allow-utf-8|dots|values)\b.*", item):
-                escaping = match[1]
-                break
         headers = {
-            "Content-Type": f"text/plain; version=0.0.4; charset=utf-8; escaping={escaping}",
+            "Content-Type": f"text/plain; version=0.0.4; charset=utf-8; escaping={_escaping(accept)}",
             "Process-Start-Time-Unix": str(int(self._process_start)),
         }
         body = render(self._registry.collect()).encode(errors="surrogateescape")
@@ -195,17 +190,81 @@ class Metrics:
         return Exposition(body, headers)
 
 
-def _accepts_gzip(accept_encoding: str) -> bool:
-    for item in accept_encoding.split(","):
-        coding, _, parameters = item.strip().partition(";")
-        if coding.strip() != "gzip":
+# --- what the client accepts, read as Go's libraries read it
+
+
+class _Clause(NamedTuple):
+    """One media type of an Accept header."""
+
+    kind: str
+    subtype: str
+    quality: float
+    parameters: dict[str, str]
+
+    def goes_before(self, other: _Clause) -> bool:
+        return self.quality > other.quality or self.kind != "*" == other.kind or self.subtype != "*" == other.subtype
+
+
+_ESCAPINGS = frozenset({"allow-utf-8", "underscores", "dots", "values"})
+
+
+def _escaping(accept: str) -> str:
+    """The `escaping` of the Content-Type: the last valid one up to the first text type (expfmt.Negotiate)."""
+    escaping = "underscores"
+    for clause in _clauses(accept):
+        if clause.parameters.get("escaping") in _ESCAPINGS:
+            escaping = clause.parameters["escaping"]
+        if (clause.kind, clause.subtype) == ("text", "plain") and clause.parameters.get("version", "") in ("", "0.0.4"):
+            break
+    return escaping
+
+
+def _clauses(accept: str) -> list[_Clause]:
+    """An Accept header as goautoneg sorts it: by insertion, since the order of its clauses is not transitive."""
+    clauses: list[_Clause] = []
+    for item in accept.split(","):
+        media, *parameters = item.split(";")
+        kind, _, subtype = media.partition("/")
+        kind, subtype = kind.strip(" "), subtype or ("*" if kind.strip(" ") == "*" else "")
+        if not subtype or "/" in subtype:
             continue
-        quality = re.fullmatch(r"\s*(?:q=(.*))?", parameters)
-        try:
-            return quality is not None and float(quality[1] or 1) > 0
-        except ValueError:
-            return False
-    return False
+        pairs = [pair.split("=") for pair in parameters]
+        given = {pair[0].strip(" "): pair[1].strip(" ") for pair in pairs if len(pair) == 2 and pair[1]}
+        clauses.append(_Clause(kind, subtype.strip(" "), _quality(given.pop("q", "1")), given))
+        place = len(clauses) - 1
+        while place and clauses[place].goes_before(clauses[place - 1]):
+            clauses[place - 1 : place + 1] = clauses[place], clauses[place - 1]
+            place -= 1
+    return clauses
+
+
+def _quality(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+_CODING = re.compile(r"([-!#$%&'*+.^_`|~0-9A-Za-z/]+)[ \t]*(?:;[ \t]*q=([01](?:\.[0-9]*)?))?[ \t]*")
+
+
+def _accepts_gzip(accept_encoding: str) -> bool:
+    """Whether gzip is wanted more than no coding (httputil.NegotiateContentEncoding)."""
+    gzip_quality = identity_quality = -1.0
+    rest = accept_encoding.lstrip(" \t")
+    while (coding := _CODING.match(rest)) is not None:
+        rest = rest[coding.end() :]
+        if coding[2] is None and rest.startswith(";"):
+            break
+        quality = float(coding[2] or 1)
+        if coding[1] in ("gzip", "*"):
+            gzip_quality = max(gzip_quality, quality)
+        if coding[1] in ("identity", "*"):
+            identity_quality = max(identity_quality, quality)
+        if not rest.startswith(","):
+            break
+        rest = rest[1:].lstrip(" \t")
+    return gzip_quality > max(identity_quality, 0)
 
 
 def render(families: Iterable[Metric]) -> str:
