@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
 from livenessprobe.driver.address import SUN_PATH_MAX, AddressError, encode, refuse_unencodable
@@ -17,9 +18,18 @@ class ListenAddress(NamedTuple):
     path: str = ""
 
     @property
+    def ip(self) -> IPv4Address | IPv6Address | None:
+        """The host if it is an IP address; IPv4 if it is such an address in the form of IPv6, as for Go."""
+        try:
+            found = ip_address(self.host)
+        except ValueError:
+            return None
+        return getattr(found, "ipv4_mapped", None) or found
+
+    @property
     def dual_stack(self) -> bool:
         """Go opens one socket for IPv4 and IPv6 when the host is a wildcard of either, or is missing."""
-        return not self.path and self.host in ("", "0.0.0.0", "::")  # noqa: S104  to know it is not to bind it
+        return not self.path and (not self.host or (self.ip is not None and self.ip.is_unspecified))
 
 
 def parse_listen_address(text: str) -> ListenAddress:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import stat
 import sys
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from livenessprobe.settings.listen_address import ListenAddress, join_host_port
@@ -38,16 +40,40 @@ def look_up(address: ListenAddress) -> SocketAddress | None:
     text = join_host_port(address.host, str(port))
     if address.dual_stack and socket.has_dualstack_ipv6():
         return SocketAddress(socket.AF_INET6, ("::", port, 0, 0), dual_stack=True, text=text)
-    if address.host in ("", _WILDCARD):
+    if address.dual_stack:
         return SocketAddress(socket.AF_INET, (_WILDCARD, port), dual_stack=False, text=text)
+    if address.ip is not None:
+        return _of_ip(address.ip, port)
     try:
-        found = socket.getaddrinfo(address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        if _is_old_form(address.host):
+            raise OSError
+        found = socket.getaddrinfo(address.host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError, ValueError):
         raise ListenError(f"listen tcp: lookup {address.host}: no such host") from None
     # If a name has addresses of both families, Go takes the first IPv4 address.
     family, *_, sockaddr = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     text = join_host_port(str(sockaddr[0]), str(port))
     return SocketAddress(family, sockaddr, dual_stack=False, text=text)  # type: ignore[arg-type]
+
+
+def _of_ip(ip: IPv4Address | IPv6Address, port: int) -> SocketAddress:
+    text = join_host_port(str(ip), str(port))
+    if isinstance(ip, IPv4Address):
+        return SocketAddress(socket.AF_INET, (str(ip), port), dual_stack=False, text=text)
+    host, _, zone = str(ip).partition("%")
+    try:
+        index = socket.if_nametoindex(zone) if zone else 0
+    except (OSError, ValueError):
+        index = int(zone) if zone.isdecimal() else 0  # as Go does
+    return SocketAddress(socket.AF_INET6, (host, port, 0, index), dual_stack=False, text=text)
+
+
+def _is_old_form(host: str) -> bool:
+    """Whether getaddrinfo takes `host` for an address and Go takes it for a name: `127.1`, `0x7f.0.0.1`, `*`."""
+    try:
+        return host == "*" or bool(socket.inet_aton(host))
+    except (OSError, UnicodeError):
+        return False
 
 
 def listen(address: ListenAddress) -> socket.socket:
@@ -62,11 +88,11 @@ def listen(address: ListenAddress) -> socket.socket:
 
 def _port(address: ListenAddress) -> int:
     text = address.port
-    digits = text.removeprefix("+")
     if text == "":
         return 0
-    if digits.isascii() and digits.isdigit():
-        if len(digits.lstrip("0")) > 5 or int(digits) > 65535:
+    if re.fullmatch("[+-]?[0-9]+", text):
+        digits = text.lstrip("+-0") or "0"
+        if len(digits) > 5 or int(digits) > 65535 or (text[0] == "-" and digits != "0"):
             raise ListenError(f"listen tcp: address {text}: invalid port")
         return int(digits)
     try:
