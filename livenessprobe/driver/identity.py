@@ -256,7 +256,7 @@ def _now() -> float:
 
 
 def _compact_json(message: Message) -> str:
-    """A response as upstream logs it: JSON with the names of the spec (protosanitizer), as encoding/json prints it."""
+    """A response as upstream logs it: JSON with the names of the spec and sorted keys (protosanitizer, encoding/json)."""
     if isinstance(message, csi_pb2.ProbeResponse):
         value: dict[str, object] = {}
         if message.HasField("ready"):
@@ -264,6 +264,9 @@ def _compact_json(message: Message) -> str:
     else:
         value = {field.name: item for field, item in message.ListFields()}
         if "manifest" in value:
-            value["manifest"] = dict(sorted(dict(message.manifest).items()))  # type: ignore[attr-defined]
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+            value["manifest"] = dict(message.manifest)  # type: ignore[attr-defined]
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return text.translate(_ESCAPED)
+
+
+_ESCAPED = {ord(character): f"\\u{ord(character):04x}" for character in "&<>\u2028\u2029"}

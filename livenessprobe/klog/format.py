@@ -87,7 +87,8 @@ def _html_safe_json(value: object) -> str:
 
 def _compact_json(value: object) -> str:
     """Keys sorted, no blanks; values of types that JSON lacks as text."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=str)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=str)
+    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n|\Z)")
