@@ -153,10 +153,12 @@ def parse_bool(text: str) -> bool:
 
 def parse_uint(text: str, bits: int) -> int:
     """As strconv.ParseUint in base 10 for a number of `bits` bits; raises ValueError with Go's text."""
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"strconv.ParseUint: parsing {quote(text)}: invalid syntax")
-    significant = text.lstrip("0") or "0"
-    # The length is checked first, because Python refuses to convert thousands of digits.
+    digits = text[: len(text) - len(text.lstrip("0123456789"))]
+    significant = digits.lstrip("0") or "0"
+    # Go reads from the left: a number that is too large is found before a letter behind it.  The length is checked first,
+    # because Python refuses to convert thousands of digits.
     if len(significant) > 20 or int(significant) >= 1 << bits:
         raise ValueError(f"strconv.ParseUint: parsing {quote(text)}: value out of range")
+    if not digits or digits != text:
+        raise ValueError(f"strconv.ParseUint: parsing {quote(text)}: invalid syntax")
     return int(significant)

@@ -302,6 +302,8 @@ def test_an_unsigned_number_is_decimal_digits(text: str, bits: int, number: int)
         ("5\n", 31, 'strconv.ParseUint: parsing "5\\n": invalid syntax'),
         ("٥", 31, 'strconv.ParseUint: parsing "٥": invalid syntax'),
         ("²", 31, 'strconv.ParseUint: parsing "²": invalid syntax'),
+        ("2147483648x", 31, 'strconv.ParseUint: parsing "2147483648x": value out of range'),
+        ("2147483647x", 31, 'strconv.ParseUint: parsing "2147483647x": invalid syntax'),
         ("2147483648", 31, 'strconv.ParseUint: parsing "2147483648": value out of range'),
         ("18446744073709551616", 64, 'strconv.ParseUint: parsing "18446744073709551616": value out of range'),
         ("9" * 10_000, 64, f'strconv.ParseUint: parsing "{"9" * 10_000}": value out of range'),
