@@ -66,14 +66,18 @@ class Connection:
 
     async def call(self, method: str, request: bytes, timeout: float | None) -> bytes:
         """The bytes of the response; raises CallFailed.  `timeout`, if there is one, is sent to the driver as its deadline."""
+        call = self.channel.unary_unary(method)(request, timeout=timeout and min(timeout, _FOREVER))
         try:
-            response: bytes | None = await self.channel.unary_unary(method)(
-                request, timeout=timeout and min(timeout, _FOREVER)
-            )
+            response: bytes | None = await call
         except grpc.aio.AioRpcError as error:
             details = _undecodable.original(error.details() or "")
             code = error.code()
             raise CallFailed(_CODES[code], details, _reason_of(code, details, self.channel.get_state())) from None
+        finally:
+            # A call and its task refer to each other.  In grpcio 1.83 a closed channel keeps its connection open as long as one of
+            # its calls exists, which would be until the garbage collector runs.
+            if call.done():
+                vars(call).clear()
         if response is None:  # the call succeeded, but its message was missing or cut off
             raise CallFailed("Internal", "the answer has no complete message", Reason.PROTOCOL_ERROR)
         return response
