@@ -17,7 +17,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Answer, FakeDriver, Sidecar, Start, command, driver_process, eventually, incomplete, request
+from tests.support import (
+    Answer,
+    FakeDriver,
+    Sidecar,
+    Start,
+    command,
+    driver_process,
+    eventually,
+    free_port,
+    incomplete,
+    request,
+)
 from tests.support.names import AT_ONCE, FRESH
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's descriptors, mounts and control groups")
@@ -341,6 +352,11 @@ UNUSED_IF_LAZY = ("h2", "hpack", "wsproto", "priority", "email", "_ssl", "_hashl
 """Packages that are not loaded either if imports are lazy."""
 
 
+def modules_of(process: Sidecar) -> set[str]:
+    """The modules that a process started with PYTHONVERBOSE has imported so far."""
+    return set(re.findall(r"^import '?([\w.]+)'? #", process.log(), re.MULTILINE))
+
+
 @pytest.mark.parametrize(
     "lazy",
     [
@@ -351,12 +367,27 @@ UNUSED_IF_LAZY = ("h2", "hpack", "wsproto", "priority", "email", "_ssl", "_hashl
     ],
 )
 def test_answering_healthz_loads_no_needless_module(lazy: bool, driver: FakeDriver, sidecar: Start) -> None:
+    """With --health-port alone: where metrics are served Quart is loaded after the first response."""
     environ = {"PYTHONVERBOSE": "1", "PYTHON_LAZY_IMPORTS": "all" if lazy else "normal"}
-    process = sidecar(environ=environ)
+    port = free_port()
+    process = sidecar(f"--health-port={port}", port=port, environ=environ)
     process.await_name()
     assert process.get().status == 200
 
-    loaded = set(re.findall(r"^import '?([\w.]+)'? #", process.log(), re.MULTILINE))
+    loaded = modules_of(process)
     foreign = [name for name in loaded if name.partition(".")[0] not in {*sys.stdlib_module_names, "livenessprobe"}]
     assert sorted(loaded.intersection(UNUSED + (UNUSED_IF_LAZY if lazy else ()))) == []
     assert 50 < len(foreign) <= BUDGETS[lazy], sorted(foreign)
+
+
+def test_where_metrics_are_served_quart_is_loaded_after_the_first_health_response(
+    driver: FakeDriver, sidecar: Start
+) -> None:
+    process = sidecar(environ={"PYTHONVERBOSE": "1"})
+    process.await_name()
+    assert "quart" not in modules_of(process)
+    assert process.get().status == 200
+
+    eventually(lambda: "quart.app" in modules_of(process), 20)
+    eventually(lambda: "load Quart" not in process.threads(), 20)
+    assert process.get("/metrics").status == 200
