@@ -31,7 +31,9 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     if module is None:
         return None  # False would collect files that pytest ignores by default
     *package, name = module.split(".")
-    return not Path(__file__).parent.joinpath(*package, f"test_{name}.py").is_relative_to(collection_path) or None
+    folder = Path(__file__).parent.joinpath(*package)
+    tests = {folder / f"test_{name}.py", *folder.glob(f"test_{name}_*.py")}
+    return not any(file.is_relative_to(collection_path) for file in tests) or None
 
 
 @pytest.fixture(autouse=True, scope="session")

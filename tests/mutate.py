@@ -4,7 +4,7 @@ Finds small faults in pure modules that no test notices.
     python -m tests.mutate [MODULE...]
 
 MODULE is for example probing.standing.  mutmut plants one fault after another (a mutant each), and runs the tests of the mutant's
-module, for example tests/probing/test_standing.py.  tests/survivors.txt explains
+module, for example tests/probing/test_standing.py and any tests/probing/test_standing_*.py.  tests/survivors.txt explains
 for each mutant that no test notices why it makes no difference.  A mutant without an explanation fails the run, and so does an
 explanation whose mutant is noticed or does not exist.  pyproject.toml has the modules, tests/conftest.py selects their tests.
 """

@@ -224,12 +224,12 @@ def test_a_timeout_above_20_s_counts_for_a_silent_server(socket_path: str, sidec
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(socket_path)
         silent.listen()
-        process = sidecar("--probe-timeout=27s")
+        process = sidecar("--probe-timeout=22s")
 
         answer = process.get()
 
     assert (answer.status, answer.reason) == (500, "deadline")
-    assert 26.8 < answer.seconds < 32
+    assert 21.8 < answer.seconds < 30
 
 
 def test_health_is_served_before_the_driver_exists_and_never_waits_for_its_name(driver: FakeDriver, sidecar: Start) -> None:

@@ -71,14 +71,6 @@ def test_sigterm_ends_the_process_during_its_start(socket_path: str, sidecar: St
     assert process.log() == "" or "Traceback" not in process.log()
 
 
-def test_sighup_does_not_end_the_process(driver: FakeDriver, sidecar: Start) -> None:
-    process = sidecar()
-    process.await_name()
-    process.signal(signal.SIGHUP)
-    process.await_log("SIGHUP")
-    assert process.get().status == 200
-
-
 def test_sigquit_shows_all_stacks_and_ends_the_process_even_if_it_was_ignored(driver: FakeDriver, sidecar: Start) -> None:
     """A shell starts background processes with SIGQUIT ignored."""
     process = sidecar(prefix=("env", "--ignore-signal=QUIT"))
