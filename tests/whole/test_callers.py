@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
+
+import pytest
 
 from tests.support import FakeDriver, Sidecar, eventually
 
@@ -41,10 +44,32 @@ def test_a_kubelet_that_hangs_up_before_the_probe_timeout_is_named_in_one_record
 def test_hang_ups_of_others_shorten_no_request(driver: FakeDriver, sidecar: Start) -> None:
     process = sidecar("--probe-timeout=15s")
     process.await_name()
-    driver.delay = 2
+    driver.delay = 5
     for _ in range(3):
         hang_up(process, 1.1)
 
     answer = process.get(timeout=10, User_Agent=KUBELET)
 
     assert (answer.status, answer.body) == (200, "ok")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--interval=1s",)])
+def test_a_hung_driver_is_reported_however_impatient_its_callers_are(
+    driver: FakeDriver, sidecar: Start, arguments: tuple[str, ...]
+) -> None:
+    process = sidecar("--probe-timeout=1s", *arguments)
+    process.await_name()
+    assert process.get().status == 200
+    driver.hang = True
+
+    began = time.monotonic()
+    while time.monotonic() < began + 6:
+        with contextlib.suppress(TimeoutError):
+            process.get(timeout=0.3, User_Agent=KUBELET)
+        time.sleep(0.05)
+
+    figures = process.figures()
+    assert (figures["livenessprobe_driver_up"], figures["livenessprobe_healthy"]) == (0, 0)
+    assert 3 <= figures['livenessprobe_probe_failures_total{reason="deadline"}'] <= 6
+    assert driver.most_in_flight == 1
+    assert '"CSI driver is unhealthy"' in process.log()
