@@ -89,6 +89,11 @@ class Callers:
         self._warned = False
         metrics.kubelet_patience.set_function(lambda: self._timeouts.shortest(clock()))
 
+    @property
+    def driver(self) -> str:
+        """The driver's name."""
+        return self._prober.driver_name.text
+
     async def check(self, caller: Caller) -> Standing:
         """What is reported of the driver now.  Cancel this call only if the connection is gone, so that there is no response."""
         started = self._clock()

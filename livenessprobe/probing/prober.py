@@ -142,24 +142,25 @@ class Prober:
         caller = _Caller(now + settings.probe_timeout, now + settings.unreachable_grace)
         self._callers.add(caller)
         try:
-            return await self._wait(caller)
+            return await self._wait(caller, now)
         finally:
             self._callers.discard(caller)
 
-    async def _wait(self, caller: _Caller) -> Standing:
-        """What is reported to `caller`, from as many flights as it has time for."""
+    async def _wait(self, caller: _Caller, now: float) -> Standing:
+        """What is reported to `caller`, which has come `now`, from as many flights as it has time for."""
         loop = asyncio.get_running_loop()
         if self._joinable() is not None:
             self._metrics.shared.inc()
         unreachable = None
         while True:
-            flight = self._joinable() or self._begin(unreachable)
+            flight = self._joinable() or self._begin(now, unreachable)
             standing = await _end_of(flight, caller.deadline)
+            now = loop.time()
             if flight.cancelled:
                 continue
             if standing is None:
                 return self._so_far(flight, caller)
-            if loop.time() >= caller.deadline or not _ran_out_of_time(flight, caller):
+            if now >= caller.deadline or not _ran_out_of_time(flight, caller):
                 return standing
             if not flight.found.connected:
                 unreachable = flight.found.result
@@ -173,14 +174,17 @@ class Prober:
         """What is reported to `caller`, whose time is up, while `flight` goes on for others."""
         if self._had_too_little_time(flight.found, caller.deadline - flight.started):
             return self.standing
-        now = asyncio.get_running_loop().time()
-        return self.standing.after(flight.found.result, self.settings.thresholds, now)
+        return self._standing_after(flight, asyncio.get_running_loop().time())
 
-    def _begin(self, unreachable: ProbeResult | None) -> _Flight:
+    def _standing_after(self, flight: _Flight, now: float, *, new_driver: bool = False) -> Standing:
+        """What is reported if `flight` counts."""
+        result, thresholds = flight.found.result, self.settings.thresholds
+        return self.standing.after(result, thresholds, now, new_driver=new_driver, seconds=now - flight.started)
+
+    def _begin(self, now: float, unreachable: ProbeResult | None) -> _Flight:
         """Begin a flight for all callers that wait; `unreachable` is why the one before it did not connect."""
         self._make_way()
-        loop = asyncio.get_running_loop()
-        now, timeout = loop.time(), self.settings.probe_timeout
+        timeout = self.settings.probe_timeout
         deadline = max(caller.deadline for caller in self._callers)
         redial_until = max(caller.redial_until for caller in self._callers)
         if deadline - now >= _least_seconds(timeout):
@@ -191,7 +195,7 @@ class Prober:
             deadline=deadline, redial_until=redial_until, driver_name=self.driver_name.text, unreachable=unreachable
         )
         flight = self._flight = _Flight(now, question, Found(unreachable or NO_TIME))
-        flight.task = loop.create_task(self._run_flight(flight))
+        flight.task = asyncio.create_task(self._run_flight(flight))
         self._flights.append(flight)
         return flight
 
@@ -240,7 +244,7 @@ class Prober:
         """What is reported once `flight` has ended."""
         if flight.started < self._newest:  # a later flight has ended before this one, perhaps on a new socket
             self._record(flight, now)
-            return self.standing.after(flight.found.result, self.settings.thresholds, now)
+            return self._standing_after(flight, now)
         if self._had_too_little_time(flight.found, flight.question.deadline - flight.started):
             return self.standing
         return self._note(flight, now)
@@ -266,7 +270,7 @@ class Prober:
         new_driver = found.connected and found.socket != self._socket
         if found.connected:
             self._socket = found.socket
-        self.standing = self.standing.after(found.result, self.settings.thresholds, now, new_driver=new_driver)
+        self.standing = self._standing_after(flight, now, new_driver=new_driver)
         self._record_change(now)
         self.driver_name.probed(found)
         self.changed.set()

@@ -89,7 +89,9 @@ class Health:
             assert standing.ready.report is not None
             return responses.health(standing.ready.report)
         verbose = "verbose" in parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        return responses.check_response(handler, standing, _header(scope, b"accept"), verbose=verbose)
+        return responses.check_response(
+            handler, standing, _header(scope, b"accept"), verbose=verbose, driver=self.callers.driver
+        )
 
     async def _ask_inner(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
