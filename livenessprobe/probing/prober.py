@@ -156,7 +156,7 @@ class Prober:
             flight = self._joinable() or self._begin(now, unreachable)
             standing = await _end_of(flight, caller.deadline)
             now = loop.time()
-            if flight.cancelled:
+            if flight.cancelled and now < caller.deadline:
                 continue
             if standing is None:
                 return self._so_far(flight, caller)
