@@ -120,6 +120,15 @@ REGRESSIONS: dict[str, list[Step]] = {
         ("library_error", True, 5, "control"),
         ("raw_error", False, 3, "control"),
     ],
+    "impatient callers hid a hung driver": [
+        start(),
+        ("library", False, None, 0.0, 0, False),
+        ("library_hangs", False),
+        *[("impatient", 10, 0.5, half) for half in (False, True)],
+        ("half_close",),
+        ("library", False, True, 0.0, 0, False),
+        ("half_close",),
+    ],
 }
 """Walks that failed once.  To add one, copy it as a failed run prints it."""
 

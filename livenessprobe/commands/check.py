@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from livenessprobe.driver.result import ProbeResult, Reason
+from livenessprobe.driver.result import Reason
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
@@ -29,13 +29,16 @@ from livenessprobe.settings.model import Loaded, Settings
 HEALTHY, USAGE, NOT_CONNECTED, CALL_FAILED, NOT_READY = range(5)
 """Exit codes; those of the same meaning are as in grpc-health-probe."""
 
+NOT_A_SIDECAR, STALE_FILE = "not_a_sidecar", "stale_file"
+"""Reasons that only this command has."""
+
 PAUSE = 0.2
 """Seconds between the probes of --wait."""
 
 FLAGS = (
     flags.Flag("output", flags.STRING, "text", "`text`: one line. json: one object."),
     flags.Flag(
-        "url", flags.STRING, "", "Ask the sidecar at this `address` instead of the driver: http://… or unix:///path."
+        "url", flags.STRING, "", "Ask the sidecar at this `address` instead of the driver: http://host:port or unix:///path."
     ),
     flags.Flag("wait", flags.DURATION, "0s", "Repeat the check until the driver is healthy, for at most this long."),
 )
@@ -46,16 +49,22 @@ class Outcome(NamedTuple):
 
     code: int
     reason: str
-    """The value of a `Reason`, or `healthy`."""
+    """The value of a `Reason`, NOT_A_SIDECAR, STALE_FILE, or `healthy`."""
     message: str
+    driver: str = ""
+    """The driver's name, if a sidecar has told it."""
+    probe_seconds: float = 0.0
+    """How long the sidecar's probe took."""
 
     def render(self, output: str, asked: str, seconds: float) -> str:
         """A line of text, or a JSON object if `output` is json."""
         if output == "json":
             healthy = self.code == HEALTHY
             fields = {"healthy": healthy, "exit_code": self.code, "reason": None if healthy else self.reason}
-            return json.dumps(fields | {"message": self.message, "asked": asked, "seconds": round(seconds, 3)})
-        return f"{self.reason}: {self.message}"
+            told = {"driver": self.driver, "probe_seconds": self.probe_seconds} if self.driver else {}
+            return json.dumps(fields | {"message": self.message, "asked": asked, "seconds": round(seconds, 3)} | told)
+        told_by = f" (driver {self.driver}, probed in {self.probe_seconds:.3f}s)" if self.driver else ""
+        return f"{self.reason}: {self.message}{told_by}"
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -147,20 +156,25 @@ def _ask_driver(settings: Settings, timeout: float, grace: float) -> Outcome:
         result = found.result
         if result.reason is None:
             return Outcome(HEALTHY, "healthy", result.body)
-        code = NOT_READY if result.reason is Reason.NOT_READY else CALL_FAILED if found.connected else NOT_CONNECTED
-        return _failed(code, result)
+        return Outcome(_code_for(result.reason.value, found.connected), result.reason.value, _one_line(result.body))
 
     return asyncio.run(ask())
 
 
-def _failed(code: int, result: ProbeResult) -> Outcome:
-    assert result.reason is not None  # it has failed
-    return Outcome(code, result.reason.value, " ".join(result.body.split()))
+def _code_for(reason: str, connected: bool) -> int:
+    """The exit code of a failed probe."""
+    return NOT_READY if reason == Reason.NOT_READY.value else CALL_FAILED if connected else NOT_CONNECTED
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _read_health_file(path: str) -> Outcome:
     try:
         return Outcome(HEALTHY, "healthy", f"{health_file.read(path)} by {path}")
+    except health_file.HealthFileExpired as error:
+        return Outcome(NOT_READY, STALE_FILE, str(error))
     except health_file.HealthFileError as error:
         return Outcome(NOT_READY, Reason.NOT_READY.value, str(error))
 
@@ -169,18 +183,25 @@ def _sidecar(url: str) -> Ask:
     """How to ask the sidecar at `url`; raises FlagError if `url` is invalid."""
     from urllib.parse import urlsplit
 
-    wrong = command_line.FlagError(f"--url={url}: write http://host:port/healthz or unix:///path/to/socket")
+    wrong = command_line.FlagError(f"--url={url}: write http://host:port or unix:///path/to/socket")
     try:
         parts = urlsplit(url)
         port = parts.port or 80
     except ValueError:
         raise wrong from None
     if sys.platform != "win32" and parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
-        return lambda timeout: _ask_sidecar("localhost", 0, parts.path, "/healthz", timeout)
+        return lambda timeout: _ask_sidecar("localhost", 0, parts.path, _TOLD_IN_FULL, timeout)
     if parts.scheme != "http" or not parts.hostname:
         raise wrong
-    path = (parts.path or "/healthz") + (f"?{parts.query}" if parts.query else "")
+    path = _TOLD_IN_FULL if parts.path in ("", "/", "/healthz") else parts.path
+    path += f"?{parts.query}" if parts.query else ""
     return lambda timeout: _ask_sidecar(parts.hostname or "", port, "", path, timeout)
+
+
+_TOLD_IN_FULL = "/readyz"
+"""Has the same status as /healthz, and its JSON tells the driver's name and how far the probe came."""
+_BODY_MAX = 1 << 20
+"""Bytes of a response that are read: a driver's message of 64 KiB may come twice, each byte escaped."""
 
 
 def _ask_sidecar(host: str, port: int, socket_path: str, path: str, timeout: float) -> Outcome:
@@ -198,32 +219,42 @@ def _ask_sidecar(host: str, port: int, socket_path: str, path: str, timeout: flo
     except OSError as error:
         return Outcome(NOT_CONNECTED, Reason.UNREACHABLE.value, f"cannot connect to the sidecar: {error.strerror or error}")
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers={"Accept": "application/json"})
         response = connection.getresponse()
-        body = response.read(65_536).decode(errors="replace")
-        reason = response.getheader("X-Livenessprobe-Reason", "")
+        body = response.read(_BODY_MAX).decode(errors="replace")
+        word = response.getheader("X-Livenessprobe-Reason", "")
     except TimeoutError:
         return Outcome(CALL_FAILED, Reason.DEADLINE.value, "the sidecar sent no response within the probe timeout plus 1 s")
     except (OSError, HTTPException, ValueError) as error:
         return Outcome(CALL_FAILED, Reason.CONNECTION_LOST.value, f"the sidecar sent no valid response: {error!r}")
     finally:
         connection.close()
-    if response.status == 200:
-        return Outcome(HEALTHY, "healthy", " ".join(body.split()))
-    known = next((each for each in Reason if each.value == reason), None)
-    if known is None:
-        return Outcome(CALL_FAILED, Reason.PROTOCOL_ERROR.value, f"status {response.status}: {' '.join(body.split())[:500]}")
-    return Outcome(_code_for(known, body), known.value, " ".join(body.split()))
+    return _read_report(response.status, word, body)
 
 
-def _code_for(reason: Reason, body: str) -> int:
-    """The exit code that a check of the driver itself would have."""
-    if reason is Reason.NOT_READY:
-        return NOT_READY
-    # Some reasons occur both before and after connecting; only an error of the call itself has these texts.
-    if body.startswith("livenessprobe: internal error: ") or "rpc error: code = " in body:
-        return CALL_FAILED
-    return NOT_CONNECTED
+def _read_report(status: int, word: str, body: str) -> Outcome:
+    """The outcome that a response tells: its status, `word` of the header X-Livenessprobe-Reason, and its body."""
+    if status < 500 and not word:
+        return Outcome(CALL_FAILED, NOT_A_SIDECAR, NO_WORD.format(status=status))
+    try:
+        told = json.loads(body)
+        driver, seconds, connected = str(told["driver"]), float(told["seconds"]), bool(told["connected"])
+        failed = next((part for part in told["parts"] if not part["ok"]), {"reason": None, "message": "ok"})
+        reason, message = failed["reason"], _one_line(str(failed["message"]))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        known = any(each.value == word for each in Reason)
+        reason = word if known else Reason.PROTOCOL_ERROR.value
+        return Outcome(CALL_FAILED, reason, _one_line(body)[:500] if known else f"status {status}: {_one_line(body)[:500]}")
+    if status == 200:
+        return Outcome(HEALTHY, "healthy", "ok", driver, seconds)
+    reason = reason or Reason.NOT_READY.value  # of /startupz, which may fail without a failed probe
+    return Outcome(_code_for(reason, connected), reason, message, driver, seconds)
+
+
+NO_WORD = (
+    "the response has status {status} and no header X-Livenessprobe-Reason: this is another web server, "
+    "or the Go livenessprobe; check the driver itself with --csi-address"
+)
 
 
 def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:

@@ -25,6 +25,10 @@ class Reason(str, Enum):
     INTERNAL = "internal"
 
 
+NOT_CONNECTED = "Failed to establish connection to CSI driver"
+"""Upstream's log message for a driver that was not reached."""
+
+
 class ProbeResult(NamedTuple):
     """
     What one Probe found out about the driver.  Without a reason it is ready.
@@ -52,13 +56,16 @@ class ProbeResult(NamedTuple):
         """Whether the driver answered the call, even with an error."""
         return self.reason in (None, Reason.NOT_READY, Reason.DRIVER_ERROR, Reason.UNIMPLEMENTED)
 
+    @property
+    def connected(self) -> bool:
+        """Whether there was a connection to the driver."""
+        return self.record != NOT_CONNECTED
+
 
 READY = ProbeResult()
 NOT_READY = ProbeResult(Reason.NOT_READY, "driver responded but is not ready", record="Driver responded but is not ready")
 DEADLINE = "context deadline exceeded"
-NO_TIME = ProbeResult(
-    Reason.DEADLINE, DEADLINE, "Failed to establish connection to CSI driver", DEADLINE, "DeadlineExceeded"
-)
+NO_TIME = ProbeResult(Reason.DEADLINE, DEADLINE, NOT_CONNECTED, DEADLINE, "DeadlineExceeded")
 """The timeout had passed before the driver was asked, as with --probe-timeout=0."""
 
 
@@ -82,7 +89,7 @@ def unreachable(reason: Reason, sentence: str, *, timed_out: bool) -> ProbeResul
     """
     err = DEADLINE if timed_out else sentence
     code = "DeadlineExceeded" if reason is Reason.DEADLINE else "Unavailable"
-    return ProbeResult(reason, sentence, "Failed to establish connection to CSI driver", err, code)
+    return ProbeResult(reason, sentence, NOT_CONNECTED, err, code)
 
 
 CALL_TIMED_OUT = rpc_error(Reason.DEADLINE, "DeadlineExceeded", DEADLINE)

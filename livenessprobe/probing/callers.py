@@ -28,6 +28,14 @@ Client = tuple[str, str, str]
 """Address, user agent and path of a request."""
 
 
+class Caller(NamedTuple):
+    """One request for health."""
+
+    client: Client
+    hang_up: asyncio.Future[float] | None = None
+    """Gets the time at which the client hung up, if it does so before its response; perhaps later than the response."""
+
+
 class _Wait(NamedTuple):
     seconds: float
     hung_up: bool
@@ -81,19 +89,26 @@ class Callers:
         self._warned = False
         metrics.kubelet_patience.set_function(lambda: self._timeouts.shortest(clock()))
 
-    async def check(self, client: Client) -> Standing:
-        """What is reported of the driver now.  Cancel this call when the client hangs up."""
+    @property
+    def driver(self) -> str:
+        """The driver's name."""
+        return self._prober.driver_name.text
+
+    async def check(self, caller: Caller) -> Standing:
+        """What is reported of the driver now.  Cancel this call only if the connection is gone, so that there is no response."""
         started = self._clock()
-        try:
-            standing = await self._prober.check()
-        except asyncio.CancelledError:
-            self._hung_up(client, started, self._clock())
-            raise
-        now = self._clock()
-        self._timeouts.saw(client, now - started, now, hung_up=False)
+        client, hang_up = caller
+        if hang_up is not None:
+            hang_up.add_done_callback(lambda at: self._hung_up(client, started, at.result()))
+        standing = await self._prober.check()
+        if hang_up is None or not hang_up.done():
+            now = self._clock()
+            self._timeouts.saw(client, now - started, now, hung_up=False)
         return standing
 
-    def _hung_up(self, client: Client, started: float, now: float) -> None:
+    def _hung_up(self, client: Client, started: float, at: float) -> None:
+        """The client hung up `at` this time of the clock, before its response."""
+        now = max(at, started)  # a request may have come ahead of the FIN, and been started behind it
         self._metrics.callers_gone.inc()
         too_early = now - started <= self._prober.settings.probe_timeout + LATE_SECONDS
         self._timeouts.saw(client, now - started, now, hung_up=too_early)

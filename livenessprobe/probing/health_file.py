@@ -29,6 +29,10 @@ class HealthFileError(Exception):
     """The file cannot be written or removed, or does not report a healthy driver; the text is for people."""
 
 
+class HealthFileExpired(HealthFileError):
+    """The file reports a healthy driver, and is too old."""
+
+
 def write(path: str, driver: str, lasts: float, age: float = 0.0) -> None:
     """
     Report that `driver` was healthy `age` seconds ago, which expires `lasts` seconds after that.
@@ -100,7 +104,7 @@ def remove(path: str) -> None:
 
 
 def read(path: str) -> str:
-    """The name of the healthy driver; raises HealthFileError if there is no file, no valid one, or an expired one."""
+    """The name of the healthy driver; raises HealthFileExpired, or HealthFileError if there is no file or no valid one."""
     try:
         content = json.loads(_content(path))
         # After a restart of the machine the time in an old file may lie in the future.
@@ -113,7 +117,9 @@ def read(path: str) -> str:
     except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
         raise HealthFileError(f"{path} is not a health file of livenessprobe") from None
     if not valid:
-        raise HealthFileError(f"{path} is of {written} and has expired: livenessprobe does not renew it, so it may be dead")
+        raise HealthFileExpired(
+            f"{path} is of {written} and has expired: livenessprobe does not renew it, so it may be dead"
+        )
     return driver
 
 

@@ -7,12 +7,16 @@ Requests share one Probe, the flight.  Its states:
 
 - A request begins a flight, or joins the one in flight.  From `connected` it may go back to `connecting`, if the connection
   was one kept from an earlier Probe and had been closed.
-- Requests join it until it ends, until the socket file that it is connected through is removed or replaced (it would speak
-  for a driver that is gone), or until its last caller hangs up.  Then the next request begins another flight.
-- It lasts until the deadline of the last of the callers that were there when it began.  A caller with an earlier deadline
-  is told what has been found so far.  A caller with a later one begins or joins the next flight if this one runs out of time.
+- Requests join it until it ends, or until the socket file that it is connected through is removed or replaced: it would speak
+  for a driver that is gone.  Then the next request begins another flight, the only case of a second one.
+- No client ends a flight.  It goes on and counts if all its callers hang up, or a hung driver would be hidden by callers
+  that do not wait for the probe timeout.
+- It lasts for the probe timeout from its begin, so a hung driver fails once in that time, however many callers there are.  A
+  caller with an earlier deadline is told what has been found so far.  A caller with a later one begins or joins the next
+  flight if this one runs out of time.  If all have too little time left for a failure to count, that flight ends with them.
 - When it ends its result is recorded, and changes what is reported, unless a flight that began later has ended before it.
-- A flight whose callers have all hung up goes on to its end; there is one such flight at most.
+- At most two flights are in progress.  One that begins cancels those that have no caller; if two have callers, it cancels
+  the older one, whose callers join it.
 """
 
 from __future__ import annotations
@@ -55,8 +59,12 @@ class _Flight:
     question: Question
     found: Found
     """The result, once it has ended; until then, what is reported to callers whose time is up."""
-    task: asyncio.Task[Standing] = field(init=False)
-    """Its result is what is reported from then on."""
+    callers: int = 0
+    """How many requests wait for it."""
+    cancelled: bool = False
+    """Whether later flights have taken its place."""
+    task: asyncio.Task[Standing | None] = field(init=False)
+    """Its result is what is reported from then on; None if it was cancelled."""
 
     def update(self, found: Found) -> None:
         """Take over what has been found so far."""
@@ -85,8 +93,8 @@ class Prober:
         self._adopted = asyncio.Event()
         self._flight: _Flight | None = None
         """The flight that requests join."""
-        self._flights: set[asyncio.Task[Standing]] = set()
-        """The tasks of all flights that have not ended."""
+        self._flights: list[_Flight] = []
+        """All flights that have neither ended nor been cancelled, the oldest first."""
         self._callers: set[_Caller] = set()
         self._reported: Reason | None = None
         """Why the driver was last reported as unhealthy; None if it was healthy, or before the first Probe."""
@@ -134,24 +142,25 @@ class Prober:
         caller = _Caller(now + settings.probe_timeout, now + settings.unreachable_grace)
         self._callers.add(caller)
         try:
-            return await self._wait(caller)
+            return await self._wait(caller, now)
         finally:
             self._callers.discard(caller)
-            if not self._callers:
-                self._leave_flight()
 
-    async def _wait(self, caller: _Caller) -> Standing:
-        """What is reported to `caller`, from as many flights as it has time for."""
+    async def _wait(self, caller: _Caller, now: float) -> Standing:
+        """What is reported to `caller`, which has come `now`, from as many flights as it has time for."""
         loop = asyncio.get_running_loop()
         if self._joinable() is not None:
             self._metrics.shared.inc()
         unreachable = None
         while True:
-            flight = self._joinable() or self._begin(unreachable)
+            flight = self._joinable() or self._begin(now, unreachable)
             standing = await _end_of(flight, caller.deadline)
+            now = loop.time()
+            if flight.cancelled and now < caller.deadline:
+                continue
             if standing is None:
                 return self._so_far(flight, caller)
-            if loop.time() >= caller.deadline or not _ran_out_of_time(flight, caller):
+            if now >= caller.deadline or not _ran_out_of_time(flight, caller):
                 return standing
             if not flight.found.connected:
                 unreachable = flight.found.result
@@ -165,42 +174,43 @@ class Prober:
         """What is reported to `caller`, whose time is up, while `flight` goes on for others."""
         if self._had_too_little_time(flight.found, caller.deadline - flight.started):
             return self.standing
-        now = asyncio.get_running_loop().time()
-        return self.standing.after(flight.found.result, self.settings.thresholds, now)
+        return self._standing_after(flight, asyncio.get_running_loop().time())
 
-    def _begin(self, unreachable: ProbeResult | None) -> _Flight:
-        """
-        Begin a flight that lasts for all callers that wait: a shorter one would fail a slow, healthy driver.
+    def _standing_after(self, flight: _Flight, now: float, *, new_driver: bool = False) -> Standing:
+        """What is reported if `flight` counts."""
+        result, thresholds = flight.found.result, self.settings.thresholds
+        return self.standing.after(result, thresholds, now, new_driver=new_driver, seconds=now - flight.started)
 
-        `unreachable` is why the one before it did not connect.
-        """
-        loop = asyncio.get_running_loop()
+    def _begin(self, now: float, unreachable: ProbeResult | None) -> _Flight:
+        """Begin a flight for all callers that wait; `unreachable` is why the one before it did not connect."""
+        self._make_way()
+        timeout = self.settings.probe_timeout
+        deadline = max(caller.deadline for caller in self._callers)
+        redial_until = max(caller.redial_until for caller in self._callers)
+        if deadline - now >= _least_seconds(timeout):
+            dials_throughout = redial_until >= deadline
+            deadline = max(deadline, now + timeout)
+            redial_until = max(redial_until, deadline) if dials_throughout else redial_until
         question = self._question._replace(
-            deadline=max(caller.deadline for caller in self._callers),
-            redial_until=max(caller.redial_until for caller in self._callers),
-            driver_name=self.driver_name.text,
-            unreachable=unreachable,
+            deadline=deadline, redial_until=redial_until, driver_name=self.driver_name.text, unreachable=unreachable
         )
-        flight = self._flight = _Flight(loop.time(), question, Found(unreachable or NO_TIME))
-        flight.task = loop.create_task(self._run_flight(flight))
-        self._flights.add(flight.task)
-        flight.task.add_done_callback(self._flights.discard)
+        flight = self._flight = _Flight(now, question, Found(unreachable or NO_TIME))
+        flight.task = asyncio.create_task(self._run_flight(flight))
+        self._flights.append(flight)
         return flight
 
-    def _leave_flight(self) -> None:
-        """
-        The last caller has its response, or has hung up: no request joins the flight any more.  All others are cancelled.
-
-        A kubelet that hangs up at the probe timeout does so a moment before the flight ends, whose result later requests need.
-        """
-        left, self._flight = self._flight, None
-        for task in self._flights:
-            if left is None or task is not left.task:
-                task.cancel()
+    def _make_way(self) -> None:
+        """Cancel the flights that have no caller, and the older one of two that have, so that another can begin."""
+        stay = [flight for flight in self._flights if flight.callers][-1:]
+        for flight in self._flights:
+            if flight not in stay:
+                flight.cancelled = True
+                flight.task.cancel()
+        self._flights = stay
 
     # --- flights
 
-    async def _run_flight(self, flight: _Flight) -> Standing:
+    async def _run_flight(self, flight: _Flight) -> Standing | None:
         loop = asyncio.get_running_loop()
         try:
             await self._ask(flight)
@@ -210,12 +220,18 @@ class Prober:
                 log.info("This process did not run while the probe did; probing again", late=format_seconds(late))
                 flight.begin_anew(loop.time())
                 await self._ask(flight)
+        except asyncio.CancelledError:
+            if not flight.cancelled:
+                raise  # the process ends
+            return None
         except Exception as error:  # noqa: BLE001  a fault of ours must become a response, or its callers would hang
             log.error("Probe failed inside the sidecar", err=repr(error))
             body = f"livenessprobe: internal error: {error!r}"
             result = ProbeResult(Reason.INTERNAL, body, "Health check failed", repr(error))
             flight.update(flight.found._replace(result=result))
         finally:
+            if flight in self._flights:
+                self._flights.remove(flight)
             if self._flight is flight:
                 self._flight = None
         return self._end(flight, loop.time())
@@ -228,7 +244,7 @@ class Prober:
         """What is reported once `flight` has ended."""
         if flight.started < self._newest:  # a later flight has ended before this one, perhaps on a new socket
             self._record(flight, now)
-            return self.standing.after(flight.found.result, self.settings.thresholds, now)
+            return self._standing_after(flight, now)
         if self._had_too_little_time(flight.found, flight.question.deadline - flight.started):
             return self.standing
         return self._note(flight, now)
@@ -241,7 +257,7 @@ class Prober:
         """
         out_of_time = found.result.reason is Reason.DEADLINE or (not found.result.ready and not found.connected)
         failed_before = self.standing.result is not None and not self.standing.result.ready
-        return out_of_time and failed_before and seconds < min(CUT_SHORT_SECONDS, self.settings.probe_timeout / 2)
+        return out_of_time and failed_before and seconds < _least_seconds(self.settings.probe_timeout)
 
     # --- results
 
@@ -254,7 +270,7 @@ class Prober:
         new_driver = found.connected and found.socket != self._socket
         if found.connected:
             self._socket = found.socket
-        self.standing = self.standing.after(found.result, self.settings.thresholds, now, new_driver=new_driver)
+        self.standing = self._standing_after(flight, now, new_driver=new_driver)
         self._record_change(now)
         self.driver_name.probed(found)
         self.changed.set()
@@ -316,11 +332,20 @@ class Prober:
 
 
 async def _end_of(flight: _Flight, deadline: float) -> Standing | None:
-    """What is reported once `flight` has ended; None if it goes on after `deadline`.  Cancelling this leaves it alone."""
-    if flight.question.deadline <= deadline:
-        return await asyncio.shield(flight.task)
-    done, _ = await asyncio.wait({flight.task}, timeout=max(0, deadline - asyncio.get_running_loop().time()))
-    return flight.task.result() if done else None
+    """What is reported once `flight` has ended; None if it goes on after `deadline`, or was cancelled."""
+    flight.callers += 1
+    try:
+        if flight.question.deadline <= deadline:
+            return await asyncio.shield(flight.task)
+        done, _ = await asyncio.wait({flight.task}, timeout=max(0, deadline - asyncio.get_running_loop().time()))
+        return flight.task.result() if done else None
+    finally:
+        flight.callers -= 1
+
+
+def _least_seconds(timeout: float) -> float:
+    """The least time in which a probe that fails says something about the driver."""
+    return min(CUT_SHORT_SECONDS, timeout / 2)
 
 
 def _ran_out_of_time(flight: _Flight, caller: _Caller) -> bool:

@@ -24,14 +24,16 @@ class Health(NamedTuple):
     """The result that is reported: the newest of the kind that stands."""
     stands: bool | None = None
     """Whether the report is good."""
+    seconds: float = 0.0
+    """How long the reported probe took."""
 
-    def after(self, result: ProbeResult, thresholds: Thresholds, *, good: bool) -> Health:
+    def after(self, result: ProbeResult, thresholds: Thresholds, *, good: bool, seconds: float = 0.0) -> Health:
         """The report after `result`, which is `good` or not."""
         run = self.run + 1 if self.good == good else 1
         needed = thresholds.success if good else thresholds.failure
         if self.stands is None or self.stands == good or run >= needed:
-            return Health(good, run, result, good)
-        return Health(good, run, self.report, self.stands)
+            return Health(good, run, result, good, seconds)
+        return Health(good, run, self.report, self.stands, self.seconds)
 
     @property
     def failures(self) -> int:
@@ -53,11 +55,17 @@ class Standing(NamedTuple):
     at: float = 0.0
     """When the last result came."""
 
-    def after(self, result: ProbeResult, thresholds: Thresholds, at: float, *, new_driver: bool = False) -> Standing:
-        """What is reported after `result`; `new_driver` if it came through another socket file than the one before."""
+    def after(
+        self, result: ProbeResult, thresholds: Thresholds, at: float, *, new_driver: bool = False, seconds: float = 0.0
+    ) -> Standing:
+        """
+        What is reported after `result`, which took so many `seconds`.
+
+        `new_driver` if it came through another socket file than the one before.
+        """
         return Standing(
-            ready=self.ready.after(result, thresholds, good=result.ready),
-            alive=self.alive.after(result, thresholds, good=result.alive),
+            ready=self.ready.after(result, thresholds, good=result.ready, seconds=seconds),
+            alive=self.alive.after(result, thresholds, good=result.alive, seconds=seconds),
             started=result.ready or (self.started and not new_driver),
             result=result,
             at=at,

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 from livenessprobe.driver.result import ProbeResult, Reason
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
-from livenessprobe.probing.callers import Callers
+from livenessprobe.probing.callers import Caller, Callers
 from livenessprobe.web import responses
 from livenessprobe.web.responses import Response
 from livenessprobe.web.routes import HEALTH, Handler, Route, Routes
@@ -29,6 +29,8 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+HANG_UP = "hang_up"
+"""In the ASGI state of a request: a future that gets the time at which its client hung up, if it did so before the response."""
 METRICS_PATH = "/metrics"
 """Where the inner application serves metrics."""
 
@@ -79,16 +81,17 @@ class Health:
         assert request is not None
         hang_up = asyncio.create_task(_cancel_on_hang_up(receive, request), name="wait for hang-up")
         try:
-            standing = await self.callers.check(
-                ((scope.get("client") or ("",))[0], _header(scope, b"user-agent"), scope["path"])
-            )
+            client = ((scope.get("client") or ("",))[0], _header(scope, b"user-agent"), scope["path"])
+            standing = await self.callers.check(Caller(client, scope.get("state", {}).get(HANG_UP)))
         finally:
             hang_up.cancel()
         if handler is Handler.HEALTHZ:
             assert standing.ready.report is not None
             return responses.health(standing.ready.report)
         verbose = "verbose" in parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        return responses.check_response(handler, standing, _header(scope, b"accept"), verbose=verbose)
+        return responses.check_response(
+            handler, standing, _header(scope, b"accept"), verbose=verbose, driver=self.callers.driver
+        )
 
     async def _ask_inner(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import select
-import socket
-import sys
 from typing import Any, NamedTuple
 
 import h11
@@ -24,6 +21,8 @@ from hypercorn.protocol.http_stream import HTTPStream
 
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
+from livenessprobe.web.hang_ups import HangUps, pending
+from livenessprobe.web.health import HANG_UP
 from livenessprobe.web.limits import Connections
 from livenessprobe.web.responses import REASONS, refusal
 
@@ -95,6 +94,7 @@ class HTTP1(asyncio.BufferedProtocol):
         self._listener = listener
         self._connections = listener.connections
         self._transport: asyncio.Transport
+        self._hang_ups: HangUps
         self._client: tuple[str, int] | None = None
         self._server: tuple[str, int] | None = None
         self._buffer = bytearray(READ_BYTES)
@@ -117,6 +117,7 @@ class HTTP1(asyncio.BufferedProtocol):
         """Take the place of the connection among those of its listener."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._hang_ups = HangUps(transport)
         transport.set_write_buffer_limits(0)  # so that any response that the client does not read is noticed
         self._client, self._server = _endpoint(transport, "peername"), _endpoint(transport, "sockname")
         self._connections.opened(self)
@@ -137,12 +138,16 @@ class HTTP1(asyncio.BufferedProtocol):
             if len(self._received) > AHEAD_BYTES:
                 self._transport.pause_reading()
 
-    def eof_received(self) -> None:
-        """The client has hung up, or has closed its half of the connection, which counts as the same."""
-        self._transport.abort()
+    def eof_received(self) -> bool:
+        """The client has closed its side: answer what it has asked for.  False closes the connection."""
+        self._hang_ups.closed_its_side()
+        if self._stream is None:
+            self._next_request()
+        return self._stream is not None
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application that the client is gone."""
+        self._hang_ups.lost(exc)
         self._connections.closed(self)
         self.resume_writing()
         if self._stream is not None:
@@ -170,17 +175,9 @@ class HTTP1(asyncio.BufferedProtocol):
 
     def has_unread(self) -> bool:
         """Whether the kernel holds bytes of the client that may complete a request."""
-        if self._transport.is_closing() or self._writable is not None:
+        if self._transport.is_closing() or self._writable is not None or self._hang_ups.fin is not None:
             return False
-        found: socket.socket = self._transport.get_extra_info("socket")
-        try:
-            if sys.platform == "win32":
-                return bool(select.select([found], [], [], 0)[0])
-            poll = select.poll()  # select.select knows descriptors up to 1023 only
-            poll.register(found, select.POLLIN)
-            return bool(poll.poll(0))
-        except (OSError, ValueError):
-            return False  # closed
+        return bool(pending(self._transport))
 
     # --- from bytes to a request
 
@@ -196,6 +193,8 @@ class HTTP1(asyncio.BufferedProtocol):
         if end is None:
             if len(received) > header_bytes:
                 self._refuse(Refusal(431))
+            elif self._hang_ups.fin is not None:
+                self._refuse(Refusal(400))  # it will never be complete
             return
         head = bytes(received[: end.end()])
         del received[: end.end()]
@@ -234,7 +233,7 @@ class HTTP1(asyncio.BufferedProtocol):
             http_version=request.http_version.decode(),
             method=request.method.decode(),
             raw_path=request.target,
-            state={},  # type: ignore[arg-type]  # of a lifespan, which this application does not have
+            state={HANG_UP: self._hang_ups.begin(request.headers)},  # type: ignore[arg-type]  # meant for a lifespan
         )
         shared.group.spawn(_run, self._stream, asked)
         self._skip_body()
@@ -306,6 +305,7 @@ class HTTP1(asyncio.BufferedProtocol):
         response, self._response = self._response, b""
         self._listener.metrics.responded(self._status)
         self._transport.write(response)
+        self._hang_ups.answered()
         if self._writable is not None:
             self._connections.waits(self)
             await self._writable
@@ -316,11 +316,14 @@ class HTTP1(asyncio.BufferedProtocol):
         stream, self._stream = self._stream, None
         if not self._transport.is_closing():
             self._connections.waits(self)
-            if self._listener.context.terminated.is_set() or self._parser.states != _BOTH_DONE:
-                self._transport.close()
-            else:
+            may_go_on = not self._listener.context.terminated.is_set() and self._parser.states == _BOTH_DONE
+            may_go_on = may_go_on and not self._hang_ups.is_broken()
+            if may_go_on:
                 self._transport.resume_reading()
                 self._next_request()
+                may_go_on = self._hang_ups.fin is None
+            if self._stream is None and not may_go_on:
+                self._hang_ups.close()
         if stream is not None:  # last, since Quart then cancels what is still running for the request
             await stream.handle(StreamClosed(stream_id=STREAM_ID))
 

@@ -17,6 +17,8 @@ from livenessprobe.probing.standing import Health, Standing
 from livenessprobe.web.routes import Handler
 
 REASON_HEADER = "X-Livenessprobe-Reason"
+"""In every response about health: a reason, or HEALTHY, by which a client knows this program from other web servers."""
+HEALTHY = "healthy"
 TEXT = "text/plain; charset=utf-8"
 _CHUNKED_ABOVE = 2048
 """Bytes that Go's server buffers before it responds in chunks, without a Content-Length."""
@@ -54,24 +56,24 @@ def health(result: ProbeResult) -> Response:
     # A gRPC message may hold bytes that are not UTF-8; the response has the same bytes.
     body = result.body.encode(errors="surrogateescape")
     headers = {"Content-Type": "application/octet-stream" if _BINARY.search(body) else TEXT}
-    if result.reason is not None:
-        headers[REASON_HEADER] = result.reason.value
+    headers[REASON_HEADER] = HEALTHY if result.reason is None else result.reason.value
     status = 200 if result.ready else 500
     return _chunked(status, headers, body) if len(body) > _CHUNKED_ABOVE else _whole(status, headers, body)
 
 
-def check_response(handler: Handler, standing: Standing, accept: str, *, verbose: bool) -> Response:
-    """The response of `/livez`, `/readyz` or `/startupz`; at least one probe must have ended."""
+def check_response(handler: Handler, standing: Standing, accept: str, *, verbose: bool, driver: str) -> Response:
+    """The response of `/livez`, `/readyz` or `/startupz` about `driver`; at least one probe must have ended."""
     found = checks(handler, standing)
     if wants_json(accept):
-        content, kind = as_json(handler, found), "application/json"
+        content, kind = as_json(handler, found, driver), "application/json"
     else:
         content, kind = as_text(handler, found, verbose=verbose), TEXT
     headers = {"Content-Type": kind, "X-Content-Type-Options": "nosniff"}
-    failed = [check.result.reason for check in found if not check.good]
-    if failed and failed[0] is not None:
-        headers[REASON_HEADER] = failed[0].value
-    return _whole(500 if failed else 200, headers, content.encode(errors="surrogateescape"))
+    decisive = _decisive(found)
+    reason = None if decisive.good else decisive.result.reason
+    if decisive.good or reason is not None:
+        headers[REASON_HEADER] = HEALTHY if reason is None else reason.value
+    return _whole(200 if decisive.good else 500, headers, content.encode(errors="surrogateescape"))
 
 
 def redirect(method: str, location: str, query: str) -> Response:
@@ -113,6 +115,8 @@ class Check(NamedTuple):
     good: bool
     result: ProbeResult
     """The probe result that decides."""
+    seconds: float = 0.0
+    """How long that probe took."""
 
 
 def checks(handler: Handler, standing: Standing) -> tuple[Check, ...]:
@@ -125,12 +129,17 @@ def checks(handler: Handler, standing: Standing) -> tuple[Check, ...]:
         case Handler.READYZ:
             return (answers, ready)
         case _:
-            return (Check("has-been-ready", standing.started, ready.result),)
+            return (ready._replace(name="has-been-ready", good=standing.started),)
 
 
 def _check(name: str, health: Health) -> Check:
     assert health.report is not None
-    return Check(name, bool(health.stands), health.report)
+    return Check(name, bool(health.stands), health.report, health.seconds)
+
+
+def _decisive(found: tuple[Check, ...]) -> Check:
+    """The first check that has failed, or else the last one."""
+    return next((check for check in found if not check.good), found[-1])
 
 
 def as_text(handler: Handler, found: tuple[Check, ...], *, verbose: bool) -> str:
@@ -150,8 +159,8 @@ def _failure(check: Check) -> str:
     return f"{check.result.reason.value}: {body}"
 
 
-def as_json(handler: Handler, found: tuple[Check, ...]) -> str:
-    """The checks as one JSON object."""
+def as_json(handler: Handler, found: tuple[Check, ...], driver: str) -> str:
+    """The checks of `driver` as one JSON object; `seconds` and `connected` are of the probe that decides."""
     rows = []
     for check in found:
         reason = check.result.reason
@@ -159,8 +168,16 @@ def as_json(handler: Handler, found: tuple[Check, ...]) -> str:
         if not check.good:
             row |= {"reason": reason.value if reason else None, "message": check.result.body if reason else "not yet"}
         rows.append(row)
-    status = "ok" if all(check.good for check in found) else "failed"
-    return json.dumps({"check": handler.name.lower(), "status": status, "parts": rows}) + "\n"
+    decisive = _decisive(found)
+    shown = {
+        "check": handler.name.lower(),
+        "status": "ok" if decisive.good else "failed",
+        "driver": driver,
+        "seconds": round(decisive.seconds, 6),
+        "connected": decisive.result.connected,
+        "parts": rows,
+    }
+    return json.dumps(shown) + "\n"
 
 
 def wants_json(accept: str) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -252,7 +253,40 @@ def test_a_check_through_the_sidecar_has_the_result_of_the_driver(socket_path: s
             os.rmdir(socket_path)
         assert (state, done.code, done.err) == (state, code, "")
         assert done.out.startswith(line.replace("PATH", socket_path))
+        assert re.search(r" \(driver (fake\.csi\.test|unknown-driver), probed in \d\.\d{3}s\)\n$", done.out)
         assert done.out.count("\n") == 1
+
+
+def test_a_driver_that_uses_the_words_of_the_sidecar_does_not_choose_the_exit_code(
+    driver: FakeDriver, sidecar: Start
+) -> None:
+    """The exit code follows the fields of the JSON, not the text."""
+    process = sidecar()
+    process.await_name()
+    for words in ("livenessprobe: internal error: ", "nobody listens on /csi/csi.sock", "driver responded but is not ready"):
+        driver.status = (grpc.StatusCode.INTERNAL, words)
+        done = check(f"--url=http://127.0.0.1:{process.port}")
+        assert (done.code, done.out.partition(":")[0]) == (CALL_FAILED, "driver_error")
+
+
+@pytest.mark.parametrize("path", ["", "/", "/healthz", "/readyz", "/livez", "/startupz", "/readyz?verbose"])
+def test_json_output_of_a_check_through_the_sidecar_names_the_driver(driver: FakeDriver, sidecar: Start, path: str) -> None:
+    process = sidecar()
+    process.await_name()
+    driver.delay = 0.3
+    url = f"http://127.0.0.1:{process.port}{path}"
+    said = json.loads(check(f"--url={url}", "--output=json").out)
+    assert 0.3 <= said.pop("probe_seconds") <= said.pop("seconds") < 5
+    assert said == {
+        "healthy": True, "exit_code": 0, "reason": None, "message": "ok", "asked": url, "driver": "fake.csi.test",
+    }  # fmt: skip
+
+
+def test_a_long_message_of_the_driver_is_no_fault_of_the_sidecar(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar()
+    driver.status = (grpc.StatusCode.INTERNAL, "\x7f" * 7000)
+    done = check(f"--url=http://127.0.0.1:{process.port}")
+    assert (done.code, done.out.partition(":")[0]) == (CALL_FAILED, "driver_error")
 
 
 def test_a_check_through_the_sidecar_reports_a_server_that_is_no_driver(socket_path: str, sidecar: Start) -> None:
@@ -279,7 +313,10 @@ def test_a_sidecar_can_be_asked_by_its_socket_and_on_other_paths(driver: FakeDri
     assert check(f"--url={url}/livez").code == HEALTHY
     done = check(f"--url={url}/readyz")
     assert (done.code, done.out.count("\n")) == (NOT_READY, 1)
-    assert check(f"--url={url}/nowhere").code == CALL_FAILED
+    for path in ("/nowhere", "/metrics"):
+        done = check(f"--url={url}{path}")
+        assert (done.code, done.out.partition(":")[0], done.out.count("\n")) == (CALL_FAILED, "not_a_sidecar", 1)
+        assert len(done.out) < 300  # not the whole page
 
 
 def test_a_sidecar_that_does_not_run_counts_as_not_connected(folder: Path) -> None:
@@ -296,6 +333,12 @@ def test_a_sidecar_that_does_not_run_counts_as_not_connected(folder: Path) -> No
         (None, "deadline"),
         (b"HTTP/1.1 500 Oh\r\nContent-Length: 4\r\n\r\nno\r\n", "protocol_error"),
         (b"HTTP/1.1 503 Oh\r\nX-Livenessprobe-Reason: who knows\r\nContent-Length: 0\r\n\r\n", "protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nX-Livenessprobe-Reason: healthy\r\nContent-Length: 2\r\n\r\n[]", "protocol_error"),
+        (b"HTTP/1.1 500 Oh\r\nX-Livenessprobe-Reason: internal\r\nContent-Length: 3\r\n\r\nbug", "internal"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "not_a_sidecar"),
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n{"status": "ok"}', "not_a_sidecar"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 19\r\n\r\n404 page not found\n", "not_a_sidecar"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", "not_a_sidecar"),
     ],
 )
 def test_a_server_that_is_no_sidecar_counts_as_a_failed_call(answer: bytes | None, reason: str) -> None:
@@ -327,11 +370,13 @@ def test_a_health_file_is_believed_until_it_expires(folder: Path) -> None:
     done = check(f"--health-file={path}")
     assert (done.code, done.out) == (HEALTHY, f"healthy: fake.csi.test by {path}\n")
     health_file.write(path, "fake.csi.test", 60, age=61)
-    assert "has expired" in check(f"--health-file={path}").out
+    done = check(f"--health-file={path}")
+    assert (done.code, done.out.partition(":")[0]) == (NOT_READY, "stale_file")
+    assert "has expired" in done.out
     for content, sentence in {None: "does not exist", "": "is not a health file", "[]\n": "is not a health file"}.items():
         os.unlink(path) if content is None else Path(path).write_text(content)
         done = check(f"--health-file={path}")
-        assert (done.code, done.err) == (NOT_READY, "")
+        assert (done.code, done.err, done.out.partition(":")[0]) == (NOT_READY, "", "not_ready")
         assert sentence in done.out
 
 

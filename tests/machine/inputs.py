@@ -11,6 +11,7 @@ PATHS = ("/healthz", "/livez", "/readyz", "/startupz")
 SLACK = 1.2
 """How many seconds late a response may be on a busy machine."""
 PLAIN = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+KUBELET = b"GET /healthz HTTP/1.1\r\nHost: x\r\nUser-Agent: kube-probe/1.33\r\n\r\n"
 WHOLE = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Pad: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n\r\n"
 GARBAGE: tuple[bytes, ...] = (
     b"\x00\xff\xfe\x01\r\n\r\n",

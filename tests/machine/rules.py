@@ -152,6 +152,10 @@ class Machine(RuleBasedStateMachine):
     def hang_up(self, count: int, reset: bool, delay: float) -> None:
         self._do("hang_up", count, reset, delay)
 
+    @rule(count=st.integers(2, 10), patience=st.sampled_from([0.0, 0.2, 0.5, 0.9]), half=st.booleans())
+    def impatient(self, count: int, patience: float, half: bool) -> None:
+        self._do("impatient", count, patience, half)
+
     @rule()
     def half_close(self) -> None:
         self._do("half_close")

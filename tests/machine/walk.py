@@ -19,9 +19,9 @@ from dataclasses import replace
 from pprint import pformat
 from typing import Any
 
-from tests.machine.inputs import BAD_FILES, GARBAGE, ODD, PATHS, PLAIN, WHOLE, Settings, Step
+from tests.machine.inputs import BAD_FILES, GARBAGE, KUBELET, ODD, PATHS, PLAIN, WHOLE, Settings, Step
 from tests.machine.model import Outcome
-from tests.machine.watch import MINIMAL, PROBES, Disagreement, Watch
+from tests.machine.watch import FAILURES, MINIMAL, PROBES, Disagreement, Watch
 from tests.machine.world import PERMISSIONS, STATES
 from tests.support import Answer, Sidecar
 
@@ -171,13 +171,45 @@ class Walk(Watch):
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             each.close()
         self._uncertain += count
+        self._hung_up += count
+
+    def _step_impatient(self, count: int, patience: float, half: bool) -> None:
+        """
+        Kubelets come one after another, each of which hangs up after this part of the probe timeout.
+
+        A hung driver must fail once in each probe timeout all the same.
+        """
+        timeout = self._settings.probe_timeout
+        before, began = self._process.figures(), time.monotonic()
+        for _ in range(count):
+            with self._connect() as connection:
+                connection.sendall(KUBELET)
+                time.sleep(patience * timeout)
+                if half:
+                    connection.shutdown(socket.SHUT_WR)
+        passed, after = time.monotonic() - began, self._process.figures()
+        self._uncertain += count
+        self._hung_up += count
+        if self._world.expect.wait == "timeout" and not self._stalled():
+            failed = sum(after[series] - before[series] for series in after if FAILURES.match(series))
+            period = max(timeout, self._settings.interval)
+            if not passed / (period + 0.05) - 2 <= failed <= passed / timeout + 1:
+                self._fail(f"{failed} failures of a hung driver in {passed:.3f}s")
 
     def _step_half_close(self) -> None:
-        with self._connect() as connection:
-            connection.sendall(PLAIN)
-            connection.shutdown(socket.SHUT_WR)
-            self._uncertain += 1
-            self._closes(connection)
+        """A client that closes its side behind its request must get the right response."""
+
+        def half(_path: str) -> Answer:
+            started = time.monotonic()
+            with self._connect() as connection:
+                connection.sendall(PLAIN)
+                connection.shutdown(socket.SHUT_WR)
+                return self._only_answer(self._closes(connection), time.monotonic() - started)
+
+        if self._settings.interval:
+            self._checked("/healthz", half(""))
+        else:
+            self._ask("/healthz", half)
 
     def _closes(self, connection: socket.socket) -> bytes:
         received = b""

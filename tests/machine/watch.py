@@ -131,6 +131,8 @@ class Watch:
         self._said: list[tuple[float, str]] = []
         self._beliefs = {Belief()}
         self._uncertain = 0
+        self._hung_up = 0
+        """Health requests so far whose clients hung up, each of which may have had its response before."""
         self._before: set[str] = set()
         self._figures = self._sidecar.figures()
         self._probes = 0.0
@@ -234,6 +236,8 @@ class Watch:
             self._settle(paths)
         else:
             if self._uncertain:  # the abandoned requests may or may not have counted
+                if self._world.expect.wait != "none" or self._world.expect.delay:
+                    time.sleep(self._settings.probe_timeout + 0.05)  # their Probe goes on to its end
                 beliefs = self._beliefs
                 for _ in range(self._uncertain):
                     beliefs = self._after(beliefs)
@@ -348,6 +352,10 @@ class Watch:
         if dialled > 10 + 3 * (self._probes - probes) + 40 * elapsed:
             self._fail(f"{dialled} connections dialled in {elapsed:.3f}s for {self._probes - probes} probes")
         self._read_at = now
+        if self._figures["livenessprobe_callers_gone_total"] > self._hung_up:
+            self._fail(
+                f"{self._figures['livenessprobe_callers_gone_total']} hang-ups, but at most {self._hung_up} clients did so"
+            )
         names = {match[1] for series in self._figures if (match := LABEL.search(series))}
         if len(names) > 10:
             self._fail(f"too many drivers in the metrics: {names}")

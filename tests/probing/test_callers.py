@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from livenessprobe.metrics import Metrics
-from livenessprobe.probing.callers import CLIENTS_MAX, FORGET_SECONDS, Callers, Client, KubeletTimeouts
+from livenessprobe.probing.callers import CLIENTS_MAX, FORGET_SECONDS, Caller, Callers, Client, KubeletTimeouts
 from livenessprobe.probing.standing import Standing
 
 KUBELET = ("10.0.0.1", "kube-probe/1.33", "/healthz")
@@ -94,14 +94,22 @@ class Watched:
         await self.done.wait()
         return Standing()
 
-    async def ask(self, client: Client, seconds: float, *, hangs_up: bool) -> None:
+    async def ask(self, client: Client, seconds: float, *, hangs_up: bool, lasts: float = 0.0, told: bool = True) -> None:
+        """A request that lasts for `seconds`, and `lasts` longer than its client; whether that is `told` at once, or later."""
         self.done.clear()
-        asking = asyncio.create_task(self.callers.check(client))
+        hang_up: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        asking = asyncio.create_task(self.callers.check(Caller(client, hang_up)))
         await asyncio.sleep(0)
         self.now += seconds
-        asking.cancel() if hangs_up else self.done.set()
-        await asyncio.wait({asking})
-        assert asking.cancelled() == hangs_up
+        left = self.now
+        if hangs_up and told:
+            hang_up.set_result(left)
+        self.now += lasts
+        self.done.set()
+        await asking
+        if hangs_up and not told:
+            hang_up.set_result(left)
+        await asyncio.sleep(0)
 
     def seen(self) -> tuple[float, float, int]:
         """Clients that hung up, the shortest timeout of a kubelet, and the number of records."""
@@ -130,3 +138,24 @@ async def test_hang_ups_are_counted_and_one_record_names_both_timeouts(logged: l
     assert watched.seen() == (5, 1.0, 1)
     (record,) = logged
     assert 'waited="1.2s" probeTimeout="5s" advice="set timeoutSeconds of the liveness probe above' in record
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_the_wait_of_a_client_that_hung_up_ends_at_the_hang_up(logged: list[str], told: bool) -> None:
+    """Whether the client has hung up may be known only after the response."""
+    watched = Watched(logged)
+    await watched.ask(CURL, 1.25, hangs_up=True, lasts=3.0, told=told)
+    assert watched.seen() == (1, 0, 0)
+    await watched.ask(KUBELET, 1.25, hangs_up=True, lasts=3.0)
+    assert watched.seen() == (2, 1.25, 1)
+
+
+async def test_a_request_that_began_after_its_client_hung_up_waited_for_no_time(logged: list[str]) -> None:
+    watched = Watched(logged)
+    watched.now = 5.0
+    hang_up: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+    hang_up.set_result(3.0)
+    watched.done.set()
+    await watched.callers.check(Caller(KUBELET, hang_up))
+    await asyncio.sleep(0)
+    assert watched.seen() == (1, 0, 0)

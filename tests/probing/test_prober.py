@@ -75,12 +75,12 @@ async def test_a_caller_that_joins_a_hung_probe_has_its_own_timeout() -> None:
     prober = make(driver, probe_timeout="3s")
     answers = await asyncio.gather(timed(prober.check()), timed(prober.check(), 2))
     assert answers == [(3.0, Reason.DEADLINE), (3.0, Reason.DEADLINE)]
-    assert driver.seconds_given == [3, 2]
+    assert driver.seconds_given == [3, 3]
     assert driver.most_in_flight == 1
 
 
 @virtual
-async def test_a_second_probe_lasts_until_the_last_callers_deadline() -> None:
+async def test_a_late_caller_gets_the_response_to_the_second_probe() -> None:
     driver = Driver()
     script = iter([FOREVER, 1.5])
     driver.script = lambda: (next(script), READY)
@@ -89,51 +89,102 @@ async def test_a_second_probe_lasts_until_the_last_callers_deadline() -> None:
     assert answers == [(3.0, Reason.DEADLINE), (3.0, Reason.DEADLINE), (2.5, None)]
 
 
+# --- callers that hang up
+
+
+async def impatient(prober: Prober, patience: float, pause: float, seconds: float) -> None:
+    """For so many `seconds` callers come one after another, each of which hangs up after its `patience`."""
+    end = loop().time() + seconds
+    while loop().time() < end:
+        caller = asyncio.create_task(prober.check())
+        await asyncio.wait({caller}, timeout=patience)
+        caller.cancel()
+        await asyncio.sleep(pause)
+
+
+@pytest.mark.parametrize("patience", [0.0, 0.125, 0.5, 1.0, 2.0, 2.9375, 3.0])
+@pytest.mark.parametrize("pause", [0.0, 0.0625, 1.0])
+@pytest.mark.parametrize("interval", ["0s", "5s"])
 @virtual
-async def test_an_abandoned_probe_goes_on_and_delays_no_caller() -> None:
+async def test_a_hung_driver_fails_once_in_each_probe_timeout_however_impatient_its_callers_are(
+    patience: float, pause: float, interval: str
+) -> None:
+    driver = Driver(FOREVER)
+    prober = make(driver, probe_timeout="3s", interval=interval)
+    async with by_itself(prober):
+        began = loop().time()
+        await impatient(prober, patience, max(pause, 0.03125), 60)
+        passed = loop().time() - began
+    failures = metric(prober, 'livenessprobe_probe_failures_total{reason="deadline"}')
+    period = 3.0 if interval == "0s" else 5.0
+    assert passed / (period + pause) - 2 <= failures <= passed / 3
+    assert driver.most_in_flight == 1
+    assert all(given == pytest.approx(3) for given in driver.seconds_given if given > 0.5)
+    assert (metric(prober, "livenessprobe_driver_up"), metric(prober, "livenessprobe_healthy")) == (0, 0)
+
+
+@virtual
+async def test_an_abandoned_probe_goes_on_and_is_joined() -> None:
     driver = Driver(FOREVER)
     prober = make(driver, probe_timeout="30s")
     callers = [asyncio.create_task(prober.check()) for _ in range(3)]
     await asyncio.sleep(1)
-    for caller in callers[:2]:
+    for caller in callers:
         caller.cancel()
-    await asyncio.sleep(1)
-    assert driver.in_flight == 1  # the third caller still waits
-    callers[2].cancel()
-    await asyncio.sleep(0.001)
-    assert driver.in_flight == 1  # the probe goes on without callers
+    await asyncio.sleep(9)
+    assert driver.in_flight == 1
     driver.seconds = 0.5
-    assert await timed(prober.check()) == (0.5, None)
-    await asyncio.sleep(40)
-    assert driver.in_flight == 0
-    assert prober.standing.result == READY  # the late result of the abandoned probe is ignored
+    # The driver lost the first call; this caller has time for another.
+    assert await timed(prober.check()) == (20.5, None)
+    assert len(driver.questions) == 2
+    assert metric(prober, 'livenessprobe_probe_failures_total{reason="deadline"}') == 1
 
 
 @virtual
 async def test_the_result_of_an_abandoned_probe_counts() -> None:
-    """A kubelet that hangs up just before the probe timeout must not hide that the driver hangs."""
+    """A kubelet that hangs up before the probe timeout must not hide that the driver hangs."""
     driver = Driver(FOREVER)
     prober = make(driver, probe_timeout="3s")
     caller = asyncio.create_task(prober.check())
-    await asyncio.sleep(2.99)
+    await asyncio.sleep(0.01)
     caller.cancel()
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(3)
     assert prober.standing.result == CALL_TIMED_OUT
     assert metric(prober, 'livenessprobe_probe_failures_total{reason="deadline"}') == 1
 
 
 @virtual
-async def test_only_one_abandoned_probe_goes_on_at_a_time() -> None:
+async def test_a_replaced_socket_makes_a_second_probe_and_cancels_the_first_if_it_has_no_caller() -> None:
     driver = Driver(FOREVER)
     prober = make(driver, probe_timeout="30s")
-    for _ in range(5):
+    for number in range(5):
+        driver.socket = (1, number, 1)
         caller = asyncio.create_task(prober.check())
         await asyncio.sleep(0.1)
         caller.cancel()
         await asyncio.sleep(0.1)
-    assert driver.in_flight == 1
-    assert driver.most_in_flight == 2
-    assert prober.standing == Standing()  # no caller got a result, so nothing counts
+        assert driver.in_flight == 1
+    assert len(driver.questions) == 5
+    assert prober.standing == Standing()  # nothing has ended yet
+    await asyncio.sleep(30)
+    assert metric(prober, 'livenessprobe_probe_failures_total{reason="deadline"}') == 1
+
+
+@virtual
+async def test_a_third_probe_takes_the_place_of_the_oldest_whose_callers_join_it() -> None:
+    driver = Driver(FOREVER)
+    prober = make(driver, probe_timeout="30s")
+    callers = []
+    for number in range(4):
+        driver.socket, driver.seconds = (1, number, 1), FOREVER if number < 3 else 1.0
+        callers.append(asyncio.create_task(timed(prober.check())))
+        await asyncio.sleep(1)
+        assert driver.in_flight <= 2
+    # The first caller joined the third probe, the second caller the fourth; the third probe still hangs.
+    hung = (30.0, Reason.DEADLINE)
+    assert [await caller for caller in callers] == [hung, (3.0, None), hung, (1.0, None)]
+    assert len(driver.questions) == 4
+    assert prober.standing.result == READY  # the late result of a driver that is gone does not count
 
 
 @virtual
@@ -303,6 +354,7 @@ HANGS, AWAY = (FOREVER, READY), None
     [
         # The time left is less than half a second, and less than half the timeout.
         (3.0, 0.25, HANGS, 1),
+        # Otherwise the second probe has the whole timeout.
         (3.0, 0.5, HANGS, 2),
         (3.0, 0.75, HANGS, 2),
         (0.5, 0.1875, HANGS, 1),
@@ -328,6 +380,7 @@ async def test_a_timeout_is_counted_once(
     else:
         driver.seconds, driver.result = rest
     await asyncio.wait(asking)
+    await asyncio.sleep(timeout)
     assert prober.standing.ready.failures == failures
     assert len(driver.questions) == 2
 

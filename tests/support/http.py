@@ -22,7 +22,9 @@ class Answer:
 
     @property
     def reason(self) -> str | None:
-        return self.headers.get("x-livenessprobe-reason")
+        """Why the driver is not healthy, as the header says; None if it is."""
+        word = self.headers.get("x-livenessprobe-reason")
+        return None if word == "healthy" else word
 
 
 def request(connection: http.client.HTTPConnection, path: str, method: str, headers: dict[str, str]) -> Answer:

@@ -25,6 +25,8 @@ ERRORS = [ZeroDivisionError("oh"), MemoryError(), RecursionError("deep"), OSErro
 class Answers:
     """Stands for `Callers`: reports `result`, or fails with it."""
 
+    driver = "fake.csi.test"
+
     def __init__(self, result: ProbeResult | Exception = READY) -> None:
         self._result = result
 

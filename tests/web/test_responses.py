@@ -28,8 +28,8 @@ def standing(found: Iterable[ProbeResult], thresholds: Thresholds, *, new_driver
     *earlier, last = found
     reported = Standing()
     for result in earlier:
-        reported = reported.after(result, thresholds, 0.0)
-    return reported.after(last, thresholds, 0.0, new_driver=new_driver)
+        reported = reported.after(result, thresholds, 0.0, seconds=0.25)
+    return reported.after(last, thresholds, 0.0, seconds=0.25, new_driver=new_driver)
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,12 @@ def test_a_new_driver_with_no_reported_failure_has_not_been_ready_yet() -> None:
     shown = checks(STARTUPZ, standing([READY, NOT_READY], Thresholds(3), new_driver=True))
 
     assert as_text(STARTUPZ, shown, verbose=False) == "[-]has-been-ready failed: not yet\nstartupz check failed\n"
-    assert json.loads(as_json(STARTUPZ, shown)) == {
+    assert json.loads(as_json(STARTUPZ, shown, "a.driver")) == {
         "check": "startupz",
         "status": "failed",
+        "driver": "a.driver",
+        "seconds": 0.25,
+        "connected": True,
         "parts": [{"name": "has-been-ready", "ok": False, "reason": None, "message": "not yet"}],
     }
 
@@ -129,9 +132,9 @@ def test_a_new_driver_with_no_reported_failure_has_not_been_ready_yet() -> None:
     ],
 )
 def test_the_json_response(handler: Handler, found: ProbeResult, expected: dict[str, object]) -> None:
-    said = as_json(handler, checks(handler, standing([found], Thresholds())))
+    said = as_json(handler, checks(handler, standing([found], Thresholds())), "a.driver")
 
-    assert json.loads(said) == expected
+    assert json.loads(said) == expected | {"driver": "a.driver", "seconds": 0.25, "connected": found != REFUSED}
     assert said.endswith("}\n")
     assert said.count("\n") == 1
 
@@ -142,7 +145,7 @@ def test_a_message_that_is_not_utf8_is_shown_in_text_and_json() -> None:
     shown = checks(READYZ, standing([bad], Thresholds()))
 
     assert b"desc = caf  \n" in as_text(READYZ, shown, verbose=False).encode()
-    said = as_json(READYZ, shown)
+    said = as_json(READYZ, shown, "a.driver")
     assert said.isascii()
     assert json.loads(said)["parts"][1]["message"] == bad.body
 
@@ -157,7 +160,7 @@ def test_text_and_json_agree(handler: Handler, reasons: list[Reason | None], bod
         handler, reported.started
     )
 
-    said = json.loads(as_json(handler, shown))
+    said = json.loads(as_json(handler, shown, "a.driver"))
     assert (said["status"] == "ok") == good == (as_text(handler, shown, verbose=False) == "ok")
     verbose = as_text(handler, shown, verbose=True)
     assert verbose.endswith(f"\n{said['check']} check {'passed' if good else 'failed'}\n")
@@ -167,7 +170,7 @@ def test_text_and_json_agree(handler: Handler, reasons: list[Reason | None], bod
             each if each.isprintable() else " " for each in body
         )  # without this a message could look like a line of its own
         assert part["ok"] or part["reason"] is None or f"failed: {part['reason']}: {flat}\n" in verbose
-    as_json(handler, shown).encode()
+    as_json(handler, shown, "a.driver").encode()
 
 
 def test_a_ready_driver_also_answers() -> None:
@@ -222,5 +225,5 @@ def test_a_part_shows_the_last_result_of_its_kind() -> None:
     newest = rpc_error(Reason.DRIVER_ERROR, "Internal", "second")
     answers, ready = checks(READYZ, standing([READY, BROKEN, newest], Thresholds(2)))
 
-    assert answers == Check("answers", True, newest)
-    assert ready == Check("ready", False, newest)
+    assert answers == Check("answers", True, newest, 0.25)
+    assert ready == Check("ready", False, newest, 0.25)

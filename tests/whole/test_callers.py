@@ -87,19 +87,21 @@ def test_a_late_caller_has_its_own_timeout_with_a_driver_that_closes_connections
             assert second.result().status == 200
 
 
-def test_an_abandoned_probe_delays_no_caller(driver: FakeDriver, sidecar: Start) -> None:
-    """A driver that loses one Probe is healthy for the next caller, however long the timeout."""
-    process = sidecar("--probe-timeout=30s")
+def test_an_abandoned_probe_is_joined_and_counts(driver: FakeDriver, sidecar: Start) -> None:
+    """A driver that loses one Probe has failed once; the caller that waits has time for another Probe."""
+    process = sidecar("--probe-timeout=3s")
     process.await_name()
     driver.hang = True
     with pytest.raises(TimeoutError):
         process.get(timeout=1)
     driver.hang = False
 
-    answer = process.get(timeout=5)
+    answer = process.get()
 
     assert (answer.status, answer.body) == (200, "ok")
+    assert 1.5 < answer.seconds < 3
     assert driver.probes == 2
+    assert process.metric('livenessprobe_probe_failures_total{reason="deadline"}') == 1
 
 
 @pytest.mark.parametrize("replaced", [False, True])
@@ -153,3 +155,25 @@ def test_a_connection_that_is_reset_at_once_makes_no_probe(driver: FakeDriver, s
         client.close()
     assert process.get().status == 200
     assert driver.probes - before <= 11  # a request may be read before the reset arrives
+
+
+@pytest.mark.parametrize("arguments", [(), ("--interval=1s",)])
+def test_a_hung_driver_is_reported_however_impatient_its_callers_are(
+    driver: FakeDriver, sidecar: Start, arguments: tuple[str, ...]
+) -> None:
+    process = sidecar("--probe-timeout=1s", *arguments)
+    process.await_name()
+    assert process.get().status == 200
+    driver.hang = True
+
+    began = time.monotonic()
+    while time.monotonic() < began + 6:
+        with contextlib.suppress(TimeoutError):
+            process.get(timeout=0.3, User_Agent=KUBELET)
+        time.sleep(0.05)
+
+    figures = process.figures()
+    assert (figures["livenessprobe_driver_up"], figures["livenessprobe_healthy"]) == (0, 0)
+    assert 3 <= figures['livenessprobe_probe_failures_total{reason="deadline"}'] <= 6
+    assert driver.most_in_flight <= 2  # the driver notices the end of a call a little late
+    assert '"CSI driver is unhealthy"' in process.log()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import grpc
 import pytest
@@ -84,14 +85,32 @@ def test_the_paths_answer_in_json_too(driver: FakeDriver, sidecar: Start) -> Non
 
     assert (answer.status, answer.headers["content-type"], answer.reason) == (500, "application/json", "not_ready")
     failed = {"name": "ready", "ok": False, "reason": "not_ready", "message": "driver responded but is not ready"}
-    assert json.loads(answer.body) == {
+    told = json.loads(answer.body)
+    assert told == {
         "check": "readyz",
         "status": "failed",
+        "driver": told["driver"],
+        "seconds": told["seconds"],
+        "connected": True,
         "parts": [{"name": "answers", "ok": True}, failed],
     }
     answer = process.get("/livez?verbose", Accept="application/json, */*")
     assert (answer.status, json.loads(answer.body)["status"]) == (200, "ok")
     assert process.get("/livez", Accept="text/plain, application/json").body == "ok"
+
+
+def test_every_response_about_health_has_a_word_for_it(driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar()
+    paths = ("/healthz", "/livez", "/readyz", "/startupz")
+    words: Callable[[], list[str]] = lambda: [process.get(path).headers["x-livenessprobe-reason"] for path in paths]  # noqa: E731
+    assert words() == ["healthy"] * 4
+    assert process.get(method="HEAD").headers["x-livenessprobe-reason"] == "healthy"
+    driver.ready = False
+    assert words() == ["not_ready", "healthy", "not_ready", "healthy"]
+    driver.stop()
+    told = json.loads(process.get("/livez", Accept="application/json").body)
+    assert (told["driver"], told["connected"], told["seconds"] >= 2.9) == ("fake.csi.test", False, True)
+    assert "x-livenessprobe-reason" not in process.get("/metrics").headers
 
 
 @pytest.mark.parametrize("ready", [True, False])

@@ -170,6 +170,7 @@ def test_responses_that_are_never_read_leave_no_task_behind(driver: FakeDriver, 
 
 
 def test_a_client_that_disconnects_after_pipelined_requests_is_noticed(driver: FakeDriver, sidecar: Start) -> None:
+    """After the first response: until then it may have closed only its side, and wait for all responses."""
     process = sidecar("--probe-timeout=20s")
     process.await_name()
     before = process.metric("livenessprobe_tasks")
@@ -180,8 +181,8 @@ def test_a_client_that_disconnects_after_pipelined_requests_is_noticed(driver: F
             client.sendall((GET + b"\r\n") * 60)
             eventually(lambda: driver.in_flight == 1)
 
+    driver.release.set()
     eventually(lambda: process.metric("livenessprobe_callers_gone_total") == 5)
-    driver.release.set()  # the Probe itself goes on
     eventually(lambda: process.metric("livenessprobe_tasks") <= before)
 
 

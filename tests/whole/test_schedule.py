@@ -90,7 +90,7 @@ def test_the_first_response_after_a_stop_is_that_of_a_fresh_probe(socket_path: s
             response = connection.getresponse()
 
             assert (response.status, response.getheader("X-Livenessprobe-Reason")) == (
-                (500, "refused") if dies else (200, None)
+                (500, "refused") if dies else (200, "healthy")
             )
             if dies:
                 process.await_log("CSI driver is unhealthy")  # another thread writes it
