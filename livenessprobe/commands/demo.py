@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPResponse
 
 from livenessprobe.driver.address import AddressError
-from livenessprobe.process import memory, signals
+from livenessprobe.process import memory, signals, threads
 from livenessprobe.settings import command_line
 from livenessprobe.settings.listen_address import parse_listen_address
 from livenessprobe.web.listener import ListenError, listen
@@ -88,6 +88,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     except (command_line.FlagError, ListenError, AddressError) as error:
         print(f"livenessprobe demo: {error}", file=sys.stderr)
         return 2
+    if fault := threads.fault():  # where no thread can be started, no process can either (posix_spawn)
+        print(f"livenessprobe demo: {fault}", file=sys.stderr)
+        return 1
     with tempfile.TemporaryDirectory(prefix="livenessprobe-demo") as folder:
         socket = os.path.join(folder, "csi.sock")
         driver = _Driver(socket)

@@ -122,7 +122,7 @@ def failure(error: Exception) -> Response:
 async def deliver(response: Response, send: Send) -> None:
     """Send `response` by ASGI."""
     await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
-    await send({"type": "http.response.body", "body": response.body})
+    await send({"type": "http.response.body", "body": response.body, "more_body": False})
 
 
 async def _cancel_on_hang_up(receive: Receive, request: asyncio.Task[Any]) -> None:
