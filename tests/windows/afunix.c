@@ -3,7 +3,7 @@
  *
  * gRPC's library is patched to load this file instead of WS2_32.dll (see `setup`); afunix.def forwards all other functions to
  * the real one.  A unix socket is a TCP socket on loopback whose port is written in the "socket file", so that a missing,
- * left-over or replaced file has the effects of a socket file.  AFUNIX_LOG names a file that gets each path to which gRPC
+ * left-over or replaced file has the effects of a socket file.  PYTHON_AFUNIX_LOG names a file that gets each path to which gRPC
  * connects, byte for byte.
  */
 #include <winsock2.h>
@@ -107,7 +107,7 @@ int WSAAPI unix_getsockname(SOCKET socket, struct sockaddr *address, int *length
 static void note(const char *path)
 {
     char name[MAX_PATH];
-    FILE *file = GetEnvironmentVariableA("AFUNIX_LOG", name, sizeof name) ? fopen(name, "ab") : NULL;
+    FILE *file = GetEnvironmentVariableA("PYTHON_AFUNIX_LOG", name, sizeof name) ? fopen(name, "ab") : NULL;
     if (file) {
         fprintf(file, "%s\n", path);
         fclose(file);

@@ -102,7 +102,8 @@ def test_every_form_of_address_reaches_the_driver(address: str, example: subproc
     if STAND_IN and FORMS[address].startswith("/"):
         pytest.skip("wine treats /csi as a folder of Linux; only real Windows can show this form")
     noted = folder / "paths"
-    environ = os.environ | {"AFUNIX_LOG": str(noted)}
+    # A process of ours keeps variables of Python alone.
+    environ = os.environ | {"PYTHON_AFUNIX_LOG": str(noted)}
     command = [sys.executable, "-m", "livenessprobe", "check", f"--csi-address={address}", "--probe-timeout=20s"]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
