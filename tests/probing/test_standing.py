@@ -184,6 +184,7 @@ def test_alive_ready_and_started_are_decided_separately(
         standing = standing.after(ProbeResult(reason), thresholds, 0.0)
 
     assert (standing.alive.stands, standing.ready.stands, standing.started) == (alive, ready, started)
+    assert {standing.alive.report, standing.ready.report} <= {ProbeResult(reason) for reason in reasons}
 
 
 def test_a_new_driver_has_not_started_until_it_is_ready() -> None:
