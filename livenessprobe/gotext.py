@@ -6,7 +6,7 @@ import math
 import re
 
 _SHORT_ESCAPES = dict(zip('\a\b\f\n\r\t\v\\"', 'abfnrtv\\"', strict=True))
-"""Characters, and what follows the backslash that stands for each."""
+"""Characters, and the letter behind the backslash in the escape of each."""
 
 
 def quote(text: str) -> str:

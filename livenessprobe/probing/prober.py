@@ -15,8 +15,8 @@ Requests share one Probe, the flight.  Its states:
   caller with an earlier deadline is told what has been found so far.  A caller with a later one begins or joins the next
   flight if this one runs out of time.  If all have too little time left for a failure to count, that flight ends with them.
 - When it ends its result is recorded, and changes what is reported, unless a flight that began later has ended before it.
-- At most two flights are in progress.  One that begins cancels those that have no caller; if two have callers, it cancels
-  the older one, whose callers join it.
+- At most two flights are in progress.  A flight that begins cancels every flight without a caller; if two have callers, it
+  cancels the older of them, whose callers join the new flight.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Standing(NamedTuple):
         self, result: ProbeResult, thresholds: Thresholds, at: float, *, new_driver: bool = False, seconds: float = 0.0
     ) -> Standing:
         """
-        What is reported after `result`, which took so many `seconds`.
+        What is reported after `result`, found by a Probe that took `seconds`.
 
         `new_driver` if it came through another socket file than the one before.
         """

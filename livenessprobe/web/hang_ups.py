@@ -31,7 +31,7 @@ class HangUps:
         self._headers: Sequence[tuple[bytes, bytes]] = ()
         """Of the last request."""
         self._suspected: list[asyncio.Future[float]] = []
-        """One for each request without a response; after a FIN for those that had one too."""
+        """A future for each request without a response; after a FIN also for requests that have had a response."""
 
     def begin(self, headers: Sequence[tuple[bytes, bytes]]) -> asyncio.Future[float]:
         """A request begins, with `headers` in lower case.  The result gets the time of a hang-up, if there is one."""

@@ -139,7 +139,7 @@ class HTTP1(asyncio.BufferedProtocol):
                 self._transport.pause_reading()
 
     def eof_received(self) -> bool:
-        """The client has closed its side: answer what it has asked for.  False closes the connection."""
+        """The client has closed its side: respond to its requests.  False closes the connection."""
         self._hang_ups.closed_its_side()
         if self._stream is None:
             self._next_request()
