@@ -391,3 +391,19 @@ def test_where_metrics_are_served_quart_is_loaded_after_the_first_health_respons
     eventually(lambda: "quart.app" in modules_of(process), 20)
     eventually(lambda: "load Quart" not in process.threads(), 20)
     assert process.get("/metrics").status == 200
+    assert modules_of(process) & {"click.core", "jinja2.environment", "werkzeug.debug"} == set()
+
+
+EVERYTHING = ["/healthz", "/livez", "/readyz", "/startupz", "/metrics", "/", "/statusz", "/flagz", "/nowhere", "//metrics"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
+def test_no_request_loads_what_has_a_placeholder(method: str, driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar()
+    process.await_name()
+    headers = {"Accept": "application/openmetrics-text", "Accept-Encoding": "gzip", "Cookie": "session=x"}
+
+    statuses = {process.get(path, method, **headers).status for path in EVERYTHING for _ in range(2)}
+
+    assert 500 not in statuses
+    assert process.lines("costs memory") == []
