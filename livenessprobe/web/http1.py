@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import Any, NamedTuple
 
 import h11
@@ -287,7 +288,7 @@ class HTTP1(asyncio.BufferedProtocol):
 
     def _head(self, response: Response) -> bytes:
         """The status line and the headers, with the status line as Go writes it."""
-        headers = [*response.headers, *self._listener.config.response_headers("h11")]
+        headers = [*response.headers, (b"date", _date())]
         # Close behind a body that was not read to its end, or if another client waits for a place.
         if self._parser.their_state in (h11.SEND_BODY, h11.ERROR) or self._connections.full:
             headers.append((b"connection", b"close"))
@@ -340,3 +341,8 @@ def _endpoint(transport: asyncio.Transport, name: str) -> tuple[str, int] | None
     """An address of the connection as ASGI has it; None for a unix socket."""
     address: Any = transport.get_extra_info(name)
     return (address[0], address[1]) if isinstance(address, tuple) else None
+
+
+def _date() -> bytes:
+    """The value of the Date header (RFC 9110, 5.6.7).  The process keeps the C locale, so the names are English."""
+    return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()).encode()

@@ -348,7 +348,10 @@ UNUSED = (
     *("unittest", "doctest", "pydoc", "sqlite3"),
 )
 """Packages that answering /healthz does not need."""
-UNUSED_IF_LAZY = ("h2", "hpack", "wsproto", "priority", "email", "_ssl", "_hashlib")
+UNUSED_IF_LAZY = (
+    *("h2", "hpack", "wsproto", "priority", "email", "_ssl", "_hashlib"),
+    *("multiprocessing", "platform", "wsgiref", "http"),
+)
 """Packages that are not loaded either if imports are lazy."""
 
 
