@@ -39,7 +39,7 @@ def validate(raw: Layer, platform: str) -> Settings:
         "csi_address": csi_address,
         "http": http,
         "metrics": metrics,
-        "metrics_on_http": typed["http_endpoint"] != "",
+        "metrics_on_http": typed["http_endpoint"] != "" and metrics is None,
         "unreachable_grace": timeout if grace is None else min(grace, timeout),
         "thresholds": Thresholds(typed["failure_threshold"], typed["success_threshold"]),
         "log": log,
@@ -85,10 +85,9 @@ def _check_logging(raw: Layer, typed: Mapping[str, Any]) -> None:
 def _check_conflicts(raw: Layer) -> None:
     if not raw["http_endpoint"].text:
         return
-    for key in ("health_port", "metrics_address"):
-        if raw[key].text != KEYS[key].default:
-            message = f"Only one of `--{KEYS[key].name}` and `--http-endpoint` can be explicitly set"
-            raise SettingsError(message, _sources(raw[key], raw["http_endpoint"]))
+    if (port := raw["health_port"]).text != KEYS["health_port"].default:
+        message = "Only one of `--health-port` and `--http-endpoint` can be explicitly set"
+        raise SettingsError(message, _sources(port, raw["http_endpoint"]))
 
 
 def _sources(*raws: Raw) -> str | None:
@@ -139,9 +138,10 @@ def _listeners(raw: Layer) -> tuple[ListenAddress, ListenAddress | None]:
     if not metrics.text:
         return http, None
     try:
-        return http, parse_listen_address(metrics.text)
+        separate = parse_listen_address(metrics.text)
     except AddressError as error:
         raise metrics_listener_error(metrics.text, raw["metrics_path"].text, f"{error}{source_of(metrics)}") from None
+    return http, None if raw["http_endpoint"].text and separate.is_same_as(http) else separate
 
 
 def http_setting(raw: Layer) -> Raw:
