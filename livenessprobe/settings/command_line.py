@@ -19,12 +19,14 @@ class FlagError(Exception):
     """
     A command line that Go would refuse with exit code 2; the text is Go's error line.
 
-    `given` holds the flags before the error: upstream acts on some flags while it parses.
+    `before` holds the flags before the error: upstream acts on some flags while it parses.  `key` is the setting whose flag
+    was refused; empty if there is no such flag.
     """
 
-    def __init__(self, message: str, given: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(self, message: str, before: CommandLine | None = None, key: str = "") -> None:
         super().__init__(message)
-        self.given = given
+        self.before = before or CommandLine()
+        self.key = key
 
 
 class HelpRequested(Exception):
@@ -34,7 +36,7 @@ class HelpRequested(Exception):
 class CommandLine(NamedTuple):
     """A command line that Go accepts."""
 
-    given: tuple[tuple[str, str], ...]
+    given: tuple[tuple[str, str], ...] = ()
     """Flag names and texts in the order given, repetitions included."""
     unread: tuple[str, ...] = ()
     """The arguments behind the flags, without a `--` in front."""
@@ -64,23 +66,23 @@ def parse(arguments: Sequence[str], more: Sequence[Flag] = ()) -> CommandLine:
             break
         name, equals, text = argument[2 if argument.startswith("--") else 1 :].partition("=")
         if not name or name.startswith("-"):
-            raise FlagError(f"bad flag syntax: {argument}", tuple(given))
+            raise FlagError(f"bad flag syntax: {argument}", CommandLine(tuple(given)))
         flag = next((flag for flag in more if flag.name == name), None) or find(name)
         if flag is None:
             if name in ("h", "help"):
                 raise HelpRequested
-            raise FlagError(f"flag provided but not defined: -{name}", tuple(given))
+            raise FlagError(f"flag provided but not defined: -{name}", CommandLine(tuple(given)))
         if not equals:
             if flag.kind.is_bool:
                 text = "true"
             elif not rest:
-                raise FlagError(f"flag needs an argument: -{name}", tuple(given))
+                raise FlagError(f"flag needs an argument: -{name}", CommandLine(tuple(given)), flag.key)
             else:
                 text = rest.pop(0)
         try:
             flag.kind.check(text)
         except ValueError as reason:
-            raise FlagError(_refusal(flag, name, text, reason), tuple(given)) from None
+            raise FlagError(_refusal(flag, name, text, reason), CommandLine(tuple(given)), flag.key) from None
         given.append((name, text))
     return CommandLine(tuple(given), tuple(rest))
 

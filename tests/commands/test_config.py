@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -198,6 +199,75 @@ def test_help_and_version_are_those_of_the_sidecar(line: list[str], run: Callabl
 def test_config_is_a_command_only_as_the_first_argument(run: Callable[..., Done]) -> None:
     with pytest.raises(AssertionError, match="not refused"):
         run("--v=1", "config")
+
+
+MANY = "probe_timeot = 1\nv = 1\nhealth_port = 1.5\n"
+
+
+@pytest.mark.parametrize("command", [[], ["config"]])
+def test_all_mistakes_are_told_at_once(command: list[str], run: Callable[..., Done], folder: Path) -> None:
+    """The first record is that of the first mistake alone; the others have their source."""
+    (folder / "f").write_text(MANY)
+
+    done = run(
+        *command,
+        f"--config={folder}/f",
+        "--csi-address=",
+        "--http-endpoint=:nosuchport",
+        LIVENESSPROBE_V="x",
+        LIVENESSPROBE_METRICS_PATH="m",
+        LIVENESSPROBE_TIMEUOT="1s",
+    )
+
+    bad_v = r"variable LIVENESSPROBE_V = \"x\": strconv.ParseUint: parsing \"x\": invalid syntax; write a whole number, such as 5"
+    bad_path = r"variable LIVENESSPROBE_METRICS_PATH = \"m\": it must begin with a slash, as /metrics does"
+    empty = "failed to exit idle mode: failed to start resolver: passthrough: received empty target in Build()"
+    assert (done.code, done.out) == (2, "")
+    assert records(done.err) == [
+        f'"Invalid setting" err="{bad_v}"',
+        f'"Failed to establish connection to CSI driver" err="{empty}" source="flag --csi-address"',
+        f'"Invalid setting" err="{bad_path}" source="variable LIVENESSPROBE_METRICS_PATH"',
+        '"Failed to start http server" err="listen tcp: lookup tcp/nosuchport: unknown port" source="flag --http-endpoint"',
+        f'"Invalid setting" err="{folder}/f: line 1: probe_timeot is not a setting; did you mean probe_timeout?" '
+        f'source="file {folder}/f, line 1, key probe_timeot"',
+        f'"Invalid setting" err="{folder}/f: line 3: health_port is the number 1.5; write a text, such as \\"…\\"" '
+        f'source="file {folder}/f, line 3, key health_port"',
+        '"Unknown setting" detail="variable LIVENESSPROBE_TIMEUOT is not a setting; did you mean LIVENESS_PROBE_TIMEOUT?"',
+    ]
+
+
+@pytest.mark.parametrize("command", [[], ["config"]])
+def test_behind_a_refused_flag_all_other_mistakes_are_told(
+    command: list[str], run: Callable[..., Done], folder: Path
+) -> None:
+    """Of the arguments only those in front of that flag count; and a variable that the flag would override does not."""
+    (folder / "f").write_text(MANY)
+    line = [f"--config={folder}/f", "--logging-format=json", "--csi-address=", "--probe-timeout=3", "--health-port=80:80"]
+
+    done = run(*command, *line, LIVENESSPROBE_V="x", LIVENESSPROBE_PROBE_TIMEOUT="4")
+
+    first, *others = records(done.err)
+    told = [record for record in others if isinstance(record, dict)]
+    assert (done.code, first) == (2, 'invalid value "3" for flag -probe-timeout: parse error')
+    assert others[0] == f"Usage of {sys.argv[0]}:"
+    assert [record["source"] for record in told] == [
+        "variable LIVENESSPROBE_V",
+        "flag --csi-address",
+        f"file {folder}/f, line 1, key probe_timeot",
+        f"file {folder}/f, line 3, key health_port",
+    ]
+
+
+def test_a_bad_file_and_unknown_variables_alone_are_warnings(run: Callable[..., Done], folder: Path) -> None:
+    (folder / "f").write_text(MANY)
+
+    done = run("config", f"--config={folder}/f", LIVENESSPROBE_TIMEUOT="1s")
+
+    assert done.code == 0
+    assert [str(record)[:24] for record in records(done.err)] == [
+        '"Unknown setting" detail',
+        *2 * ['"Settings file ignored; r'[:24]],
+    ]
 
 
 # --- warnings, which do not stop it

@@ -144,7 +144,7 @@ def test_an_error_carries_the_flags_read_before_it(rest: list[str]) -> None:
     with pytest.raises(FlagError) as refused:
         parse(["--automaxprocs", "--v=1", *rest])
 
-    assert refused.value.given == (("automaxprocs", "true"), ("v", "1"))
+    assert refused.value.before.given == (("automaxprocs", "true"), ("v", "1"))
 
 
 def test_a_command_has_flags_of_its_own() -> None:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livenessprobe.settings.layers import KEYS, LONGHORN_DEFAULTS, SettingsError
+from livenessprobe.settings.layers import KEYS, LONGHORN_DEFAULTS
 from livenessprobe.settings.variables import LONGHORN_VARIABLES, longhorn_is_meant
-from tests.values import given_by, load_all
+from tests.values import Refused, given_by, load_all
 
 # --- variables that are no settings
 
@@ -61,7 +61,7 @@ def test_variables_of_kubernetes_services_are_ignored(service: str, ports: list[
 def test_a_setting_that_looks_like_a_service_variable_is_still_a_setting(
     environ: dict[str, str], code: int, sentence: str
 ) -> None:
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(Refused) as refused:
         load_all({}, environ)
 
     assert refused.value.code == code
