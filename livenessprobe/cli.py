@@ -47,7 +47,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
                 return demo.main(rest, environ)
             case ["config", *rest]:
-                return run(rest, environ, _print_settings)
+                return run(rest, environ, _print_settings, "config")
         return run(arguments, environ, _serve)
     finally:
         klog.flush()
@@ -62,11 +62,13 @@ class _Start(NamedTuple):
     loaded: Loaded
 
 
-def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_Start], int]) -> int:
-    """Read the settings and go on with `then`; an exit code."""
+def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_Start], int], command: str = "") -> int:
+    """Read the settings and go on with `then`, for `command` if there is one; an exit code."""
     try:
         line = command_line.parse(arguments)
     except command_line.HelpRequested:
+        if command:
+            return _print(command_line.usage_of_command(sys.argv[0], command), sys.stdout)
         return _print(command_line.usage(sys.argv[0]), sys.stderr)
     except command_line.FlagError as error:
         return _refuse_flag(error, environ)
@@ -74,6 +76,10 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_S
         return _print(f"livenessprobe {__version__} (Python), matches upstream {UPSTREAM_VERSION}", sys.stdout)
     start = _read(line, environ)
     klog.configure(start.loaded.settings.log)
+    word, meant = command_line.first_word(arguments)
+    if word:
+        unread = " ".join(line.unread)
+        log.warning("The first argument is no flag, so no argument is read", argument=word, detail=meant, unread=unread)
     _maxprocs_records(line.given, environ)
     if start.loaded.is_refused:
         first, *others = start.loaded.all_mistakes
@@ -91,6 +97,8 @@ def _refuse_flag(error: command_line.FlagError, environ: Mapping[str, str]) -> i
     loaded = _read(error.before, environ, [error.key] if error.key in KEYS else []).loaded
     klog.configure(loaded.settings.log)
     _tell(loaded.all_mistakes, loaded.warnings)
+    klog.flush()
+    _print(f"{error}{error.hint}", sys.stderr)  # again: `kubectl logs --tail` and termination messages show the end
     return 2
 
 
@@ -187,7 +195,7 @@ def _warn(loaded: Loaded, line: command_line.CommandLine) -> None:
         log.warning(f"Warning: option connection-timeout={quote(timeout.text)} is deprecated and has no effect")
     if loaded.raw["log_backtrace_at"].text:
         log.warning("Flag -log_backtrace_at has no effect: there are no Go stack traces here")
-    if line.unread:
+    if line.unread and line.given:
         log.warning("Arguments after the first one that is no flag are not read", unread=" ".join(line.unread))
     for warning in loaded.warnings:
         log.warning("Unknown setting", detail=warning)

@@ -82,10 +82,10 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         if own["output"] not in ("text", "json"):
             raise command_line.FlagError(f"--output={own['output']}: write text or json")
     except command_line.HelpRequested:
-        _print(command_line.usage(f"{sys.argv[0]} check", FLAGS))
+        _print(command_line.usage_of_command(sys.argv[0], "check", FLAGS))
         return HEALTHY
     except command_line.FlagError as error:
-        return _refuse(str(error))
+        return _refuse(f"{error}{error.hint}")
     started = time.monotonic()
     outcome = _repeat(ask, loaded.settings.probe_timeout, flags.DURATION.check(own["wait"]))
     _print(outcome.render(own["output"], asked, time.monotonic() - started))

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from livenessprobe import gotext
 from livenessprobe.settings import flags
-from livenessprobe.settings.layers import DEFAULT_FILE, FILE_KEYS, KEYS, NOT_IN_FILES, PREFIX, Layer, Raw, nearest
-from livenessprobe.settings.mistakes import INVALID, Mistake
+from livenessprobe.settings.layers import DEFAULT_FILE, FILE_KEYS, KEYS, NOT_IN_FILES, PREFIX, Layer, Raw
+from livenessprobe.settings.mistakes import INVALID, Mistake, nearest
 
 FILE_LIMIT = 1 << 20
 """Bytes; a ConfigMap cannot hold more."""

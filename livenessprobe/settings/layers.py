@@ -93,14 +93,6 @@ def from_flags(given: Mapping[str, str]) -> tuple[Layer, tuple[Mistake, ...]]:
     return layer_of((flag.key, raw) for flag, raw in found if flag is not None and flag.key in KEYS)
 
 
-def nearest(name: str, known: Mapping[str, str]) -> str:
-    """A hint at the key of `known` that resembles `name`, showing its value; empty if none does."""
-    import difflib
-
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {known[near[0]]}?" if near else ""
-
-
 def layer_of(found: Iterable[tuple[str, Raw]]) -> tuple[Layer, tuple[Mistake, ...]]:
     """Values by key; a mistake for each setting with two names and two different values."""
     layer: dict[str, Raw] = {}

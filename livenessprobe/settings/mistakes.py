@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 INVALID = "Invalid setting"
@@ -26,3 +27,11 @@ class Mistake(NamedTuple):
     def sentence(self) -> str:
         """The mistake as one sentence."""
         return self.message if self.err is None else f"{self.message}: {self.err}"
+
+
+def nearest(name: str, known: Mapping[str, str]) -> str:
+    """A hint at the key of `known` that resembles `name`, showing its value; empty if none does."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {known[near[0]]}?" if near else ""

@@ -60,8 +60,7 @@ def _unreadable(raw: Raw, kind: flags.Kind) -> Mistake | None:
             raise ValueError("it holds a NUL character")
         kind.check(raw.text)
     except ValueError as reason:
-        hint = f"; write {kind.expected.replace(' as text', '')}" if kind.expected else ""
-        return _invalid(raw, f"{reason}{hint}", code=2)
+        return _invalid(raw, f"{reason}{kind.hint}", code=2)
     return None
 
 

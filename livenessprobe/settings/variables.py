@@ -7,8 +7,8 @@ from collections.abc import Container, Mapping
 from typing import NamedTuple
 
 from livenessprobe.settings import flags
-from livenessprobe.settings.layers import KEYS, PREFIX, Layer, Raw, layer_of, nearest
-from livenessprobe.settings.mistakes import Mistake
+from livenessprobe.settings.layers import KEYS, PREFIX, Layer, Raw, layer_of
+from livenessprobe.settings.mistakes import Mistake, nearest
 
 LONGHORN_VARIABLES: Mapping[str, str] = {
     "CSI_ENDPOINT": "csi_address",
@@ -81,5 +81,7 @@ def is_service_link(name: str, text: str) -> bool:
 def _nearest_variable(name: str) -> str:
     # Compared without the prefix, which would make any two names similar.
     known = {key.upper(): f"{PREFIX}{key.upper()}" for key in KEYS}
+    if name.startswith(PREFIX):  # a name of Longhorn's image would select the defaults of that image
+        return nearest(name.upper().removeprefix(PREFIX), known)
     known |= {longhorns.removeprefix(_LONGHORN_PREFIX): longhorns for longhorns in LONGHORN_VARIABLES}
-    return nearest(name.upper().removeprefix(PREFIX).removeprefix(_LONGHORN_PREFIX), known)
+    return nearest(name.removeprefix(_LONGHORN_PREFIX), known)

@@ -18,6 +18,7 @@ from livenessprobe.klog import log as klog
 from livenessprobe.klog.folding import RepeatFilter
 from livenessprobe.klog.format import Options
 from livenessprobe.klog.writer import Sink
+from livenessprobe.settings.command_line import usage
 from livenessprobe.settings.describe import document
 from livenessprobe.settings.file import read_settings_file
 from livenessprobe.settings.layers import KEYS
@@ -187,8 +188,16 @@ def test_config_refuses_what_the_sidecar_refuses_with_the_same_words_and_code(
     assert said in config.err.replace(f"{folder}/", "")
 
 
-@pytest.mark.parametrize("line", [["--help"], ["-h"], ["--v=1", "-help"], ["--version"], ["--version=1", "--v=2"]])
-def test_help_and_version_are_those_of_the_sidecar(line: list[str], run: Callable[..., Done]) -> None:
+@pytest.mark.parametrize("line", [["--help"], ["-h"], ["--v=1", "-help"]])
+def test_help_is_its_own(line: list[str], run: Callable[..., Done]) -> None:
+    done = run("config", *line)
+
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"Usage of {sys.argv[0]} config [flags]:\n  Print the settings in force as JSON")
+
+
+@pytest.mark.parametrize("line", [["--version"], ["--version=1", "--v=2"]])
+def test_the_version_is_that_of_the_sidecar(line: list[str], run: Callable[..., Done]) -> None:
     config, sidecar = run("config", *line), run(*line)
 
     assert config == sidecar
@@ -232,7 +241,7 @@ def test_all_mistakes_are_told_at_once(command: list[str], run: Callable[..., Do
         f'source="file {folder}/f, line 1, key probe_timeot"',
         f'"Invalid setting" err="{folder}/f: line 3: health_port is the number 1.5; write a text, such as \\"…\\"" '
         f'source="file {folder}/f, line 3, key health_port"',
-        '"Unknown setting" detail="variable LIVENESSPROBE_TIMEUOT is not a setting; did you mean LIVENESS_PROBE_TIMEOUT?"',
+        '"Unknown setting" detail="variable LIVENESSPROBE_TIMEUOT is not a setting; did you mean LIVENESSPROBE_PROBE_TIMEOUT?"',
     ]
 
 
@@ -256,6 +265,40 @@ def test_behind_a_refused_flag_all_other_mistakes_are_told(
         f"file {folder}/f, line 1, key probe_timeot",
         f"file {folder}/f, line 3, key health_port",
     ]
+
+
+@pytest.mark.parametrize("command", [[], ["config"]])
+@pytest.mark.parametrize(
+    ("argument", "last"),
+    [
+        ("--prob-timeout=3s", "flag provided but not defined: -prob-timeout; did you mean --probe-timeout?"),
+        ("--probe-timeout=3", 'invalid value "3" for flag -probe-timeout: parse error; write a duration, such as "1m30s"'),
+        ("--bogus", "flag provided but not defined: -bogus; --help lists all flags"),
+    ],
+)
+def test_the_last_line_repeats_the_error_of_a_flag_with_the_way_out(
+    command: list[str], argument: str, last: str, run: Callable[..., Done]
+) -> None:
+    """With one mistake all other lines are the Go program's error and the usage."""
+    alone = run(*command, argument)
+    with_another = run(*command, argument, LIVENESSPROBE_V="x")
+
+    assert alone.code == with_another.code == 2
+    assert alone.err == f"{last.partition(';')[0]}\n{usage(sys.argv[0])}{last}\n"
+    assert with_another.err.splitlines()[-1] == last
+    assert "variable LIVENESSPROBE_V" in with_another.err.splitlines()[-2]
+
+
+def test_a_word_that_is_no_command_is_named_first(run: Callable[..., Done]) -> None:
+    done = run("config", "chek", "--v=5", LIVENESSPROBE_X="1", LIVENESSPROBE_V="3")
+
+    first, *_ = records(done.err)
+    assert done.code == 0
+    assert json.loads(done.out)["settings"]["v"]["value"] == 3
+    assert first == (
+        '"The first argument is no flag, so no argument is read" argument="chek" detail="did you mean check?" '
+        'unread="chek --v=5"'
+    )
 
 
 def test_a_bad_file_and_unknown_variables_alone_are_warnings(run: Callable[..., Done], folder: Path) -> None:
@@ -283,7 +326,7 @@ def test_warnings_do_not_stop_config_from_printing(run: Callable[..., Done], fol
     assert records(done.err) == [
         r'"Warning: option connection-timeout=\"3s\" is deprecated and has no effect"',
         '"Arguments after the first one that is no flag are not read" unread="more"',
-        '"Unknown setting" detail="variable LIVENESSPROBE_TIMEUOT is not a setting; did you mean LIVENESS_PROBE_TIMEOUT?"',
+        '"Unknown setting" detail="variable LIVENESSPROBE_TIMEUOT is not a setting; did you mean LIVENESSPROBE_PROBE_TIMEOUT?"',
         '"Settings file ignored; running on flags, environment and defaults" '
         f'err="{folder}/bad: line 1: probe_timeot is not a setting; did you mean probe_timeout?"',
     ]
