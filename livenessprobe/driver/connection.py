@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import stat
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -23,8 +21,9 @@ import grpc.aio
 
 from livenessprobe import __version__
 from livenessprobe.driver.address import CSIAddress
-from livenessprobe.driver.diagnosis import NotConnected, closes, explanation, no_descriptors, not_connected
+from livenessprobe.driver.diagnosis import NotConnected, closes, explanation, no_descriptors
 from livenessprobe.driver.result import Reason
+from livenessprobe.driver.socket_file import SocketIdentity, look
 
 _MILLISECONDS_MAX = (1 << 31) - 1
 QUIET_SECONDS = 0.05
@@ -42,7 +41,6 @@ _CODES = {
 } | {grpc.StatusCode.OK: "OK"}
 
 State = grpc.ChannelConnectivity
-SocketIdentity = tuple[int, int, int]
 
 
 class CallFailed(Exception):
@@ -189,25 +187,8 @@ class Dialer:
         return options
 
     def look_at_socket(self) -> SocketIdentity | None:
-        """
-        The identity of the socket file; None if the address is no path, or on Windows, where there is none.
-
-        Raises NotConnected if a dial could not succeed: looking is cheaper, and its reason more exact.
-        """
-        if self.address.network != "unix":
-            return None
-        path = self.address.name
-        try:
-            found = os.lstat(path) if sys.platform == "win32" else os.stat(path)
-        except OSError as error:
-            raise not_connected(error.errno, path) from None
-        if sys.platform == "win32":
-            return None
-        if not stat.S_ISSOCK(found.st_mode):
-            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a file"
-            raise NotConnected(Reason.NOT_A_SOCKET, f"{path} is {kind}, not a socket: the driver listens elsewhere")
-        # A new socket may have the inode number of the old one, but not its change time.
-        return (found.st_dev, found.st_ino, found.st_ctime_ns)
+        """The identity of the socket file; raises NotConnected if a dial could not succeed."""
+        return look(self.address)
 
     async def _explain(self, connection: Connection) -> NotConnected:
         """Why the channel failed: a call on it fails at once, without another dial, and its error has gRPC's words."""

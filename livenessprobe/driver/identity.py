@@ -12,7 +12,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError, Message
 
 from livenessprobe.csi import csi_pb2
-from livenessprobe.driver.connection import CallFailed, Connection, Dialer, SocketIdentity
+from livenessprobe.driver.connection import CallFailed, Connection, Dialer
 from livenessprobe.driver.diagnosis import NotConnected
 from livenessprobe.driver.methods import HEALTH_CHECK, PROBE
 from livenessprobe.driver.result import (
@@ -25,6 +25,7 @@ from livenessprobe.driver.result import (
     rpc_error,
     unreachable,
 )
+from livenessprobe.driver.socket_file import SocketIdentity
 from livenessprobe.klog.log import get_logger
 
 log = get_logger(__file__, "connection")
