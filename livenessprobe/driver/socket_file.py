@@ -33,3 +33,13 @@ def look(address: CSIAddress) -> SocketIdentity | None:
         raise NotConnected(Reason.NOT_A_SOCKET, f"{path} is {kind}, not a socket: the driver listens elsewhere")
     # A new socket may have the inode number of the old one, but not its change time.
     return (found.st_dev, found.st_ino, found.st_ctime_ns)
+
+
+def is_mount_point(path: str) -> bool:
+    """Whether the file itself is a bind mount, as `docker run -v …/csi.sock:/csi/csi.sock` makes it (proc(5), mountinfo)."""
+    escaped = path.replace("\\", r"\134").replace(" ", r"\040").replace("\t", r"\011").replace("\n", r"\012")
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            return any(line.split(" ")[4] == escaped for line in file)
+    except (OSError, IndexError):
+        return False

@@ -73,7 +73,7 @@ class DriverName:
                     answer = await self._identity.get_plugin_info(connection, timeout)
                     self._metrics.operation(GET_PLUGIN_INFO, answer.code, loop.time() - started)
                     if answer.err is None:
-                        self._named_socket = connection.socket
+                        self._named_socket = answer.socket
                         self._named(answer.name)
                         return
                     log.error("Failed to get CSI driver name", err=answer.err)

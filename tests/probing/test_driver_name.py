@@ -39,7 +39,8 @@ class Driver:
 
     async def get_plugin_info(self, _connection: object, _timeout: float) -> PluginInfo | None:
         await asyncio.sleep(0.25)
-        return self.answers.pop(0)
+        answer = self.answers.pop(0)
+        return answer and answer._replace(socket=self.socket)
 
 
 def named(name: str) -> PluginInfo:

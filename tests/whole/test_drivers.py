@@ -278,7 +278,6 @@ def test_a_drivers_error_is_in_the_body_and_has_a_reason(
     ("behaviour", "reason"),
     [
         ({"rst": 2}, "protocol_error"),
-        ({"rst": 7}, "protocol_error"),
         ({"body_hex": "", "end_without_trailers": True}, "protocol_error"),
         ({"body_hex": "00" * (4 << 20)}, "protocol_error"),
         # A response that is too large only after it is decompressed counts the same.
@@ -290,6 +289,7 @@ def test_a_drivers_error_is_in_the_body_and_has_a_reason(
             {"trailers_only": [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "x")]},
             "protocol_error",
         ),
+        ({"rst": 7}, "connection_lost"),
         ({"close": True}, "connection_lost"),
         ({"ready": True, "close_after_data": True}, "connection_lost"),
     ],

@@ -116,7 +116,7 @@ def test_a_goaway_of_any_code_is_the_same_for_each_call(method: str, place: Plac
     assert child.returncode == 0, (lines[-1:], child.stderr)
     assert tuple(outcomes) == CODES
     if place is not Place.BEHIND_SETTINGS:
-        expected = "Unavailable" if place is Place.INSTEAD else "answered"
+        expected = "UNAVAILABLE" if place is Place.INSTEAD else "answered"
         assert {code: outcome for code, outcome in outcomes.items() if outcome != expected} == {}
 
 
