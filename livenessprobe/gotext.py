@@ -181,10 +181,14 @@ class Clause(NamedTuple):
         return self.quality > other.quality or self.kind != "*" == other.kind or self.subtype != "*" == other.subtype
 
 
+CLAUSES_MAX = 64
+"""Clauses that are read: sorting takes time with the square of their number, and a header may have 16 KiB."""
+
+
 def accept_clauses(accept: str) -> list[Clause]:
     """An Accept header as goautoneg sorts it: by insertion, since the order of its clauses is not transitive."""
     clauses: list[Clause] = []
-    for item in accept.split(","):
+    for item in accept.split(",", CLAUSES_MAX)[:CLAUSES_MAX]:
         media, *parameters = item.split(";")
         kind, _, subtype = media.partition("/")
         kind, subtype = kind.strip(" "), subtype or ("*" if kind.strip(" ") == "*" else "")
