@@ -61,4 +61,4 @@ END
 promtool check rules "$out/alerts/rules.yaml"
 promtool test rules "$out/alerts/alerts.yaml"
 amtool check-config k8s/alertmanager.yaml
-python -m pytest tests/monitoring -rs
+pytest tests/monitoring -rs
