@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds every manifest in k8s/, and checks it with Kubernetes' schemas, promtool and yamllint.
+# Builds every manifest in k8s/, and checks it with Kubernetes' schemas and yamllint, alerts, dashboard and inhibition with
+# Prometheus and Alertmanager.
 # Usage: manifests.sh FOLDER, for the results; the tools are on PATH.
 set -eu
 cd "$(dirname "$0")/.."
@@ -27,18 +28,24 @@ take_programs() {
     packages="prometheus prometheus-alertmanager"
     apt-get -qq download $packages || { apt-get -qq update && apt-get -qq download $packages; } || return
     for package in prometheus*.deb; do
-        dpkg --fsys-tarfile "$package" | tar -x ./usr/bin
+        dpkg --fsys-tarfile "$package" | tar -x ./usr/bin ./usr/share/prometheus
     done
     rm prometheus*.deb
 }
+have_programs() {
+    for program in promtool prometheus amtool prometheus-alertmanager; do
+        command -v "$program" >/dev/null || return 1
+    done
+}
 programs="$(cd "$(dirname "$out")" && pwd)/prometheus"
 PATH=$PATH:$programs/usr/bin
-if ! { command -v promtool && command -v prometheus-alertmanager; } >/dev/null && command -v apt-get >/dev/null; then
+if ! have_programs && command -v apt-get >/dev/null; then
     mkdir -p "$programs"
     (take_programs "$programs") 2>&1 | tail -n 3
 fi
-if ! command -v promtool >/dev/null; then
-    echo "== SKIPPED: alerts are not tested: promtool is missing, and Debian's package prometheus could not be fetched"
+if ! have_programs; then
+    echo "== SKIPPED: alerts, dashboard and inhibition are not tested: $program is missing, and Debian's packages of Prometheus" \
+        "and Alertmanager could not be fetched"
     exit 0
 fi
 mkdir "$out/alerts" && cp tests/data/alerts.yaml "$out/alerts/"
@@ -53,3 +60,5 @@ with open(f"{sys.argv[1]}/alerts/rules.yaml", "w", encoding="utf-8") as file:
 END
 promtool check rules "$out/alerts/rules.yaml"
 promtool test rules "$out/alerts/alerts.yaml"
+amtool check-config k8s/alertmanager.yaml
+pytest tests/monitoring -rs

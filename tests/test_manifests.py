@@ -25,6 +25,7 @@ if KUBECTL is None:
     pytest.skip("kubectl is missing: pip install '.[check]'", allow_module_level=True)
 
 BUILDS = ["base", *sorted(f"overlays/{path.name}" for path in (ROOT / "k8s" / "overlays").iterdir())]
+DASHBOARD = "livenessprobe-dashboard"
 LINUX_SECURITY = {
     "runAsUser": 0,
     "runAsGroup": 0,
@@ -39,11 +40,13 @@ LINUX_SECURITY = {
 
 @cache
 def built(name: str) -> dict[str, dict]:
-    """The documents that `kubectl apply -k` would send, by kind."""
+    """The documents that `kubectl apply -k` would send, by kind; without the dashboard, a second ConfigMap."""
     done = subprocess.run([KUBECTL, "kustomize", ROOT / "k8s" / name], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "deprecated" not in done.stderr
-    return {document["kind"]: document for document in yaml.safe_load_all(done.stdout)}
+    documents = [document for document in yaml.safe_load_all(done.stdout) if document["metadata"]["name"] != DASHBOARD]
+    assert len({document["kind"] for document in documents}) == len(documents)
+    return {document["kind"]: document for document in documents}
 
 
 def workload(name: str) -> dict:
