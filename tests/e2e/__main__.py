@@ -10,13 +10,13 @@ import sys
 import time
 import traceback
 
-from tests.e2e import containers, drivers, image, kubelet, newest, prometheus
+from tests.e2e import containers, drivers, image, kubelet, limits, newest, prometheus
 from tests.e2e.host import Failed, Skip
 
 SHORT = {
     "image": image.stage_image,
     "tools": image.stage_tools,
-    "hardened": containers.stage_hardened,
+    "hardened": limits.stage_hardened,
     "uid": containers.stage_uid,
     "smoke": containers.stage_smoke,
     "longhorn": containers.stage_longhorn,
@@ -28,8 +28,8 @@ SHORT = {
 }
 STAGES = {
     **SHORT,
-    "limits": containers.stage_limits,
-    "hour": containers.stage_hour,
+    "limits": limits.stage_limits,
+    "hour": limits.stage_hour,
     "ember": drivers.stage_ember,
     "go": drivers.stage_go,
     "prometheus": prometheus.stage_prometheus,
