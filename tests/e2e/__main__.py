@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 import traceback
@@ -44,6 +45,7 @@ def main(chosen: list[str]) -> int:
     if unknown := [name for name in names if name not in STAGES]:
         print(f"no stage has the name {', '.join(unknown)}; there are: short, {', '.join(STAGES)}")
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that mounts and containers are removed
     outcomes = {}
     for name in names:
         print(f"== {name}: {STAGES[name].__doc__}", flush=True)
