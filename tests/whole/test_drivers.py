@@ -349,7 +349,17 @@ def test_a_socket_without_permission_has_a_reason(driver: FakeDriver, sidecar: S
     answer = process.get()
 
     assert (answer.status, answer.reason) == (500, "permission_denied")
-    assert answer.body == f"{driver.path}: permission denied: run as the driver's user or as root"
+    advice = "this process is root without the capability DAC_OVERRIDE: add it, or run as the driver's user"
+    assert answer.body == f"{driver.path}: permission denied: {advice}"
+
+
+def test_a_socket_beside_the_missing_one_is_named(folder: Path, sidecar: Start) -> None:
+    with FakeDriver(f"{folder}/csi-nfs.sock"):
+        answer = sidecar(AT_ONCE, f"--csi-address={folder}/csi.sock").get()
+
+    missing = f"{folder}/csi.sock does not exist: the driver is not running, or its folder is not mounted here"
+    assert (answer.status, answer.reason) == (500, "socket_missing")
+    assert answer.body == f"{missing}; beside it is the socket {folder}/csi-nfs.sock"
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting needs root")
