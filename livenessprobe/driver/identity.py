@@ -109,7 +109,7 @@ class Identity:
             return Found(connection)
         found = await self._ask(connection, question, update)
         if found.result.reason is Reason.CONNECTION_LOST and self.dialer.address.logs_lost_connections:
-            log.error("Lost connection", address=self.dialer.address.text)
+            log.error("Lost connection", address=self.dialer.address.text, **found.result.cause)
         return found
 
     async def _connect(self, question: Question, update: Update) -> Connection | ProbeResult:

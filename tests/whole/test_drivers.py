@@ -98,7 +98,10 @@ def test_by_default_an_unreachable_driver_is_reported_at_the_timeout(sidecar: St
     assert (answer.status, answer.reason) == (500, "socket_missing")
     assert answer.body == f"{socket_path} does not exist: the driver is not running, or its folder is not mounted here"
     assert 0.95 < answer.seconds < 5
-    process.await_log('"Failed to establish connection to CSI driver" err="context deadline exceeded"')
+    process.await_log(
+        '"Failed to establish connection to CSI driver" err="context deadline exceeded" '
+        f'reason="socket_missing" detail="{answer.body}"'
+    )
     assert (
         process.metric(
             'csi_sidecar_operations_seconds_count{driver_name="unknown-driver",grpc_status_code="Unavailable",'
@@ -303,6 +306,10 @@ def test_a_status_made_by_grpc_is_not_a_driver_error(
     answer = process.get()
 
     assert (answer.status, answer.reason) == (500, reason)
+    process.await_log('"CSI driver is unhealthy"')
+    errors = [line for line in process.log().splitlines() if line.startswith("E") and "Failed to get CSI" not in line]
+    assert errors != []
+    assert [line for line in errors if f' reason="{reason}"' not in line] == []
     driver.stop()
 
 
