@@ -81,7 +81,11 @@ def test_the_settings_in_force_are_printed_and_nothing_is_logged(run: Callable[.
     assert list(printed) == ["settings", "target", "dial", "listen"]
     assert list(printed["settings"]) == list(KEYS)
     assert printed["settings"]["probe_timeout"] == {"value": "1m30s", "source": "flag --probe-timeout"}
-    assert printed["settings"]["v"] == {"value": 4, "source": "variable LIVENESSPROBE_V"}
+    assert printed["settings"]["v"] == {
+        "value": 4,
+        "source": "variable LIVENESSPROBE_V",
+        "overridden": {"value": 3, "source": f"file {folder}/settings.toml, line 1, key v"},
+    }
     assert printed["settings"]["log_dir"] == {"value": "/l", "source": f"file {folder}/settings.toml, line 2, key log_dir"}
     assert printed["settings"]["log_file"] == {"value": "", "source": "default"}
     assert (printed["target"], printed["dial"]) == ("unix:/run/csi/socket", {"network": "unix", "path": "/run/csi/socket"})
