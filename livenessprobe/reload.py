@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
-from livenessprobe.settings.describe import Change, changes
+from livenessprobe.settings.describe import Change, changes, newly_overridden
 from livenessprobe.settings.file import FileContent, look
 from livenessprobe.settings.load import keep_restart_keys
 from livenessprobe.settings.model import RESTART_KEYS, Loaded, Settings
@@ -95,15 +95,18 @@ class Reloader:
             log.error("Settings file ignored; the previous settings stay", err=fault)
 
     def _take(self, wanted: Loaded, running: Loaded) -> None:
-        found = changes(self.running, wanted)
+        found, overridden = changes(self.running, wanted), newly_overridden(self.running, wanted)
         self.apply(running.settings)
         self.running = running
         pending = {change.key for change in found if not change.live}
         self.metrics.configured(wanted.fingerprint, {key: key in pending for key in RESTART_KEYS})
-        if not found:
+        if not found and not overridden:
             log.info("Settings file read again; nothing changed", file=self.path)
         for change in found:
             _tell(change)
+        for key, running_value, wanted_value, source, by in overridden:
+            values = {"running": running_value, "wanted": wanted_value}
+            log.warning("Setting has no effect", key=key, **values, source=source, detail=f"is overridden by {by}")
 
 
 def _seen(file: FileContent) -> str:

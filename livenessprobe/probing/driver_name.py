@@ -77,9 +77,10 @@ class DriverName:
                     started = loop.time()
                     answer = await self._identity.get_plugin_info(connection, timeout)
                     self._metrics.operation(GET_PLUGIN_INFO, answer.code, loop.time() - started)
-            except NotConnected:
+            except NotConnected as error:
                 if loop.time() >= still_connecting:
-                    log_connection.info("Still connecting", address=address)
+                    cause = {"reason": error.reason.value, "detail": error.sentence}
+                    log_connection.info("Still connecting", address=address, **cause)
                     still_connecting = loop.time() + STILL_CONNECTING_SECONDS
                 # A probe that reaches the driver ends the pause.
                 await _nap(self._wanted, pause)
@@ -96,8 +97,8 @@ class DriverName:
     def _named(self, name: str) -> None:
         before, self.text = self.text, shown(name)
         self._metrics.name_driver(self.text)
+        log.info("CSI driver name", driver=name[:NAME_MAX])  # also if it is the same: the call was announced
         if self.text != before or before == UNKNOWN_DRIVER:
-            log.info("CSI driver name", driver=name[:NAME_MAX])
             self._changed()
         self._wanted.clear()
 

@@ -112,7 +112,7 @@ def test_vmodule_and_json_are_refused_by_both(place: str, other_place: str) -> N
     sides = f" ({side(place, 'vmodule', 'a=1', 1)} and "
     sides += f"{side(other_place, 'logging_format', 'json', 2 if place == 'file' else 1)})"
     path = f"{PATH}: " if "file" in (place, other_place) else ""
-    assert said == path + upstream + ("" if place == other_place == "flag" else sides)
+    assert said == path + upstream + ("" if place == other_place == "flag" else sides) + "; leave one of the two out"
 
 
 # --- values that are refused, and what becomes of the others

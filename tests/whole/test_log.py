@@ -66,8 +66,9 @@ def test_equal_errors_are_folded_and_recovery_has_one_record(driver: FakeDriver,
     process.wait()
 
     lines = [line.partition("] ")[2] for line in process.log().splitlines()]
-    assert lines.count('"Driver responded but is not ready"') == 10
-    assert lines.count('"Driver responded but is not ready" repeated=15') == 1
+    record = '"Driver responded but is not ready" reason="not_ready" detail="driver responded but is not ready"'
+    assert lines.count(record) == 10
+    assert lines.count(f"{record} repeated=15") == 1
     assert sum(line.startswith('"CSI driver is unhealthy"') for line in lines) == 1
     assert sum(line.startswith('"CSI driver is healthy again"') for line in lines) == 1
 
