@@ -21,7 +21,7 @@ from prometheus_client.samples import Sample
 
 from livenessprobe import UPSTREAM_VERSION, __version__
 from livenessprobe.driver.result import Reason
-from livenessprobe.gotext import format_float
+from livenessprobe.gotext import accept_clauses, format_float
 from livenessprobe.process.start_time import process_start_time
 
 UNKNOWN_DRIVER = "unknown-driver"
@@ -212,56 +212,18 @@ class Metrics:
 # --- what the client accepts, read as Go's libraries read it
 
 
-class _Clause(NamedTuple):
-    """One media type of an Accept header."""
-
-    kind: str
-    subtype: str
-    quality: float
-    parameters: dict[str, str]
-
-    def goes_before(self, other: _Clause) -> bool:
-        return self.quality > other.quality or self.kind != "*" == other.kind or self.subtype != "*" == other.subtype
-
-
 _ESCAPINGS = frozenset({"allow-utf-8", "underscores", "dots", "values"})
 
 
 def _escaping(accept: str) -> str:
     """The `escaping` of the Content-Type: the last valid one up to the first text type (expfmt.Negotiate)."""
     escaping = "underscores"
-    for clause in _clauses(accept):
+    for clause in accept_clauses(accept):
         if clause.parameters.get("escaping") in _ESCAPINGS:
             escaping = clause.parameters["escaping"]
         if (clause.kind, clause.subtype) == ("text", "plain") and clause.parameters.get("version", "") in ("", "0.0.4"):
             break
     return escaping
-
-
-def _clauses(accept: str) -> list[_Clause]:
-    """An Accept header as goautoneg sorts it: by insertion, since the order of its clauses is not transitive."""
-    clauses: list[_Clause] = []
-    for item in accept.split(","):
-        media, *parameters = item.split(";")
-        kind, _, subtype = media.partition("/")
-        kind, subtype = kind.strip(" "), subtype or ("*" if kind.strip(" ") == "*" else "")
-        if not subtype or "/" in subtype:
-            continue
-        pairs = [pair.split("=") for pair in parameters]
-        given = {pair[0].strip(" "): pair[1].strip(" ") for pair in pairs if len(pair) == 2 and pair[1]}
-        clauses.append(_Clause(kind, subtype.strip(" "), _quality(given.pop("q", "1")), given))
-        place = len(clauses) - 1
-        while place and clauses[place].goes_before(clauses[place - 1]):
-            clauses[place - 1 : place + 1] = clauses[place], clauses[place - 1]
-            place -= 1
-    return clauses
-
-
-def _quality(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
 
 
 _CODING = re.compile(r"([-!#$%&'*+.^_`|~0-9A-Za-z/]+)[ \t]*(?:;[ \t]*q=([01](?:\.[0-9]*)?))?[ \t]*")

@@ -10,8 +10,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from livenessprobe.klog.format import Options
-from livenessprobe.settings.layers import KEYS, PREFIX, SettingsError
-from tests.values import GROUPS, PATH, VALID, as_file, as_flags, as_variables, load_all
+from livenessprobe.settings.layers import KEYS, PREFIX
+from tests.values import GROUPS, PATH, VALID, Refused, as_file, as_flags, as_variables, load_all
 
 # --- contradictions
 
@@ -25,7 +25,7 @@ def read_sides(**sides: tuple[str, str]) -> str:
     file = as_file({key: text for key, (place, text) in sides.items() if place == "file"})
     try:
         return load_all(given_flags, environ, file).file_error
-    except SettingsError as refused:
+    except Refused as refused:
         return str(refused)
 
 
@@ -68,7 +68,7 @@ def test_row_22_one_address_for_both_is_one_listener(endpoint: str, metrics_addr
     found = load_all({"http-endpoint": endpoint, "metrics-address": metrics_address}).settings
 
     assert (found.metrics, found.metrics_on_http) == (None, True)
-    with pytest.raises(SettingsError, match="that is where health is served"):
+    with pytest.raises(Refused, match="that is where health is served"):
         load_all({"http-endpoint": endpoint, "metrics-address": metrics_address, "metrics-path": "/healthz"})
 
 
@@ -129,7 +129,7 @@ def test_vmodule_and_json_are_refused_by_both(place: str, other_place: str) -> N
 def test_a_bad_flag_or_variable_is_refused(
     given_flags: dict[str, str], environ: dict[str, str], code: int, record: str
 ) -> None:
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(Refused) as refused:
         load_all(given_flags, {PREFIX + name: text for name, text in environ.items()})
     assert refused.value.code == code
     assert record in str(refused.value)

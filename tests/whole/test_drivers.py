@@ -309,7 +309,6 @@ def test_a_drivers_error_is_in_the_body_and_has_a_reason(
     ("behaviour", "reason"),
     [
         ({"rst": 2}, "protocol_error"),
-        ({"rst": 7}, "protocol_error"),
         ({"body_hex": "", "end_without_trailers": True}, "protocol_error"),
         ({"body_hex": "00" * (4 << 20)}, "protocol_error"),
         # A response that is too large only after it is decompressed counts the same.
@@ -321,6 +320,7 @@ def test_a_drivers_error_is_in_the_body_and_has_a_reason(
             {"trailers_only": [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "x")]},
             "protocol_error",
         ),
+        ({"rst": 7}, "connection_lost"),
         ({"close": True}, "connection_lost"),
         ({"ready": True, "close_after_data": True}, "connection_lost"),
     ],
@@ -455,3 +455,22 @@ def test_a_driver_that_closes_every_connection_is_dialled_at_a_limited_rate(
     # Dials are at least 50 ms apart; the name request and the probes share that limit.
     assert driver.seen().connections < 25 * (time.monotonic() - began) + 2
     driver.stop()
+
+
+def test_a_driver_without_a_name_is_asked_at_most_8_times_in_5_s(driver: FakeDriver, sidecar: Start) -> None:
+    """However many probes reach it, and although its socket file changes all the time."""
+    driver.name_status = grpc.StatusCode.UNIMPLEMENTED, "no"
+    process = sidecar()
+    eventually(lambda: driver.names_asked > 0)
+    began, mode = time.monotonic(), 0
+    while time.monotonic() < began + 5:
+        mode ^= 0o111
+        os.chmod(driver.path, 0o666 | mode)
+        assert process.get().status == 200
+    assert driver.names_asked <= 8
+    assert driver.probes > 20
+
+    driver.name_status = None
+    given = time.monotonic()
+    process.await_name()
+    assert time.monotonic() - given < 1.1
