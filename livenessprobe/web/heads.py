@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 _TOKEN = rb"-!#$%&'*+.^_`|~0-9A-Za-z"
 _LINE = re.compile(rb"([%b]+) ([^\x00-\x20\x7f]+) HTTP/([0-9])\.([0-9])\r?\n" % _TOKEN)
-_FOLD = re.compile(rb"[ \t]*\r?\n[ \t]+")
-_FIELD = re.compile(rb"([%b ]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*\r?" % _TOKEN)
+_FOLD = re.compile(rb"\r?\n[ \t]+")
+_FIELD = re.compile(rb"([%b ]+):([\t\x20-\x7e\x80-\xff]*)\r?" % _TOKEN)
 _HOST = re.compile(rb"[A-Za-z0-9!$%&'()*+,\-.:;=\[\]_~]*")
 _EXPECTS_CONTINUE = re.compile(rb"(?:.*[ ,\t])?100-continue(?:[ ,\t].*)?", re.IGNORECASE)
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*:")
@@ -79,7 +79,7 @@ def fault(head: bytes) -> Refusal | None:
         field = _FIELD.fullmatch(each)
         if field is None:
             return Refusal(400)
-        headers.setdefault(field[1].lower(), []).append(field[2])
+        headers.setdefault(field[1].lower(), []).append(field[2].strip(b" \t"))
     hosts, lengths, encodings = (headers.get(name, []) for name in (b"host", b"content-length", b"transfer-encoding"))
     if len(hosts) > 1:
         return Refusal(400)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -179,3 +181,23 @@ def test_any_bytes_are_judged(target: bytes, fields: bytes) -> None:
         heads.fault(head)
     form = heads.origin_form(b"GET", target)
     assert form is None or form == b"*" or form.startswith(b"/") or form[:1] in (b"", b"?")
+
+
+@pytest.mark.parametrize(
+    "filler", [b" ", b"\t", b"@", b"%", b":", b",", b"100-continue", b"\r\n ", b"\r", b"/.", b"%41", b"A"]
+)
+@pytest.mark.parametrize("form", [b"GET /%b HTTP/1.1\r\nHost: x", b"GET http://%b HTTP/1.1\r\nHost: x", b"%b /x HTTP/1.1"])
+def test_a_long_head_costs_little(filler: bytes, form: bytes) -> None:
+    """No pattern needs time that grows with the square of the length: that would take seconds."""
+    long = filler * (60_000 // len(filler))
+    started = time.process_time()
+
+    for head in (
+        form % long,
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + long + b"\1",
+        b"GET / HTTP/1.1\r\nExpect: " + long + b"y",
+    ):
+        if heads.line_is_valid(head + b"\r\n\r\n"):
+            heads.fault(head + b"\r\n\r\n")
+
+    assert time.process_time() - started < 0.5
