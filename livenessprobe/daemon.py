@@ -23,7 +23,7 @@ from livenessprobe.process.watchdog import Watchdog
 from livenessprobe.reload import Reloader
 from livenessprobe.settings.file import FileContent
 from livenessprobe.settings.model import Loaded, Settings
-from livenessprobe.web.app import Applications
+from livenessprobe.web.app import Applications, create_lean_app
 from livenessprobe.web.health import Health
 from livenessprobe.web.limits import Limits
 from livenessprobe.web.routes import Routes
@@ -75,7 +75,8 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
     prober = Prober(Identity(dialer), settings, metrics)
     reporter = Reporter(prober, settings)
     reloader = Reloader(loaded, file.path, file.load, lambda settings: _adopt(prober, settings), metrics)
-    applications = Applications(_healths(Callers(prober, metrics), metrics, settings), metrics)
+    healths = _healths(Callers(prober, metrics), metrics, settings)
+    applications = Applications(healths, metrics, create=create_lean_app)
     with signals.as_events() as events:
         _announce(settings)
         memory.before_serving()

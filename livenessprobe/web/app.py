@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
-from livenessprobe.process import memory
+from livenessprobe.process import imports, memory
 from livenessprobe.web.health import ASGI, METRICS_PATH, Health, Receive, Scope, Send, deliver, failure
 from livenessprobe.web.routes import HEALTH, Handler
 
@@ -29,6 +31,22 @@ log = get_logger(__file__)
 
 FIRST_RESPONSE_SECONDS = 10.0
 """How long loading Quart waits for the first health response."""
+UNUSED = {
+    # the command line and the test client
+    "quart.cli": ("AppGroup",),
+    "quart.testing": (
+        *("QuartClient", "QuartCliRunner", "TestApp", "no_op_push", "sentinel"),
+        *("make_test_body_with_headers", "make_test_headers_path_and_query_string", "make_test_scope"),
+    ),
+    # templates
+    "jinja2": ("BaseLoader", "Environment", "FileSystemLoader", "Template", "TemplateNotFound"),
+    # the same of Flask and werkzeug, on whose base classes Quart stands
+    "click": (),
+    "flask.cli": ("AppGroup",),
+    "werkzeug.serving": ("is_running_from_reloader", "run_simple"),
+    "werkzeug.test": ("Client",),
+}
+"""Modules that Quart imports and only other programs need, and the names that are imported from them."""
 
 
 def create_app(health: Health, metrics: Metrics) -> Quart:
@@ -47,7 +65,9 @@ def create_app(health: Health, metrics: Metrics) -> Quart:
         def __init__(self, path: str, methods: object = None, **options: object) -> None:  # noqa: ARG002  Quart gives GET
             super().__init__(path, methods=None, **options)  # type: ignore[arg-type]
 
-    app = Quart(__name__, static_folder=None)
+    # Unless it is given these folders, which serve nothing here, Quart searches them, for which it loads more modules.
+    nowhere = os.path.abspath(os.sep)
+    app = Quart(__name__, static_folder=None, template_folder=None, root_path=nowhere, instance_path=nowhere)
     app.url_rule_class = AnyMethod  # type: ignore[assignment]  # declared as QuartRule itself
 
     # On the event loop, as all changes of metrics are: in a thread some would be read before a change and some after it.
@@ -65,6 +85,24 @@ def create_app(health: Health, metrics: Metrics) -> Quart:
     app.register_error_handler(Exception, fail)
     app.asgi_app = replace(health, inner=app.asgi_app)  # type: ignore[method-assign]  # as Quart documents for middleware
     return app
+
+
+def create_lean_app(health: Health, metrics: Metrics) -> Quart:
+    """
+    The same at less than half the memory: without OpenSSL, and with placeholders for the modules in UNUSED.
+
+    For the sidecar's own process, since test_client(), templates and the command line do not work.
+    """
+    placeholders = imports.install_placeholders(UNUSED) if "quart" not in sys.modules else []
+    try:
+        with imports.hide_openssl():
+            return create_app(health, metrics)
+    except Exception as error:
+        if not placeholders:
+            raise
+        log.warning("Quart needs more than it should; loading all of it, which costs memory", err=repr(error))
+        imports.forget_modules("quart", "flask", "werkzeug")
+        return create_app(health, metrics)
 
 
 class Applications:
