@@ -129,7 +129,7 @@ def test_configuration_says_which_keys_are_live() -> None:
 
 NO_SETTING = {"version", "config", "config-strict", "connection-timeout", "log_backtrace_at"}
 """Flags that act before there are settings, and flags that only have a warning."""
-TRIED = ("true", "false", "1", "2", "0s", "7s", "x", "a=1", "json", "16Ki", "/a")
+TRIED = ("true", "false", "1", "2", "0s", "7s", "x", "a=1", "json", "16Ki", "/a", "off")
 """Of each kind of flag two of these are values."""
 
 
