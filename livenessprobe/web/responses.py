@@ -42,7 +42,7 @@ def _whole(status: int, headers: dict[str, str], body: bytes) -> Response:
 
 
 PLAIN = {
-    Handler.BAD_REQUEST: _whole(400, {"Content-Type": TEXT, "Connection": "close"}, b"400 Bad Request"),
+    Handler.BAD_REQUEST: _whole(400, {"Connection": "close"}, b""),
     Handler.SERVER_OPTIONS: _whole(200, {}, b""),
     Handler.NOT_FOUND: _whole(404, {"Content-Type": TEXT, "X-Content-Type-Options": "nosniff"}, b"404 page not found\n"),
 }
