@@ -59,7 +59,7 @@ VALID = {key: _OF_KEY.get(key, _OF_KIND[flag.kind]) for key, flag in KEYS.items(
 
 GROUPS = (
     tuple(key for key in KEYS if key not in ("http_endpoint", "logging_format")),
-    tuple(key for key in KEYS if key not in ("health_port", "metrics_address", "vmodule")),
+    tuple(key for key in KEYS if key not in ("health_port", "vmodule")),
 )
 """Keys of which no two forbid each other, whatever their values.  Together they are all keys."""
 

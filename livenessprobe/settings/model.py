@@ -43,8 +43,9 @@ class Settings(NamedTuple):
     http: ListenAddress
     """`--http-endpoint`, or 0.0.0.0 with `--health-port`."""
     metrics: ListenAddress | None
-    """The separate listener of `--metrics-address`."""
+    """The separate listener of `--metrics-address`; None also if `--http-endpoint` is the same address."""
     metrics_on_http: bool
+    """Whether the listener of `--http-endpoint` serves metrics too."""
     metrics_path: str
     probe_timeout: float
     """Zero or less: every probe fails at once, as in upstream."""

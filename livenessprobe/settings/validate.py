@@ -31,11 +31,12 @@ def validate(raw: Layer, platform: str) -> tuple[Settings, tuple[Mistake, ...]]:
     typed = {key: flag.kind.check(sound[key].text) for key, flag in KEYS.items()}
     mistakes += [*_logging(sound, typed), *_conflicts(sound), *_bounds(sound, typed)]
     csi_address = _csi_address(sound["csi_address"], platform)
-    http, metrics = _http(sound), _metrics(sound)
+    http = _http(sound)
+    metrics = _metrics(sound, http)
     mistakes += [each for each in (csi_address, http, metrics) if isinstance(each, Mistake)]
     mistakes += _probe_path(sound["probe_path"])
-    if typed["http_endpoint"] or typed["metrics_address"]:
-        mistakes += _metrics_path(sound["metrics_path"], shared_with_healthz=not typed["metrics_address"])
+    if typed["http_endpoint"] or metrics:
+        mistakes += _metrics_path(sound["metrics_path"], shared_with_healthz=metrics is None)
     # Most fields are the typed value of the key of the same name.
     fields = {name: typed[name] for name in Settings._fields if name in typed}
     timeout, grace = typed["probe_timeout"], typed["unreachable_grace"]
@@ -45,7 +46,7 @@ def validate(raw: Layer, platform: str) -> tuple[Settings, tuple[Mistake, ...]]:
         else csi_address,
         "http": ListenAddress("") if isinstance(http, Mistake) else http,
         "metrics": None if isinstance(metrics, Mistake) else metrics,
-        "metrics_on_http": typed["http_endpoint"] != "",
+        "metrics_on_http": typed["http_endpoint"] != "" and metrics is None,
         "unreachable_grace": timeout if grace is None else min(grace, timeout),
         "thresholds": Thresholds(typed["failure_threshold"], typed["success_threshold"]),
         "log": Options(**{name: typed[name] for name in Options._fields}),
@@ -99,11 +100,10 @@ def _logging(raw: Layer, typed: Mapping[str, Any]) -> Iterator[Mistake]:
 
 
 def _conflicts(raw: Layer) -> Iterator[Mistake]:
-    endpoint = raw["http_endpoint"]
-    for key in ("health_port", "metrics_address"):
-        if endpoint.text and raw[key].text != KEYS[key].default:
-            message = f"Only one of `--{KEYS[key].name}` and `--http-endpoint` can be explicitly set"
-            yield Mistake(_sources(raw[key], endpoint), message, _values(raw[key], endpoint))
+    endpoint, port = raw["http_endpoint"], raw["health_port"]
+    if endpoint.text and port.text != KEYS["health_port"].default:
+        message = "Only one of `--health-port` and `--http-endpoint` can be explicitly set"
+        yield Mistake(_sources(port, endpoint), message, _values(port, endpoint))
 
 
 def _sources(*raws: Raw) -> str:
@@ -157,11 +157,16 @@ def _http(raw: Layer) -> ListenAddress | Mistake:
         return http_listener_mistake(raw, str(error))
 
 
-def _metrics(raw: Layer) -> ListenAddress | Mistake | None:
+def _metrics(raw: Layer, http: ListenAddress | Mistake) -> ListenAddress | Mistake | None:
+    """The address of metrics alone; None if there is none, or if it is that of --http-endpoint: one listener serves both."""
+    if not raw["metrics_address"].text:
+        return None
     try:
-        return parse_listen_address(raw["metrics_address"].text) if raw["metrics_address"].text else None
+        separate = parse_listen_address(raw["metrics_address"].text)
     except AddressError as error:
         return metrics_listener_mistake(raw, str(error))
+    shared = raw["http_endpoint"].text and isinstance(http, ListenAddress) and separate.is_same_as(http)
+    return None if shared else separate
 
 
 def http_listener_mistake(raw: Layer, cause: str, taken: str | None = None) -> Mistake:

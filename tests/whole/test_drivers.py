@@ -113,6 +113,37 @@ def test_by_default_an_unreachable_driver_is_reported_at_the_timeout(sidecar: St
     assert process.metric("livenessprobe_driver_up") == 0
 
 
+def test_metrics_name_the_driver_and_the_reason_of_the_last_failure(socket_path: str, sidecar: Start) -> None:
+    """While it is missing, hung, ready and not ready, and after it has come back under another name."""
+
+    def told() -> tuple[list[str], list[str]]:
+        ones = [series for series, value in process.figures().items() if value == 1]
+        names, reasons = (
+            [series.split('"')[1] for series in ones if series.startswith(f"{family}{{")]
+            for family in ("livenessprobe_driver_info", "livenessprobe_unhealthy_reason")
+        )
+        return names, reasons
+
+    process = sidecar(AT_ONCE, "--probe-timeout=500ms")
+    assert told() == (["unknown-driver"], [])
+    process.get()
+    assert told() == (["unknown-driver"], ["socket_missing"])
+    with FakeDriver(socket_path, "first.csi.test") as driver:
+        process.get()
+        eventually(lambda: told() == (["first.csi.test"], []))
+        driver.hang = True
+        process.get()
+        assert told() == (["first.csi.test"], ["deadline"])
+        driver.hang, driver.ready = False, False
+        process.get()
+        assert told() == (["first.csi.test"], ["not_ready"])
+    process.get()
+    assert told() == (["first.csi.test"], ["socket_missing"])
+    with FakeDriver(socket_path, "second.csi.test"):
+        process.get()
+        eventually(lambda: told() == (["second.csi.test"], []))
+
+
 def test_a_driver_that_refuses_is_dialled_ten_times_a_second(socket_path: str, sidecar: Start) -> None:
     """The probe path is no method of CSI, so the sidecar does not ask for the name, and only probes dial."""
     with socket.socket(socket.AF_UNIX) as deaf:
@@ -281,7 +312,6 @@ def test_a_drivers_error_is_in_the_body_and_has_a_reason(
     ("behaviour", "reason"),
     [
         ({"rst": 2}, "protocol_error"),
-        ({"rst": 7}, "protocol_error"),
         ({"body_hex": "", "end_without_trailers": True}, "protocol_error"),
         ({"body_hex": "00" * (4 << 20)}, "protocol_error"),
         # A response that is too large only after it is decompressed counts the same.
@@ -293,6 +323,7 @@ def test_a_drivers_error_is_in_the_body_and_has_a_reason(
             {"trailers_only": [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "x")]},
             "protocol_error",
         ),
+        ({"rst": 7}, "connection_lost"),
         ({"close": True}, "connection_lost"),
         ({"ready": True, "close_after_data": True}, "connection_lost"),
     ],
@@ -441,3 +472,22 @@ def test_a_driver_that_closes_every_connection_is_dialled_at_a_limited_rate(
     # Dials are at least 50 ms apart; the name request and the probes share that limit.
     assert driver.seen().connections < 25 * (time.monotonic() - began) + 2
     driver.stop()
+
+
+def test_a_driver_without_a_name_is_asked_at_most_8_times_in_5_s(driver: FakeDriver, sidecar: Start) -> None:
+    """However many probes reach it, and although its socket file changes all the time."""
+    driver.name_status = grpc.StatusCode.UNIMPLEMENTED, "no"
+    process = sidecar()
+    eventually(lambda: driver.names_asked > 0)
+    began, mode = time.monotonic(), 0
+    while time.monotonic() < began + 5:
+        mode ^= 0o111
+        os.chmod(driver.path, 0o666 | mode)
+        assert process.get().status == 200
+    assert driver.names_asked <= 8
+    assert driver.probes > 20
+
+    driver.name_status = None
+    given = time.monotonic()
+    process.await_name()
+    assert time.monotonic() - given < 1.1
