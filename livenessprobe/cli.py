@@ -16,7 +16,7 @@ from livenessprobe.klog.log import get_logger
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
 from livenessprobe.process import cpus, threads
-from livenessprobe.process.imports import hide_modules
+from livenessprobe.process.imports import hide_modules, install_placeholders
 from livenessprobe.settings import command_line, describe, flags
 from livenessprobe.settings.file import FileContent, read_settings_file
 from livenessprobe.settings.layers import DEFAULT_FILE, KEYS, Layer
@@ -148,6 +148,8 @@ def _serve(start: _Start) -> int:
     http, metrics = listeners
     assert http is not None
     _warn(loaded, start.line)
+    # Hypercorn names this class in a type.
+    install_placeholders({"multiprocessing.synchronize": ("Event",)})
     with hide_modules("ssl"):
         import asyncio
 

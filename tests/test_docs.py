@@ -129,7 +129,7 @@ def test_configuration_says_which_keys_are_live() -> None:
 
 NO_SETTING = {"version", "config", "config-strict", "connection-timeout", "log_backtrace_at"}
 """Flags that act before there are settings, and flags that only have a warning."""
-TRIED = ("true", "false", "1", "2", "0s", "7s", "x", "a=1", "json", "16Ki", "/a")
+TRIED = ("true", "false", "1", "2", "0s", "7s", "x", "a=1", "json", "16Ki", "/a", "off")
 """Of each kind of flag two of these are values."""
 
 
@@ -282,7 +282,7 @@ def test_readme_says_how_many_reasons_there_are() -> None:
 def test_the_page_of_differences_has_all_of_them() -> None:
     differences = rows(read("docs/differences.md"))
 
-    assert [int(number) for number, _, _ in differences] == list(range(1, 24))
+    assert [int(number) for number, _, _ in differences] == list(range(1, 27))
     assert all(theirs and ours for _, theirs, ours in differences)
 
 

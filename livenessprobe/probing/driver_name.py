@@ -28,6 +28,8 @@ class DriverName:
 
     def __init__(self, identity: Identity, probe_path: str, metrics: Metrics, changed: Callable[[], object]) -> None:
         self.text = UNKNOWN_DRIVER
+        self.since: float | None = None
+        """When the driver first told this name, in the loop's time; None until it does."""
         self.probe_timeout = 0.0
         """Seconds; may be changed at any time."""
         self._is_csi = probe_path.startswith("/csi.")
@@ -99,6 +101,7 @@ class DriverName:
         self._metrics.name_driver(self.text)
         log.info("CSI driver name", driver=name[:NAME_MAX])  # also if it is the same: the call was announced
         if self.text != before or before == UNKNOWN_DRIVER:
+            self.since = asyncio.get_running_loop().time()
             self._changed()
         self._wanted.clear()
 

@@ -58,6 +58,8 @@ class Settings(NamedTuple):
     interval: float
     """0: probe only on request."""
     thresholds: Thresholds
+    pages: str
+    """To whom pages are shown: `local`, `all` or `off`."""
     probe_path: str
     health_service: str
     health_file: str
@@ -118,3 +120,13 @@ class Loaded(NamedTuple):
     def file_error(self) -> str:
         """The sentences of `file_mistakes`, one a line."""
         return "\n".join(str(mistake.err) for mistake in self.file_mistakes)
+
+
+class InForce(NamedTuple):
+    """The settings in force while the process runs, and what is wrong with their file."""
+
+    loaded: Loaded
+    fault: str = ""
+    """Why the file was ignored when it was last read; empty if it was not."""
+    pending: tuple[str, ...] = ()
+    """Keys of the file that wait for a restart."""
