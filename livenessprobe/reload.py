@@ -14,7 +14,6 @@ from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.settings.describe import Change, changes
 from livenessprobe.settings.file import FileContent, look
-from livenessprobe.settings.layers import SettingsError
 from livenessprobe.settings.load import keep_restart_keys
 from livenessprobe.settings.model import RESTART_KEYS, Loaded, Settings
 
@@ -84,18 +83,16 @@ class Reloader:
 
     async def _consider(self, file: FileContent) -> None:
         self._expected = True
-        try:
-            wanted = await asyncio.to_thread(self.load, file)
-            if wanted.file_error:
-                self._refuse(wanted.file_error)
-            else:
-                self._take(wanted, keep_restart_keys(self.running, wanted))
-        except SettingsError as error:
-            self._refuse(error.err or str(error))
+        wanted = await asyncio.to_thread(self.load, file)
+        if wanted.file_mistakes:
+            self._refuse(*(mistake.err for mistake in wanted.file_mistakes))
+        else:
+            self._take(wanted, keep_restart_keys(self.running, wanted))
 
-    def _refuse(self, fault: str) -> None:
+    def _refuse(self, *faults: str | None) -> None:
         self.metrics.misconfigured()
-        log.error("Settings file ignored; the previous settings stay", err=fault)
+        for fault in faults:
+            log.error("Settings file ignored; the previous settings stay", err=fault)
 
     def _take(self, wanted: Loaded, running: Loaded) -> None:
         found = changes(self.running, wanted)

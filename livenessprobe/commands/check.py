@@ -23,7 +23,7 @@ from livenessprobe.process import memory, threads
 from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import command_line, flags
 from livenessprobe.settings.file import read_settings_file
-from livenessprobe.settings.layers import SettingsError, overlay
+from livenessprobe.settings.layers import overlay
 from livenessprobe.settings.load import load, with_file
 from livenessprobe.settings.model import Loaded, Settings
 
@@ -77,15 +77,16 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         if line.unread:
             raise command_line.FlagError(f"{line.unread[0]!r} is no flag; flags begin with a dash")
         loaded = _load(values, environ)
+        if loaded.is_refused:
+            return _refuse(*(mistake.sentence for mistake in loaded.all_mistakes))
         ask, asked = _target(own["url"], "health-file" in values, loaded)
         if own["output"] not in ("text", "json"):
             raise command_line.FlagError(f"--output={own['output']}: write text or json")
     except command_line.HelpRequested:
-        _print(command_line.usage(f"{sys.argv[0]} check", FLAGS))
+        _print(command_line.usage_of_command(sys.argv[0], "check", FLAGS))
         return HEALTHY
-    except (command_line.FlagError, SettingsError) as error:
-        write_all(2, f"livenessprobe check: {error}")
-        return USAGE
+    except command_line.FlagError as error:
+        return _refuse(f"{error}{error.hint}")
     started = time.monotonic()
     outcome = _repeat(ask, loaded.settings.probe_timeout, flags.DURATION.check(own["wait"]))
     _print(outcome.render(own["output"], asked, time.monotonic() - started))
@@ -96,6 +97,11 @@ def _load(values: Mapping[str, str], environ: Mapping[str, str]) -> Loaded:
     without_file = load(values, environ, merger=overlay)
     file = read_settings_file(without_file.raw["config"].text)
     return with_file(without_file, file, lambda layer: load(values, environ, layer, merger=overlay))
+
+
+def _refuse(*sentences: str) -> int:
+    write_all(2, "\n".join(f"livenessprobe check: {sentence}" for sentence in sentences))
+    return USAGE
 
 
 def _print(text: str) -> None:

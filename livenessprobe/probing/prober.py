@@ -31,6 +31,7 @@ from livenessprobe.gotext import format_seconds
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.probing.driver_name import DriverName
+from livenessprobe.probing.history import History
 from livenessprobe.probing.schedule import Schedule, report_lasts
 from livenessprobe.probing.standing import Standing
 from livenessprobe.settings.model import Settings
@@ -61,6 +62,8 @@ class _Flight:
     """The result, once it has ended; until then, what is reported to callers whose time is up."""
     callers: int = 0
     """How many requests wait for it."""
+    joined: int = 0
+    """How many requests have waited for it."""
     cancelled: bool = False
     """Whether later flights have taken its place."""
     task: asyncio.Task[Standing | None] = field(init=False)
@@ -83,6 +86,7 @@ class Prober:
     def __init__(self, identity: Identity, settings: Settings, metrics: Metrics) -> None:
         self.standing = Standing()
         """What is reported."""
+        self.history = History()
         self.changed = asyncio.Event()
         """Set after each Probe, and after each change of settings or of the driver's name."""
         self.driver_name = DriverName(identity, settings.probe_path, metrics, self.changed.set)
@@ -138,7 +142,7 @@ class Prober:
         settings = self.settings
         now = asyncio.get_running_loop().time()
         if settings.probe_timeout <= 0:
-            return self._note(_Flight(now, Question(now, now), Found(NO_TIME)), now)
+            return self._note(_Flight(now, Question(now, now), Found(NO_TIME), joined=1), now)
         caller = _Caller(now + settings.probe_timeout, now + settings.unreachable_grace)
         self._callers.add(caller)
         try:
@@ -277,8 +281,9 @@ class Prober:
         return self.standing
 
     def _record(self, flight: _Flight, now: float) -> None:
-        """Record and count one Probe, as upstream does."""
+        """Record and count one Probe, as upstream does, and keep it in the history."""
         result = flight.found.result
+        self.history.probed(flight.started, now - flight.started, result.reason, flight.joined)
         if result is not NO_TIME:
             self._metrics.operation(flight.question.method, result.code, now - flight.started)
         if result.reason is None:
@@ -292,6 +297,7 @@ class Prober:
         report = self.standing.ready.report
         assert report is not None  # there is a result
         self._metrics.reported(report.reason is None)
+        self.history.reported(now, report, self.driver_name.text)
         if report.reason is self._reported:
             return
         driver = self.driver_name.text
@@ -334,6 +340,7 @@ class Prober:
 async def _end_of(flight: _Flight, deadline: float) -> Standing | None:
     """What is reported once `flight` has ended; None if it goes on after `deadline`, or was cancelled."""
     flight.callers += 1
+    flight.joined += 1
     try:
         if flight.question.deadline <= deadline:
             return await asyncio.shield(flight.task)

@@ -146,6 +146,8 @@ BOTH, HEALTH, METRICS = ["healthz", "metrics"], ["healthz"], ["metrics"]
         ({"metrics_address": ":81"}, [("0.0.0.0:9808", HEALTH, True), (":81", METRICS, True)]),
         ({"metrics_address": "[::1]:81"}, [("0.0.0.0:9808", HEALTH, True), ("[::1]:81", METRICS, False)]),
         ({"metrics_address": "unix:/m.sock"}, [("0.0.0.0:9808", HEALTH, True), ("/m.sock", METRICS, False)]),
+        ({"http_endpoint": "[::1]:80", "metrics_address": ":81"}, [("[::1]:80", HEALTH, False), (":81", METRICS, True)]),
+        ({"http_endpoint": ":80", "metrics_address": "0.0.0.0:80"}, [(":80", BOTH, True)]),
     ],
 )
 def test_addresses_of_the_listeners(texts: dict[str, str], listen: list[tuple[str, list[str], bool]]) -> None:

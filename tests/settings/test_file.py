@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from livenessprobe.settings.file import FileContent, read_settings_file
-from livenessprobe.settings.layers import FILE_KEYS, KEYS, Raw, SettingsError
+from livenessprobe.settings.layers import FILE_KEYS, KEYS, Raw
 from tests.support import ROOT
-from tests.values import FLAG_ALIASES, PATH, VARIABLE_ALIASES, as_file, as_variables, load_all
+from tests.values import FLAG_ALIASES, PATH, VARIABLE_ALIASES, Refused, as_file, as_variables, load_all
 
 # --- the faults of a file
 
@@ -88,7 +88,7 @@ def test_an_error_names_the_line_and_the_fix(content: str, sentence: str) -> Non
     assert loaded.file_error == f"{PATH}: {sentence}"
     assert loaded.settings == load_all().settings
 
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(Refused) as refused:
         load_all({"config-strict": "true"}, file=content.encode())
     assert (str(refused.value), refused.value.code) == (f"Settings file refused: {PATH}: {sentence}", 1)
 
@@ -170,11 +170,13 @@ VALUES = st.sampled_from(["", ":1", "/a", "1s", "0", "json", "a=1", "80:80", "ht
 def test_any_error_of_a_file_names_the_file_once(file: dict[str, object], environ: dict[str, object]) -> None:
     texts = {key: text for key, text in environ.items() if isinstance(text, str)}
     try:
-        error = load_all({}, as_variables(texts), as_file(file)).file_error
-    except SettingsError as refused:
+        mistakes = load_all({}, as_variables(texts), as_file(file)).file_mistakes
+    except Refused as refused:
         assert PATH not in str(refused), "without the file it is refused as well"
-    else:
-        assert error == "" or (error.startswith(f"{PATH}: ") and error.count(PATH) == 1)
+        mistakes = tuple(mistake for mistake in refused.mistakes if PATH in mistake.source)
+    for mistake in mistakes:
+        assert mistake.err.startswith(f"{PATH}: ")
+        assert mistake.err.count(PATH) == 1
 
 
 # --- reading

@@ -110,6 +110,37 @@ def test_by_default_an_unreachable_driver_is_reported_at_the_timeout(sidecar: St
     assert process.metric("livenessprobe_driver_up") == 0
 
 
+def test_metrics_name_the_driver_and_the_reason_of_the_last_failure(socket_path: str, sidecar: Start) -> None:
+    """While it is missing, hung, ready and not ready, and after it has come back under another name."""
+
+    def told() -> tuple[list[str], list[str]]:
+        ones = [series for series, value in process.figures().items() if value == 1]
+        names, reasons = (
+            [series.split('"')[1] for series in ones if series.startswith(f"{family}{{")]
+            for family in ("livenessprobe_driver_info", "livenessprobe_unhealthy_reason")
+        )
+        return names, reasons
+
+    process = sidecar(AT_ONCE, "--probe-timeout=500ms")
+    assert told() == (["unknown-driver"], [])
+    process.get()
+    assert told() == (["unknown-driver"], ["socket_missing"])
+    with FakeDriver(socket_path, "first.csi.test") as driver:
+        process.get()
+        eventually(lambda: told() == (["first.csi.test"], []))
+        driver.hang = True
+        process.get()
+        assert told() == (["first.csi.test"], ["deadline"])
+        driver.hang, driver.ready = False, False
+        process.get()
+        assert told() == (["first.csi.test"], ["not_ready"])
+    process.get()
+    assert told() == (["first.csi.test"], ["socket_missing"])
+    with FakeDriver(socket_path, "second.csi.test"):
+        process.get()
+        eventually(lambda: told() == (["second.csi.test"], []))
+
+
 def test_a_driver_that_refuses_is_dialled_ten_times_a_second(socket_path: str, sidecar: Start) -> None:
     """The probe path is no method of CSI, so the sidecar does not ask for the name, and only probes dial."""
     with socket.socket(socket.AF_UNIX) as deaf:

@@ -80,6 +80,23 @@ def test_arguments_after_a_positional_are_named(driver: FakeDriver, sidecar: Sta
     process.await_log('unread="false --probe-timeout=1s"')
 
 
+def test_the_sidecar_runs_behind_a_word_that_is_no_command_and_says_so_first(sidecar: Start) -> None:
+    """As the Go program does; a person who types `chek` may wait for a check."""
+    port = free_port()
+    environ = {"LIVENESSPROBE_HTTP_ENDPOINT": f"127.0.0.1:{port}"}
+    process = sidecar("chek", "--csi-address=/a", environ=environ, await_http=False)
+    process.await_log("ServeMux listening")
+
+    assert (
+        process.log()
+        .splitlines()[0]
+        .endswith(
+            '"The first argument is no flag, so no argument is read" argument="chek" detail="did you mean check?" '
+            f'unread="chek --csi-address=/a --http-endpoint=127.0.0.1:{process.port}"'
+        )
+    )
+
+
 def test_old_log_files_are_written(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
     """With klog's flags from before v2.12."""
     process = sidecar(

@@ -84,7 +84,7 @@ FAULTS: tuple[tuple[Content, str], ...] = (
     (_link_to_itself, "Too many levels of symbolic links"),
     ("probe_timeout = 9\n", "probe_timeout is the number 9; write a duration"),
     ('probe_timeout = "9s"\nv = "-"\n', 'line 2, key v = \\"-\\": '),
-    ('probe_timeout = "9s"\nmetrics_address = ":1"\n', "Only one of `--metrics-address` and `--http-endpoint`"),
+    ('probe_timeout = "9s"\nhealth_port = 1\n', "Only one of `--health-port` and `--http-endpoint`"),
 )
 
 
