@@ -16,7 +16,7 @@ from livenessprobe.klog.log import get_logger
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
 from livenessprobe.process import cpus, threads
-from livenessprobe.process.imports import hide_modules
+from livenessprobe.process.imports import hide_modules, install_placeholders
 from livenessprobe.settings import command_line, describe, flags
 from livenessprobe.settings.file import HUNG_SECONDS, FileContent, read_settings_file
 from livenessprobe.settings.layers import DEFAULT_FILE, KEYS, Layer
@@ -83,7 +83,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_S
     _maxprocs_records(line.given, environ)
     if start.loaded.is_refused:
         first, *others = start.loaded.all_mistakes
-        log.error(first.message, err=first.err, **dict(first.pairs))
+        log.error(first.message, **first.record())
         _tell(others, start.loaded.warnings)
         return max(mistake.code for mistake in start.loaded.all_mistakes)
     return then(start)
@@ -124,7 +124,7 @@ def _with_file(start: _Start, file: FileContent, unreadable: Collection[str] = (
 def _tell(mistakes: Iterable[Mistake], warnings: Iterable[str]) -> None:
     """Log the mistakes behind the first, each with its source, and unknown variables."""
     for mistake in mistakes:
-        log.error(mistake.message, err=mistake.err, **dict(mistake.pairs), source=mistake.source)
+        log.error(mistake.message, **mistake.record(source=mistake.source))
     for warning in warnings:
         log.warning("Unknown setting", detail=warning)
 
@@ -145,11 +145,13 @@ def _serve(start: _Start) -> int:
     listeners, mistakes = _open(loaded, listen)
     if mistakes:
         for mistake in mistakes:
-            log.error(mistake.message, err=mistake.err, **dict(mistake.pairs))
+            log.error(mistake.message, **mistake.record())
         return 1
     http, metrics = listeners
     assert http is not None
     _warn(loaded, start.line)
+    # Hypercorn names this class in a type.
+    install_placeholders({"multiprocessing.synchronize": ("Event",)})
     with hide_modules("ssl"):
         import asyncio
 
@@ -181,7 +183,7 @@ def _open(
         try:
             found = how(address) if address is not None else None
         except ListenError as error:
-            mistakes.append(mistake(loaded.raw, str(error)))
+            mistakes.append(mistake(loaded.raw, str(error), error.taken))
         opened.append(found)
     return (opened[0], opened[1]), tuple(mistakes)
 

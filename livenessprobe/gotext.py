@@ -24,6 +24,12 @@ def quote_ascii(text: str) -> str:
     return '"' + "".join(_quote_rune(c, ascii_only=True) for c in text) + '"'
 
 
+def printable(text: str, limit: int) -> str:
+    """At most `limit` characters of `text` on one line, with characters that are not printable escaped as by `quote`."""
+    shown = "".join(c if c.isprintable() else _quote_rune(c) for c in text[:limit])
+    return f"{shown}…" if len(text) > limit else shown
+
+
 def _quote_rune(rune: str, *, ascii_only: bool = False) -> str:
     if rune in _SHORT_ESCAPES:
         return f"\\{_SHORT_ESCAPES[rune]}"

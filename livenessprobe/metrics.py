@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import gzip
-import platform
 import re
+import sys
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -138,7 +138,7 @@ class Metrics:
             ("key",),
         )
         gauge("livenessprobe_build_info", "Versions, as labels of a constant 1.", ("version", "upstream", "python")).labels(
-            __version__, UPSTREAM_VERSION, platform.python_version()
+            __version__, UPSTREAM_VERSION, sys.version.split()[0]
         ).set(1)
 
     def name_driver(self, name: str) -> None:

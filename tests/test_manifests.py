@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -240,6 +241,31 @@ def components_of(folder: Path) -> set[str]:
     below = [(folder / path).resolve() for key in ("resources", "components") for path in read.get(key, [])]
     names = {folder.resolve().relative_to(ROOT / "k8s").as_posix()}
     return names.union(*(components_of(path) for path in below if path.is_dir()))
+
+
+def build_together(folder: Path, *names: str) -> subprocess.CompletedProcess[str]:
+    """What kubectl says to a kustomization of an overlay and components."""
+    (overlay, *components) = (os.path.relpath(ROOT / "k8s" / name, folder.resolve()) for name in names)
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [overlay], "components": components}))
+    return subprocess.run([KUBECTL, "kustomize", folder], capture_output=True, text=True, check=False)
+
+
+def test_both_ways_to_scrape_cannot_be_combined(tmp_path: Path) -> None:
+    done = build_together(tmp_path, "overlays/node", "components/monitoring", "components/monitoring-service")
+
+    assert done.returncode != 0
+
+
+@pytest.mark.parametrize("overlay", ["overlays/node", "overlays/windows-hostprocess"])
+@pytest.mark.parametrize("component", ["components/monitoring", "components/monitoring-service"])
+def test_each_overlay_on_the_host_network_can_be_scraped_each_way(tmp_path: Path, overlay: str, component: str) -> None:
+    done = build_together(tmp_path, overlay, "components/metrics-port", component)
+
+    assert done.returncode == 0, done.stderr
+    (daemon_set,) = (each for each in yaml.safe_load_all(done.stdout) if each["kind"] == "DaemonSet")
+    (found,) = (each for each in daemon_set["spec"]["template"]["spec"]["containers"] if each["name"] == "liveness-probe")
+    assert found["ports"] == [{"name": "probe-metrics", "containerPort": 29809}]
+    assert found["env"] == [{"name": "LIVENESSPROBE_METRICS_ADDRESS", "value": ":29809"}]
 
 
 MONITORS = [

@@ -34,6 +34,7 @@ _OF_KIND = {
     flags.VMODULE: st.sampled_from(["", "main=3", "a=1,b*=2", "a=1"]),
     flags.COUNT: st.integers(1, 2**31 - 1).map(str),
     flags.THRESHOLD: st.sampled_from(["INFO", "error", "2", "-1"]),
+    flags.PAGES_TO: st.sampled_from(flags.PAGES),
     flags.SIZE: st.integers(0, 2**64 - 1).map(str),
     flags.QUANTITY: st.sampled_from(["0", "0Ki", "0.0"]),
     flags.BACKTRACE: st.sampled_from(["", "main.go:7"]),

@@ -14,6 +14,7 @@ import sys
 from enum import Enum
 from typing import NamedTuple
 
+from livenessprobe.driver import whereabouts
 from livenessprobe.driver.address import CSIAddress
 from livenessprobe.driver.result import Reason
 
@@ -139,9 +140,9 @@ def not_connected(number: int | None, path: str) -> NotConnected:
     """The failure for the errno `number` of a look at the socket file `path`, or of a connection to it."""
     if number in (errno.ENOENT, errno.ENOTDIR):
         missing = f"{path} does not exist: the driver is not running, or its folder is not mounted here"
-        return NotConnected(Reason.SOCKET_MISSING, missing)
+        return NotConnected(Reason.SOCKET_MISSING, missing + whereabouts.of_missing(path))
     if number in (errno.EACCES, errno.EPERM):
-        return NotConnected(Reason.PERMISSION_DENIED, f"{path}: permission denied: run as the driver's user or as root")
+        return NotConnected(Reason.PERMISSION_DENIED, f"{path}: permission denied: {whereabouts.of_forbidden()}")
     return NotConnected(Reason.UNREACHABLE, f"{path}: {os.strerror(number or 0)}")
 
 

@@ -119,7 +119,7 @@ class Identity:
             again = await self._ask_anew(question, update)
             found = found if again.result.reason in OUT_OF_TIME and not again.connected else again
         if found.result.reason is Reason.CONNECTION_LOST and self.dialer.address.logs_lost_connections:
-            log.error("Lost connection", address=self.dialer.address.text)
+            log.error("Lost connection", address=self.dialer.address.text, **found.result.cause)
         return found
 
     async def _ask_anew(self, question: Question, update: Update) -> Found:

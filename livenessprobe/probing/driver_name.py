@@ -28,6 +28,8 @@ class DriverName:
 
     def __init__(self, identity: Identity, probe_path: str, metrics: Metrics, changed: Callable[[], object]) -> None:
         self.text = UNKNOWN_DRIVER
+        self.since: float | None = None
+        """When the driver first told this name, in the loop's time; None until it does."""
         self.probe_timeout = 0.0
         """Seconds; may be changed at any time."""
         self._is_csi = probe_path.startswith("/csi.")
@@ -77,9 +79,10 @@ class DriverName:
                     started = loop.time()
                     answer = await self._identity.get_plugin_info(connection, timeout)
                     self._metrics.operation(GET_PLUGIN_INFO, answer.code, loop.time() - started)
-            except NotConnected:
+            except NotConnected as error:
                 if loop.time() >= still_connecting:
-                    log_connection.info("Still connecting", address=address)
+                    cause = {"reason": error.reason.value, "detail": error.sentence}
+                    log_connection.info("Still connecting", address=address, **cause)
                     still_connecting = loop.time() + STILL_CONNECTING_SECONDS
                 # A probe that reaches the driver ends the pause.
                 await _nap(self._wanted, pause)
@@ -96,8 +99,9 @@ class DriverName:
     def _named(self, name: str) -> None:
         before, self.text = self.text, shown(name)
         self._metrics.name_driver(self.text)
+        log.info("CSI driver name", driver=name[:NAME_MAX])  # also if it is the same: the call was announced
         if self.text != before or before == UNKNOWN_DRIVER:
-            log.info("CSI driver name", driver=name[:NAME_MAX])
+            self.since = asyncio.get_running_loop().time()
             self._changed()
         self._wanted.clear()
 

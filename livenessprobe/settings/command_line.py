@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from livenessprobe.driver.address import unexpanded
 from livenessprobe.gotext import quote
 from livenessprobe.settings.flags import BY_NAME, FLAGS, LONGHORN, STRING, Flag, Group, find
 from livenessprobe.settings.mistakes import nearest
@@ -106,9 +107,14 @@ def parse(arguments: Sequence[str], more: Sequence[Flag] = ()) -> CommandLine:
             flag.kind.check(text)
         except ValueError as reason:
             line = CommandLine(tuple(given))
-            raise FlagError(_refusal(flag, name, text, reason), flag.kind.hint, line, flag.key) from None
+            raise FlagError(_refusal(flag, name, text, reason), _hint(flag, text), line, flag.key) from None
         given.append((name, text))
     return CommandLine(tuple(given), tuple(rest))
+
+
+def _hint(flag: Flag, text: str) -> str:
+    variable = unexpanded(text)
+    return f"; {variable}" if variable else flag.kind.hint
 
 
 def _refusal(flag: Flag, name: str, text: str, reason: ValueError) -> str:

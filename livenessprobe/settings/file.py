@@ -103,7 +103,24 @@ def _parse(content: bytes) -> tuple[str, dict[str, object]]:
     try:
         return text, tomllib.loads(text)
     except (RecursionError, ValueError) as error:
-        raise ValueError(f"is not TOML: {error}") from None
+        raise ValueError(f"is not TOML: {error}{_quotes(text, str(error))}") from None
+
+
+def _quotes(text: str, error: str) -> str:
+    """What to write if the line of tomllib's `error` has a value without quotes; empty if it has none."""
+    place = re.search(r"\(at line ([0-9]+), ", error)
+    line = text.split("\n")[int(place[1]) - 1] if place else ""
+    bare = re.fullmatch(r"""\s*([A-Za-z0-9_-]+)\s*=\s*([^\s"'\[{#][^"'#]*?)\s*(?:#.*)?""", line)
+    if bare is None:
+        return ""
+    key, value = bare.groups()
+    kind = KEYS[key].kind if key in FILE_KEYS else flags.STRING
+    meant = value.lower() if kind.is_bool else value
+    try:
+        kind.check(meant)
+    except ValueError:
+        return ""
+    return f"; write {key} = {meant}" if kind.is_bool else f"; write {key} = {gotext.quote(meant)}"
 
 
 def _nearest_key(key: str) -> str:

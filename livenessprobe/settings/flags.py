@@ -115,14 +115,24 @@ def _backtrace(text: str) -> str:
     return text
 
 
+PAGES = ("local", "all", "off")
+
+
+def _pages(text: str) -> str:
+    if text not in PAGES:
+        raise ValueError(f"it must be {', '.join(PAGES[:-1])} or {PAGES[-1]}")
+    return text
+
+
 STRING = Kind("string", str)
+PAGES_TO = Kind("string", _pages, '"local", "all" or "off"')
 DURATION = Kind("duration", parse_seconds, 'a duration as text, such as "1m30s"')
 OPTIONAL_DURATION = Kind("duration", lambda text: parse_seconds(text) if text else None, DURATION.expected)
 BOOL = Kind("", _plain_bool, "true or false", is_bool=True)
 AUTOMAXPROCS = Kind("", lambda text: text == "" or parse_bool(text), BOOL.expected, is_bool=True)
 VERBOSITY = Kind("value", functools.partial(parse_uint, bits=31), "a whole number, such as 5")
 VMODULE = Kind("value", parse_vmodule, 'a list such as ["prober=5"]')
-QUANTITY = Kind("value", _quantity)
+QUANTITY = Kind("value", _quantity, "0")
 THRESHOLD = Kind("value", _threshold, "INFO, WARNING, ERROR, FATAL or a whole number")
 BACKTRACE = Kind("value", _backtrace)
 SIZE = Kind("uint", _size, "a whole number, such as 1800")
@@ -270,6 +280,12 @@ FLAGS: tuple[Flag, ...] = (
         DURATION,
         "0s",
         "Time between probes on a schedule; /healthz then reports the last result. 0s: probe when /healthz is requested.",
+    ),
+    _own(
+        "pages",
+        PAGES_TO,
+        "local",
+        "To whom /statusz and /flagz are shown: `local`, clients on a loopback address or a unix socket; all; or off, nobody.",
     ),
     _own(
         "probe-path",

@@ -49,7 +49,7 @@ def with_file(without: Loaded, file: FileContent, load: Callable[[Layer], Loaded
     loaded = load(layer)
     mistakes += mistakes_of_file(file.path, (each for each in loaded.mistakes if each not in without.mistakes))
     if not mistakes:
-        return loaded._replace(mistakes=without.mistakes, file=file.path, fingerprint=file.fingerprint)
+        return loaded._replace(mistakes=without.mistakes, file=file.path, in_file=layer, fingerprint=file.fingerprint)
     if (more := len(mistakes) - FILE_MISTAKES_MAX) > 0:
         last = Mistake(f"file {file.path}", INVALID, f"{file.path}: {more} more mistakes")
         mistakes = (*mistakes[:FILE_MISTAKES_MAX], last)

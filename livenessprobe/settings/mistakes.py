@@ -22,11 +22,18 @@ class Mistake(NamedTuple):
     code: int = 1
     """The exit code of a process that is refused for it."""
     pairs: tuple[tuple[str, str], ...] = ()
+    hint: str = ""
+    """The way out, if upstream's words do not say it."""
 
     @property
     def sentence(self) -> str:
         """The mistake as one sentence."""
-        return self.message if self.err is None else f"{self.message}: {self.err}"
+        sentence = self.message if self.err is None else f"{self.message}: {self.err}"
+        return f"{sentence}; {self.hint}" if self.hint else sentence
+
+    def record(self, **more: str) -> dict[str, str | None]:
+        """What follows `message` in the log record, with `more` behind it."""
+        return {"err": self.err, **dict(self.pairs), **({"detail": self.hint} if self.hint else {}), **more}
 
 
 def nearest(name: str, known: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from livenessprobe.driver.address import CSIAddress
 from livenessprobe.klog.format import Options
 from livenessprobe.settings import flags
-from livenessprobe.settings.layers import FILE_KEYS, Layer
+from livenessprobe.settings.layers import FILE_KEYS, Layer, Raw
 from livenessprobe.settings.listen_address import ListenAddress
 from livenessprobe.settings.mistakes import Mistake
 
@@ -58,6 +58,8 @@ class Settings(NamedTuple):
     interval: float
     """0: probe only on request."""
     thresholds: Thresholds
+    pages: str
+    """To whom pages are shown: `local`, `all` or `off`."""
     probe_path: str
     health_service: str
     health_file: str
@@ -81,6 +83,8 @@ class Loaded(NamedTuple):
     """Of flags and variables: the process cannot start with them."""
     file: str = ""
     """The path of the settings file, good or bad; empty if there is none."""
+    in_file: Layer = {}  # noqa: RUF012  never changed
+    """The keys of a good file with their texts and lines."""
     file_mistakes: tuple[Mistake, ...] = ()
     """Why the file was ignored; each `err` is a sentence that names the file."""
     fingerprint: str = ""
@@ -107,6 +111,22 @@ class Loaded(NamedTuple):
         return (*self.mistakes, *(each._replace(message="Settings file refused") for each in self.file_mistakes))
 
     @property
+    def overridden(self) -> dict[str, Raw]:
+        """What the file says for keys of which a flag or a variable is in force.  Such texts are not checked."""
+        by = ("flag ", "variable ")
+        return {key: raw for key, raw in self.in_file.items() if self.raw[key].source.startswith(by)}
+
+    @property
     def file_error(self) -> str:
         """The sentences of `file_mistakes`, one a line."""
         return "\n".join(str(mistake.err) for mistake in self.file_mistakes)
+
+
+class InForce(NamedTuple):
+    """The settings in force while the process runs, and what is wrong with their file."""
+
+    loaded: Loaded
+    fault: str = ""
+    """Why the file was ignored when it was last read; empty if it was not."""
+    pending: tuple[str, ...] = ()
+    """Keys of the file that wait for a restart."""

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from livenessprobe.driver.address import AddressError, CSIAddress, parse_csi_address
+from livenessprobe.driver.address import AddressError, CSIAddress, parse_csi_address, unexpanded
 from livenessprobe.driver.methods import parse_method
 from livenessprobe.gotext import format_duration, parse_duration, quote
 from livenessprobe.klog.format import Options
-from livenessprobe.settings import flags
+from livenessprobe.settings import flags, ways_out
 from livenessprobe.settings.layers import KEYS, Layer, Raw
 from livenessprobe.settings.listen_address import ListenAddress, join_host_port, parse_listen_address
 from livenessprobe.settings.mistakes import INVALID, Mistake
@@ -60,7 +60,8 @@ def _unreadable(raw: Raw, kind: flags.Kind) -> Mistake | None:
             raise ValueError("it holds a NUL character")
         kind.check(raw.text)
     except ValueError as reason:
-        return _invalid(raw, f"{reason}{kind.hint}", code=2)
+        variable = unexpanded(raw.text)
+        return _invalid(raw, f"{reason}; {variable}" if variable else f"{reason}{kind.hint}", code=2)
     return None
 
 
@@ -70,27 +71,32 @@ def _invalid(raw: Raw, reason: str, code: int = 1) -> Mistake:
 
 def _logging(raw: Layer, typed: Mapping[str, Any]) -> Iterator[Mistake]:
     """component-base's validation, all findings in one record (logs/api/v1/options.go, Validate)."""
-    findings, keys = [], []
+    findings, keys, hints = [], [], []
     if typed["log_flush_frequency"] <= 0:
         shown = quote(format_duration(parse_duration(raw["log_flush_frequency"].text)))
         findings.append(f"flushFrequency: Invalid value: {shown}: Must be greater than zero")
         keys.append("log_flush_frequency")
+        hints.append("write 5s")
     log_format = typed["logging_format"]
     if log_format not in ("text", "json"):
         findings.append(f"format: Invalid value: {quote(log_format)}: Unsupported log format")
         keys.append("logging_format")
+        hints.append("write text or json")
     if log_format != "text" and typed["vmodule"]:
         values = _values(raw["vmodule"], raw["logging_format"])
         findings.append("vmodule: Forbidden: Only supported for text log format" + (f" ({values})" if values else ""))
         keys += ["vmodule", "logging_format"]
+        hints.append("leave one of the two out")
     for kind in ("text", "json"):
         for key, name in ((f"log_{kind}_split_stream", "splitStream"), (f"log_{kind}_info_buffer_size", "infoBufferSize")):
             if typed[key]:
                 findings.append(f"options.{kind}.{name}: Forbidden: Feature LoggingAlphaOptions is disabled")
                 keys.append(key)
+                hints.append(f"leave out --{KEYS[key].name}")
     if findings:
         err = findings[0] if len(findings) == 1 else f"[{', '.join(findings)}]"
-        yield Mistake(_sources(*(raw[key] for key in dict.fromkeys(keys))), "LoggingConfiguration is invalid", err)
+        sources = _sources(*(raw[key] for key in dict.fromkeys(keys)))
+        yield Mistake(sources, "LoggingConfiguration is invalid", err, hint="; ".join(hints))
 
 
 def _conflicts(raw: Layer) -> Iterator[Mistake]:
@@ -133,7 +139,8 @@ def _csi_address(raw: Raw, platform: str) -> CSIAddress | Mistake:
     try:
         return parse_csi_address(raw.text, platform)
     except AddressError as error:
-        return Mistake(raw.source, "Failed to establish connection to CSI driver", f"{error}{_source_of(raw)}")
+        message, hint = "Failed to establish connection to CSI driver", ways_out.of_csi_address(raw.text)
+        return Mistake(raw.source, message, f"{error}{_source_of(raw)}", hint=hint)
 
 
 def _source_of(raw: Raw) -> str:
@@ -162,18 +169,25 @@ def _metrics(raw: Layer, http: ListenAddress | Mistake) -> ListenAddress | Mista
     return None if shared else separate
 
 
-def http_listener_mistake(raw: Layer, cause: str) -> Mistake:
-    """Upstream's record for a listener of health that cannot be opened."""
-    setting = raw["http_endpoint"] if raw["http_endpoint"].text else raw["health_port"]
-    return Mistake(setting.source, "Failed to start http server", f"{cause}{_source_of(setting)}")
+def http_listener_mistake(raw: Layer, cause: str, taken: str | None = None) -> Mistake:
+    """
+    Upstream's record for a listener of health that cannot be opened.
+
+    `taken` is what is known about an address that exists and cannot be had; None if the address itself is wrong.
+    """
+    key = "http_endpoint" if raw["http_endpoint"].text else "health_port"
+    of_text = ways_out.of_listen_address if raw["http_endpoint"].text else ways_out.of_health_port
+    hint = of_text(raw[key].text) if taken is None else ways_out.of_taken(taken, KEYS[key].name)
+    return Mistake(raw[key].source, "Failed to start http server", f"{cause}{_source_of(raw[key])}", hint=hint)
 
 
-def metrics_listener_mistake(raw: Layer, cause: str) -> Mistake:
-    """Upstream's record for a separate listener of metrics that cannot be opened."""
+def metrics_listener_mistake(raw: Layer, cause: str, taken: str | None = None) -> Mistake:
+    """Upstream's record for a separate listener of metrics that cannot be opened; `taken` as for that of health."""
     setting = raw["metrics_address"]
+    hint = ways_out.of_listen_address(setting.text) if taken is None else ways_out.of_taken(taken, "metrics-address")
     message = "Failed to start prometheus metrics endpoint on specified address and path"
     pairs = (("addr", setting.text), ("path", raw["metrics_path"].text))
-    return Mistake(setting.source, message, f"{cause}{_source_of(setting)}", pairs=pairs)
+    return Mistake(setting.source, message, f"{cause}{_source_of(setting)}", pairs=pairs, hint=hint)
 
 
 def _metrics_path(raw: Raw, *, shared_with_healthz: bool) -> Iterator[Mistake]:

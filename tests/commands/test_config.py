@@ -81,7 +81,11 @@ def test_the_settings_in_force_are_printed_and_nothing_is_logged(run: Callable[.
     assert list(printed) == ["settings", "target", "dial", "listen"]
     assert list(printed["settings"]) == list(KEYS)
     assert printed["settings"]["probe_timeout"] == {"value": "1m30s", "source": "flag --probe-timeout"}
-    assert printed["settings"]["v"] == {"value": 4, "source": "variable LIVENESSPROBE_V"}
+    assert printed["settings"]["v"] == {
+        "value": 4,
+        "source": "variable LIVENESSPROBE_V",
+        "overridden": {"value": 3, "source": f"file {folder}/settings.toml, line 1, key v"},
+    }
     assert printed["settings"]["log_dir"] == {"value": "/l", "source": f"file {folder}/settings.toml, line 2, key log_dir"}
     assert printed["settings"]["log_file"] == {"value": "", "source": "default"}
     assert (printed["target"], printed["dial"]) == ("unix:/run/csi/socket", {"network": "unix", "path": "/run/csi/socket"})
@@ -231,12 +235,15 @@ def test_all_mistakes_are_told_at_once(command: list[str], run: Callable[..., Do
     bad_v = r"variable LIVENESSPROBE_V = \"x\": strconv.ParseUint: parsing \"x\": invalid syntax; write a whole number, such as 5"
     bad_path = r"variable LIVENESSPROBE_METRICS_PATH = \"m\": it must begin with a slash, as /metrics does"
     empty = "failed to exit idle mode: failed to start resolver: passthrough: received empty target in Build()"
+    way_out = "write the path of the driver's socket, such as /csi/csi.sock; a variable may be empty"
+    no_port = "a port is a number from 0 to 65535, or the name of a service that the system knows"
     assert (done.code, done.out) == (2, "")
     assert records(done.err) == [
         f'"Invalid setting" err="{bad_v}"',
-        f'"Failed to establish connection to CSI driver" err="{empty}" source="flag --csi-address"',
+        f'"Failed to establish connection to CSI driver" err="{empty}" detail="{way_out}" source="flag --csi-address"',
         f'"Invalid setting" err="{bad_path}" source="variable LIVENESSPROBE_METRICS_PATH"',
-        '"Failed to start http server" err="listen tcp: lookup tcp/nosuchport: unknown port" source="flag --http-endpoint"',
+        '"Failed to start http server" err="listen tcp: lookup tcp/nosuchport: unknown port" '
+        f'detail="{no_port}" source="flag --http-endpoint"',
         f'"Invalid setting" err="{folder}/f: line 1: probe_timeot is not a setting; did you mean probe_timeout?" '
         f'source="file {folder}/f, line 1, key probe_timeot"',
         f'"Invalid setting" err="{folder}/f: line 3: health_port is the number 1.5; write a text, such as \\"…\\"" '

@@ -146,6 +146,36 @@ async def test_a_known_name_is_asked_for_at_most_once_a_second() -> None:
     running.cancel()
 
 
+async def test_each_announced_call_has_an_outcome(logged: list[str]) -> None:
+    """Also if the name is the same as before."""
+    driver = Driver(named("one"), named("one"), PluginInfo("", "rpc error", "Unavailable"), named("one"))
+    name = DriverName(driver, PROBE, Metrics(0.0), lambda: None)  # type: ignore[arg-type]
+    running = asyncio.create_task(name.run())
+    for number in (2, 3):
+        await asyncio.sleep(60)
+        driver.socket = (1, number, 1)
+        name.probed(Found(READY, connected=True, socket=driver.socket))
+    await asyncio.sleep(60)
+    running.cancel()
+
+    told = [
+        'I "Calling CSI driver to discover driver name"',
+        'I "CSI driver name" driver="one"',
+    ]
+    assert logged == [*told, *told, told[0], 'E "Failed to get CSI driver name" err="rpc error"', told[1]]
+
+
+@virtual
+async def test_a_name_that_cannot_be_asked_for_has_its_reason_in_the_log(logged: list[str]) -> None:
+    driver = Driver(*[None] * 30)
+    running = asyncio.create_task(DriverName(driver, PROBE, Metrics(0.0), lambda: None).run())  # type: ignore[arg-type]
+    await asyncio.sleep(25)
+    running.cancel()
+
+    still = 'I "Still connecting" address="unix:///csi/csi.sock" reason="refused" detail="nobody listens"'
+    assert logged == [still, still]
+
+
 @virtual
 async def test_a_service_that_is_no_csi_driver_is_not_asked() -> None:
     driver = Driver()

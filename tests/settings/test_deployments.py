@@ -113,7 +113,8 @@ def test_an_address_as_health_port_is_refused_at_start() -> None:
 
     assert refused.value.code == 1
     assert str(refused.value) == (
-        "Failed to start http server: listen tcp: address 0.0.0.0:localhost:29613: too many colons in address"
+        "Failed to start http server: listen tcp: address 0.0.0.0:localhost:29613: too many colons in address; "
+        "write the port alone: 29613; --http-endpoint takes an address"
     )
 
 

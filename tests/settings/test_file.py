@@ -69,7 +69,7 @@ FAULTS = [
     (
         "health_port = '80:80'",
         "Failed to start http server: listen tcp: address 0.0.0.0:80:80: too many colons in address "
-        "(line 1, key health_port)",
+        "(line 1, key health_port); write the port alone: 80; --http-endpoint takes an address",
     ),
     # of the whole
     ("", "is empty; a file of comments alone says that the defaults are meant"),
@@ -77,6 +77,17 @@ FAULTS = [
     ("\ufeffv = 1", "begins with a byte order mark; save it as UTF-8 without one"),
     ("v = 1\nv = 2", "is not TOML: Cannot overwrite a value (at end of document)"),
     ("v = ", "is not TOML: Invalid value (at end of document)"),
+    (
+        "probe_timeout = 2s",
+        "is not TOML: Expected newline or end of document after a statement (at line 1, column 18); "
+        'write probe_timeout = "2s"',
+    ),
+    (
+        "v = 1\ncsi_address = /csi/csi.sock # the driver's\n",
+        'is not TOML: Invalid value (at line 2, column 15); write csi_address = "/csi/csi.sock"',
+    ),
+    ("logtostderr = True", "is not TOML: Invalid value (at line 1, column 15); write logtostderr = true"),
+    ("logtostderr = maybe", "is not TOML: Invalid value (at line 1, column 15)"),
     ("v: 1", "is not TOML: Expected '=' after a key in a key/value pair (at line 1, column 2)"),
 ]
 

@@ -62,13 +62,7 @@ def test_row_22_http_endpoint_and_metrics_address_go_together(place: str, other_
 
 @pytest.mark.parametrize(
     ("endpoint", "metrics_address"),
-    [
-        ("127.0.0.1:1", "127.0.0.1:1"),
-        (":1", "0.0.0.0:1"),
-        ("[::]:1", ":1"),
-        ("[::1]:1", "[0:0::1]:1"),
-        ("unix:///run/h.sock", "unix:/run/h.sock"),
-    ],
+    [("127.0.0.1:1", "127.0.0.1:1"), (":1", "0.0.0.0:1"), ("unix:/h.sock", "unix:///h.sock")],
 )
 def test_row_22_one_address_for_both_is_one_listener(endpoint: str, metrics_address: str) -> None:
     found = load_all({"http-endpoint": endpoint, "metrics-address": metrics_address}).settings
@@ -79,14 +73,7 @@ def test_row_22_one_address_for_both_is_one_listener(endpoint: str, metrics_addr
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "metrics_address"),
-    [
-        ("127.0.0.1:1", ":1"),
-        ("127.0.0.1:1", "127.0.0.1:2"),
-        ("127.0.0.1:1", "localhost:1"),
-        (":1", "unix:///run/h.sock"),
-        ("unix:///run/h.sock", "unix:///run/m.sock"),
-    ],
+    ("endpoint", "metrics_address"), [("127.0.0.1:1", ":1"), ("127.0.0.1:1", "127.0.0.1:2"), (":1", "unix:/h.sock")]
 )
 def test_row_22_two_addresses_are_two_listeners(endpoint: str, metrics_address: str) -> None:
     """Their paths do not collide, so the metrics may be at /healthz."""
@@ -112,7 +99,7 @@ def test_vmodule_and_json_are_refused_by_both(place: str, other_place: str) -> N
     sides = f" ({side(place, 'vmodule', 'a=1', 1)} and "
     sides += f"{side(other_place, 'logging_format', 'json', 2 if place == 'file' else 1)})"
     path = f"{PATH}: " if "file" in (place, other_place) else ""
-    assert said == path + upstream + ("" if place == other_place == "flag" else sides)
+    assert said == path + upstream + ("" if place == other_place == "flag" else sides) + "; leave one of the two out"
 
 
 # --- values that are refused, and what becomes of the others

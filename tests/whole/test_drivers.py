@@ -98,7 +98,10 @@ def test_by_default_an_unreachable_driver_is_reported_at_the_timeout(sidecar: St
     assert (answer.status, answer.reason) == (500, "socket_missing")
     assert answer.body == f"{socket_path} does not exist: the driver is not running, or its folder is not mounted here"
     assert 0.95 < answer.seconds < 5
-    process.await_log('"Failed to establish connection to CSI driver" err="context deadline exceeded"')
+    process.await_log(
+        '"Failed to establish connection to CSI driver" err="context deadline exceeded" '
+        f'reason="socket_missing" detail="{answer.body}"'
+    )
     assert (
         process.metric(
             'csi_sidecar_operations_seconds_count{driver_name="unknown-driver",grpc_status_code="Unavailable",'
@@ -334,6 +337,10 @@ def test_a_status_made_by_grpc_is_not_a_driver_error(
     answer = process.get()
 
     assert (answer.status, answer.reason) == (500, reason)
+    process.await_log('"CSI driver is unhealthy"')
+    errors = [line for line in process.log().splitlines() if line.startswith("E") and "Failed to get CSI" not in line]
+    assert errors != []
+    assert [line for line in errors if f' reason="{reason}"' not in line] == []
     driver.stop()
 
 
@@ -380,7 +387,17 @@ def test_a_socket_without_permission_has_a_reason(driver: FakeDriver, sidecar: S
     answer = process.get()
 
     assert (answer.status, answer.reason) == (500, "permission_denied")
-    assert answer.body == f"{driver.path}: permission denied: run as the driver's user or as root"
+    advice = "this process is root without the capability DAC_OVERRIDE: add it, or run as the driver's user"
+    assert answer.body == f"{driver.path}: permission denied: {advice}"
+
+
+def test_a_socket_beside_the_missing_one_is_named(folder: Path, sidecar: Start) -> None:
+    with FakeDriver(f"{folder}/csi-nfs.sock"):
+        answer = sidecar(AT_ONCE, f"--csi-address={folder}/csi.sock").get()
+
+    missing = f"{folder}/csi.sock does not exist: the driver is not running, or its folder is not mounted here"
+    assert (answer.status, answer.reason) == (500, "socket_missing")
+    assert answer.body == f"{missing}; beside it is the socket {folder}/csi-nfs.sock"
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting needs root")

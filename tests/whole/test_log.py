@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pytest
 
 from tests.support import COMMAND, ROOT, FakeDriver, Start, eventually, free_port, request
 
@@ -66,8 +70,9 @@ def test_equal_errors_are_folded_and_recovery_has_one_record(driver: FakeDriver,
     process.wait()
 
     lines = [line.partition("] ")[2] for line in process.log().splitlines()]
-    assert lines.count('"Driver responded but is not ready"') == 10
-    assert lines.count('"Driver responded but is not ready" repeated=15') == 1
+    record = '"Driver responded but is not ready" reason="not_ready" detail="driver responded but is not ready"'
+    assert lines.count(record) == 10
+    assert lines.count(f"{record} repeated=15") == 1
     assert sum(line.startswith('"CSI driver is unhealthy"') for line in lines) == 1
     assert sum(line.startswith('"CSI driver is healthy again"') for line in lines) == 1
 
@@ -115,3 +120,16 @@ def test_a_fifo_as_log_file_stops_neither_probes_nor_stderr(driver: FakeDriver, 
     process.await_name()
     process.await_log("cannot write log file")
     assert process.get().status == 200
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the zone is Windows' own")
+def test_a_time_zone_in_posix_form_counts(sidecar: Start) -> None:
+    """Go reads only names, and writes UTC."""
+    process = sidecar(environ={"TZ": "ABC-7"})
+
+    first = re.match(r"I(\d{4} \d\d:\d\d:\d\d)\.", process.log())
+
+    assert first is not None
+    now = datetime.now(UTC).replace(tzinfo=None)
+    logged = datetime.strptime(f"{now.year}{first[1]}", "%Y%m%d %H:%M:%S")
+    assert abs(logged - now - timedelta(hours=7)) < timedelta(minutes=5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -42,15 +43,18 @@ def test_a_connection_is_closed_when_its_client_closes_it(driver: FakeDriver, si
 
 
 def test_a_taken_port_exits_with_1_and_names_the_port(folder: Path, sidecar: Start) -> None:
-    """And an older health file is removed."""
+    """With the process that holds it, and the way out; and an older health file is removed."""
     file = folder / "health"
     file.write_text("{}")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = sidecar(f"--http-endpoint=127.0.0.1:{port}", f"--health-file={file}", await_http=False)
         assert process.wait() == 1
+    name = Path("/proc/self/comm").read_text().strip() if sys.platform == "linux" else ""
+    held = f"held by {name} (PID {os.getpid()})"
     assert process.log().endswith(
-        f'"Failed to start http server" err="listen tcp 127.0.0.1:{port}: bind: address already in use"\n'
+        f'"Failed to start http server" err="listen tcp 127.0.0.1:{port}: bind: address already in use" '
+        f'detail="{held}; choose another with --http-endpoint"\n'
     )
     assert not file.exists()
 
