@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from functools import partial
 from typing import NoReturn
 
-from livenessprobe.process import environment, memory, signals
+from livenessprobe.process import environment, memory, signals, threads
 
 
 def main() -> NoReturn:
@@ -24,7 +25,8 @@ def main() -> NoReturn:
     if check:
         from livenessprobe.commands import check as command  # not through cli, which loads more than a check needs
 
-        os._exit(command.run(sys.argv[2:], environ))
+        # In a thread, so that a signal ends it even while it looks at a file on a hung file system.
+        os._exit(threads.run_apart(partial(command.run, sys.argv[2:], environ)))
     from livenessprobe import cli
 
     code = cli.main(sys.argv[1:], environ)

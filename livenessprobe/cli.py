@@ -18,7 +18,7 @@ from livenessprobe.probing import health_file
 from livenessprobe.process import cpus, threads
 from livenessprobe.process.imports import hide_modules, install_placeholders
 from livenessprobe.settings import command_line, describe, flags
-from livenessprobe.settings.file import FileContent, read_settings_file
+from livenessprobe.settings.file import HUNG_SECONDS, FileContent, read_settings_file
 from livenessprobe.settings.layers import DEFAULT_FILE, KEYS, Layer
 from livenessprobe.settings.listen_address import ListenAddress
 from livenessprobe.settings.load import load, with_file
@@ -134,9 +134,11 @@ def _serve(start: _Start) -> int:
     if path := loaded.settings.health_file:
         # Before anything that may fail: the file of an earlier process must not outlast it.
         try:
-            health_file.remove(path)
+            threads.run_apart(functools.partial(health_file.remove, path), HUNG_SECONDS)
         except health_file.HealthFileError as error:
             log.error("Health file cannot be updated", err=str(error))
+        except TimeoutError:
+            log.error("Health file cannot be updated", err=f"health file {path}: its file system does not respond")
     if fault := threads.fault():
         log.error("Cannot run without threads", err=fault)
         return 1

@@ -7,15 +7,17 @@ With a stuck event loop all health requests time out, and the kubelet keeps rest
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.log import get_logger
-from livenessprobe.process import termination
+from livenessprobe.process import termination, threads
 
 log = get_logger(__file__)
 
@@ -26,6 +28,9 @@ LATE_SECONDS = 1.0
 """A check that is later than this starts the count anew: the process was stopped or had no CPU, and the loop may work."""
 STUCK_SECONDS = 60.0
 """The loop is stuck if it runs no callback for this long while all checks are on time."""
+
+MESSAGE_SECONDS = 1.0
+"""How long the end waits for the termination message to be written."""
 
 
 @dataclass(slots=True)
@@ -77,6 +82,7 @@ class Watchdog:
     def _exit(self) -> NoReturn:
         message = f"livenessprobe: event loop stuck for {STUCK_SECONDS:.0f}s; exiting to be restarted by the kubelet"
         log.error("Event loop is stuck; exiting", seconds=int(STUCK_SECONDS))
-        termination.write_message(self._termination_log, message)
+        with contextlib.suppress(TimeoutError):
+            threads.run_apart(partial(termination.write_message, self._termination_log, message), MESSAGE_SECONDS)
         klog.flush()
         os._exit(EXIT_CODE)
