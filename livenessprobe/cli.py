@@ -26,6 +26,7 @@ from livenessprobe.settings.mistakes import Mistake
 from livenessprobe.settings.model import Loaded
 from livenessprobe.settings.validate import http_listener_mistake, metrics_listener_mistake
 from livenessprobe.web.listener import ListenError, listen, look_up
+from livenessprobe.web.unused import OF_HYPERCORN
 
 Opened = TypeVar("Opened")
 
@@ -150,8 +151,7 @@ def _serve(start: _Start) -> int:
     http, metrics = listeners
     assert http is not None
     _warn(loaded, start.line)
-    # Hypercorn names this class in a type.
-    install_placeholders({"multiprocessing.synchronize": ("Event",)})
+    install_placeholders(OF_HYPERCORN)
     with hide_modules("ssl"):
         import asyncio
 
