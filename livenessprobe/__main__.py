@@ -7,7 +7,9 @@ import os
 import sys
 from typing import NoReturn
 
-from livenessprobe.process import environment, memory, signals
+from livenessprobe.process import environment, memory, signals, termination
+
+COMMANDS = ("check", "config", "demo", "status")
 
 
 def main() -> NoReturn:
@@ -18,6 +20,8 @@ def main() -> NoReturn:
     """
     memory.before_imports()
     command = "".join(sys.argv[1:2])
+    if command not in COMMANDS:
+        termination.expect()
     # Before the other imports, which take a second if CPU is scarce: without a handler a signal has no effect on PID 1.
     signals.install_early(signals.exit_interrupted if command in ("check", "status") else signals.exit_successfully)
     environ = environment.take()

@@ -15,11 +15,11 @@ from livenessprobe.klog import log as klog
 from livenessprobe.klog.log import get_logger
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
-from livenessprobe.process import cpus, threads
+from livenessprobe.process import cpus, termination, threads
 from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import command_line, describe, flags
 from livenessprobe.settings.file import FileContent, read_settings_file
-from livenessprobe.settings.layers import DEFAULT_FILE, Layer, SettingsError
+from livenessprobe.settings.layers import DEFAULT_FILE, PREFIX, Layer, SettingsError
 from livenessprobe.settings.listen_address import ListenAddress
 from livenessprobe.settings.load import load, with_file
 from livenessprobe.settings.model import Loaded, Settings
@@ -48,6 +48,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             case ["config", *rest]:
                 return run(rest, environ, _print_settings)
         return run(arguments, environ, _serve)
+    except BaseException as error:
+        termination.leave(f"fault of the sidecar's own: {error!r}")
+        raise
     finally:
         klog.flush()
 
@@ -68,6 +71,8 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_S
     except command_line.HelpRequested:
         return _print(command_line.usage(sys.argv[0]), sys.stderr)
     except command_line.FlagError as error:
+        _use_termination_log(dict(error.given), environ)
+        termination.leave(f"{error}")
         _maxprocs_records(error.given, environ)
         klog.flush()
         _print(f"{error}\n{command_line.usage(sys.argv[0])}", sys.stderr)
@@ -75,19 +80,34 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_S
     values = line.values()
     if flags.BOOL.check(values.get("version", "false")):
         return _print(f"livenessprobe {__version__} (Python), matches upstream {UPSTREAM_VERSION}", sys.stdout)
+    _use_termination_log(values, environ)
     try:
         loaded = load(values, environ)
+        termination.use(loaded.settings.termination_log)
         _look_up(loaded)
         start = _Start(line, environ, without_file=loaded, loaded=loaded)
         start = start._replace(loaded=_with_file(start, read_settings_file(loaded.raw["config"].text)))
     except SettingsError as error:
         klog.configure(error.log)
         _maxprocs_records(line.given, environ)
-        log.error(error.message, err=error.err, **error.pairs)
-        return error.code
+        return _refuse(error)
+    termination.use(start.loaded.settings.termination_log)
     klog.configure(start.loaded.settings.log)
     _maxprocs_records(line.given, environ)
     return then(start)
+
+
+def _refuse(error: SettingsError) -> int:
+    """Log why the settings are refused; the exit code."""
+    log.error(error.message, err=error.err, **error.pairs)
+    termination.leave(str(error))
+    return error.code
+
+
+def _use_termination_log(values: Mapping[str, str], environ: Mapping[str, str]) -> None:
+    """Use the termination log that a flag or variable names, though settings may be refused."""
+    path = values.get("termination-log", environ.get(f"{PREFIX}TERMINATION_LOG", termination.DEFAULT_PATH))
+    termination.use("" if "\0" in path else path)
 
 
 def _with_file(start: _Start, file: FileContent) -> Loaded:
@@ -113,12 +133,12 @@ def _serve(start: _Start) -> int:
             log.error("Health file cannot be updated", err=str(error))
     if fault := threads.fault():
         log.error("Cannot run without threads", err=fault)
+        termination.leave(f"Cannot run without threads: {fault}")
         return 1
     try:
         listeners = _open(loaded.settings, listen)
     except SettingsError as error:
-        log.error(error.message, err=error.err, **error.pairs)
-        return error.code
+        return _refuse(error)
     _warn(loaded, start.line)
     with hide_modules("ssl"):
         import asyncio
