@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.process import memory
+from livenessprobe.process.imports import stand_ins
 from livenessprobe.web import responses
 from livenessprobe.web.health import ASGI, INNER, METRICS_PATH, Health, Known, Receive, Scope, Send, deliver, failure
 from livenessprobe.web.routes import HEALTH, PAGE_PATHS
@@ -41,6 +44,7 @@ def create_app(health: Health, metrics: Metrics) -> Quart:
     `health` stands in front of its dispatch and decides which requests reach it; Quart itself serves metrics and pages, at fixed
     paths, for every method as upstream does.
     """
+    _import_quart()
     from quart import Quart, Response, request
     from quart.routing import QuartRule
 
@@ -83,6 +87,23 @@ def create_app(health: Health, metrics: Metrics) -> Quart:
     app.register_error_handler(Exception, fail)
     app.asgi_app = replace(health, inner=app.asgi_app)  # type: ignore[method-assign]  # as Quart documents for middleware
     return app
+
+
+WITHOUT_FUNCTION = ("click", "click.core", "click.testing", "jinja2")
+"""Packages that Quart imports for templates and for a command line, which nobody uses here; they take 3 MiB."""
+
+
+def _import_quart() -> None:
+    """Import Quart without the packages WITHOUT_FUNCTION; with them, if a release of Quart cannot do without."""
+    before = set(sys.modules)
+    try:
+        with stand_ins(*WITHOUT_FUNCTION):
+            importlib.import_module("quart")
+    except Exception as error:  # noqa: BLE001  whatever it is, Quart may be fit without stand-ins
+        log.warning("Quart needs packages that it is loaded without here; loading all of it", err=repr(error))
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] in ("quart", "flask"):
+                del sys.modules[name]
 
 
 Draw = Callable[[str, Known, tuple[str, ...], str, bytes], responses.Response]

@@ -130,8 +130,8 @@ def test_with_a_health_port_alone_the_first_page_loads_quart_once_and_health_goe
     eventually(lambda: "load Quart" not in process.threads(), 20)
 
 
-def test_a_view_loads_nothing_but_modules_of_this_program_and_of_python() -> None:
-    """No template engine and no command-line library beyond what Quart itself imports."""
+def test_no_view_loads_a_template_engine_or_a_command_line_library() -> None:
+    """Neither does Quart, nor does a view load any module but those of this program and of Python."""
     code = """
 import asyncio, sys
 from livenessprobe.metrics import Metrics
@@ -154,7 +154,7 @@ async def main():
     for path in ("/statusz", "/flagz", "/"):
         for accept in ("text/plain", "text/html", "application/json"):
             assert (await client.get(path, headers={"Accept": accept, "Host": "localhost"})).status_code == 200
-    print(*{name.partition(".")[0] for name in set(sys.modules) - before})
+    print(*{name.partition(".")[0] for name in set(sys.modules) - before} | {"jinja2", "click"} & set(sys.modules))
 
 asyncio.run(main())
 """
