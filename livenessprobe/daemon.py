@@ -25,7 +25,7 @@ from livenessprobe.process.watchdog import Watchdog
 from livenessprobe.reload import Reloader
 from livenessprobe.settings.file import FileContent
 from livenessprobe.settings.model import Loaded, Settings
-from livenessprobe.web.app import Applications
+from livenessprobe.web.app import Applications, create_lean_app
 from livenessprobe.web.health import Health, Known
 from livenessprobe.web.limits import Limits
 from livenessprobe.web.routes import Routes
@@ -80,7 +80,7 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
     reloader = Reloader(loaded, file.path, file.load, lambda settings: _adopt(prober, settings), metrics)
     # A start in the future is that of a clock that was set back since.
     known = Known(prober, Callers(prober, metrics), reloader, loop.time() - max(0.0, time.time() - process_start))
-    applications = Applications(_healths(known, metrics, settings), metrics)
+    applications = Applications(_healths(known, metrics, settings), metrics, create=create_lean_app)
     with signals.as_events() as events:
         _announce(settings)
         memory.before_serving()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import gzip
-import platform
 import re
+import sys
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -63,6 +63,18 @@ class Metrics:
             "livenessprobe_driver_up", "Whether the last probe found the driver ready (1) or not (0); NaN before the first."
         )
         self.driver_up.set(float("nan"))
+        self._reasons = gauge(
+            "livenessprobe_unhealthy_reason",
+            "Whether the last probe found the driver not ready for this reason (1) or not (0).",
+            ("reason",),
+        )
+        for reason in Reason:
+            self._reasons.labels(reason.value)
+        self._reason: Reason | None = None
+        self._driver_info = gauge(
+            "livenessprobe_driver_info", "The driver's name, as the label of a constant 1.", ("driver_name",)
+        )
+        self._driver_info.labels(self._driver_name).set(1)
         self._healthy = gauge(
             "livenessprobe_healthy", "What is reported of the driver: healthy (1) or not (0); NaN before the first probe."
         )
@@ -126,14 +138,16 @@ class Metrics:
             ("key",),
         )
         gauge("livenessprobe_build_info", "Versions, as labels of a constant 1.", ("version", "upstream", "python")).labels(
-            __version__, UPSTREAM_VERSION, platform.python_version()
+            __version__, UPSTREAM_VERSION, sys.version.split()[0]
         ).set(1)
 
     def name_driver(self, name: str) -> None:
-        """Label the calls that follow with the driver's `name`."""
+        """Label the calls that follow, and the only series of livenessprobe_driver_info, with the driver's `name`."""
         if len(self._names) < NAMES_MAX:
             self._names.add(name)
+        self._driver_info.remove(self._driver_name)
         self._driver_name = name if name in self._names else OTHER_DRIVER
+        self._driver_info.labels(self._driver_name).set(1)
 
     def operation(self, method: str, code: str, seconds: float) -> None:
         """Record one call to the driver, as csi-lib-utils' interceptor does."""
@@ -143,8 +157,13 @@ class Metrics:
         """Record what a probe found and how long it took."""
         self._last_duration.set(seconds)
         self.driver_up.set(reason is None)
+        if self._reason is not None:
+            self._reasons.labels(self._reason.value).set(0)
         if reason is None:
             self._last_success.set(time.time())
+        else:
+            self._reasons.labels(reason.value).set(1)
+        self._reason = reason
 
     def failed(self, reason: Reason) -> None:
         """Count a failed probe, also one whose result changes nothing because a later probe has ended before it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from livenessprobe.settings import command_line
 from livenessprobe.settings.layers import DEFAULT_FILE
 from livenessprobe.settings.model import Loaded
 from tests.support import ROOT
-from tests.test_docs import exposed
+from tests.test_docs import exposed, section, strings_of_the_code
 from tests.values import load_all
 
 yaml = pytest.importorskip("yaml", reason="PyYAML is missing: pip install '.[check]'")
@@ -25,6 +26,7 @@ if KUBECTL is None:
     pytest.skip("kubectl is missing: pip install '.[check]'", allow_module_level=True)
 
 BUILDS = ["base", *sorted(f"overlays/{path.name}" for path in (ROOT / "k8s" / "overlays").iterdir())]
+DASHBOARD = "livenessprobe-dashboard"
 LINUX_SECURITY = {
     "runAsUser": 0,
     "runAsGroup": 0,
@@ -39,11 +41,13 @@ LINUX_SECURITY = {
 
 @cache
 def built(name: str) -> dict[str, dict]:
-    """The documents that `kubectl apply -k` would send, by kind."""
+    """The documents that `kubectl apply -k` would send, by kind; without the dashboard, a second ConfigMap."""
     done = subprocess.run([KUBECTL, "kustomize", ROOT / "k8s" / name], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "deprecated" not in done.stderr
-    return {document["kind"]: document for document in yaml.safe_load_all(done.stdout)}
+    documents = [document for document in yaml.safe_load_all(done.stdout) if document["metadata"]["name"] != DASHBOARD]
+    assert len({document["kind"] for document in documents}) == len(documents)
+    return {document["kind"]: document for document in documents}
 
 
 def workload(name: str) -> dict:
@@ -208,7 +212,7 @@ def test_prometheus_and_the_network_policy_find_pod_port_and_path() -> None:
     name = "overlays/complete"
     labels = workload(name)["spec"]["template"]["metadata"]["labels"]
     monitor, policy = (built(name)[kind]["spec"] for kind in ("PodMonitor", "NetworkPolicy"))
-    (endpoint,) = monitor["podMetricsEndpoints"]
+    endpoint, _ = monitor["podMetricsEndpoints"]
     (rule,) = policy["ingress"]
     ports = {each["name"] for each in container(name, "driver")["ports"]}
 
@@ -217,6 +221,108 @@ def test_prometheus_and_the_network_policy_find_pod_port_and_path() -> None:
     assert {endpoint["port"], *(each["port"] for each in rule["ports"])} <= ports
     assert loaded(name).settings.metrics_on_http
     assert endpoint["path"] == loaded(name).settings.metrics_path
+
+
+# --- monitoring
+
+
+def test_no_manifest_scrapes_a_sidecar_twice() -> None:
+    both = {"components/monitoring", "components/monitoring-service"}
+
+    used = {name: components_of(ROOT / "k8s" / name) & both for name in BUILDS}
+
+    assert set().union(*used.values()) == both, "each of the two is built by an overlay"
+    assert [name for name, found in used.items() if found == both] == []
+
+
+def components_of(folder: Path) -> set[str]:
+    """All kustomizations that make up the one in `folder`, itself included, as paths below k8s/."""
+    read = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    below = [(folder / path).resolve() for key in ("resources", "components") for path in read.get(key, [])]
+    names = {folder.resolve().relative_to(ROOT / "k8s").as_posix()}
+    return names.union(*(components_of(path) for path in below if path.is_dir()))
+
+
+def build_together(folder: Path, *names: str) -> subprocess.CompletedProcess[str]:
+    """What kubectl says to a kustomization of an overlay and components."""
+    (overlay, *components) = (os.path.relpath(ROOT / "k8s" / name, folder.resolve()) for name in names)
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [overlay], "components": components}))
+    return subprocess.run([KUBECTL, "kustomize", folder], capture_output=True, text=True, check=False)
+
+
+def test_both_ways_to_scrape_cannot_be_combined(tmp_path: Path) -> None:
+    done = build_together(tmp_path, "overlays/node", "components/monitoring", "components/monitoring-service")
+
+    assert done.returncode != 0
+
+
+@pytest.mark.parametrize("overlay", ["overlays/node", "overlays/windows-hostprocess"])
+@pytest.mark.parametrize("component", ["components/monitoring", "components/monitoring-service"])
+def test_each_overlay_on_the_host_network_can_be_scraped_each_way(tmp_path: Path, overlay: str, component: str) -> None:
+    done = build_together(tmp_path, overlay, "components/metrics-port", component)
+
+    assert done.returncode == 0, done.stderr
+    (daemon_set,) = (each for each in yaml.safe_load_all(done.stdout) if each["kind"] == "DaemonSet")
+    (found,) = (each for each in daemon_set["spec"]["template"]["spec"]["containers"] if each["name"] == "liveness-probe")
+    assert found["ports"] == [{"name": "probe-metrics", "containerPort": 29809}]
+    assert found["env"] == [{"name": "LIVENESSPROBE_METRICS_ADDRESS", "value": ":29809"}]
+
+
+MONITORS = [
+    ("overlays/complete", "PodMonitor", "podMetricsEndpoints"),
+    ("overlays/node-monitored", "ServiceMonitor", "endpoints"),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "key"), MONITORS)
+def test_monitors_name_job_and_node_and_drop_the_host_network_at_one_port_only(name: str, kind: str, key: str) -> None:
+    endpoints = {each["port"]: each for each in built(name)[kind]["spec"][key]}
+    job = {"targetLabel": "job", "replacement": "livenessprobe"}
+    node = {"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "node"}
+    drop = {
+        "action": "dropequal",
+        "sourceLabels": ["__meta_kubernetes_pod_ip"],
+        "targetLabel": "__meta_kubernetes_pod_host_ip",
+    }
+
+    assert {port: each["relabelings"] for port, each in endpoints.items()} == {
+        "healthz": [drop, job, node],
+        "probe-metrics": [job, node],
+    }
+    assert {each["path"] for each in endpoints.values()} == {loaded(name).settings.metrics_path}
+
+
+@pytest.mark.parametrize(("name", "kind"), [each[:2] for each in MONITORS])
+def test_kube_prometheus_stack_selects_monitors_and_rules_by_their_label(name: str, kind: str) -> None:
+    for found in (kind, "PrometheusRule"):
+        assert built(name)[found]["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+
+
+def test_the_service_monitor_finds_the_service_and_the_service_the_pods_and_their_ports() -> None:
+    name = "overlays/node-monitored"
+    service = built(name)["Service"]
+    labels = workload(name)["spec"]["template"]["metadata"]["labels"]
+    named = {each["name"] for called in ("driver", "liveness-probe") for each in container(name, called)["ports"]}
+
+    selected = built(name)["ServiceMonitor"]["spec"]["selector"]["matchLabels"]
+    assert selected.items() <= service["metadata"]["labels"].items()
+    assert service["spec"]["selector"].items() <= labels.items()
+    assert service["spec"]["clusterIP"] == "None"
+    assert {each["name"] for each in service["spec"]["ports"]} == named
+    assert all(each["targetPort"] == each["name"] for each in service["spec"]["ports"])
+
+
+def test_a_pod_on_the_host_network_serves_metrics_on_a_port_of_their_own() -> None:
+    """And health on loopback; row 22 of docs/differences.md."""
+    name = "overlays/node-monitored"
+    settings = loaded(name).settings
+    ports = {each["name"]: each["containerPort"] for each in sidecar(name)["ports"]}
+
+    assert settings.http.host == "127.0.0.1"
+    assert settings.metrics is not None
+    assert (settings.metrics.host, ports) == ("", {"probe-metrics": int(settings.metrics.port)})
+    assert settings.metrics.port != settings.http.port
+    assert not settings.metrics_on_http
 
 
 # --- alerts
@@ -230,10 +336,13 @@ def rules() -> list[dict]:
 def test_alerts_use_only_metrics_that_exist() -> None:
     known = exposed()[1]
 
-    named = {rule["alert"]: set(re.findall(r"\blivenessprobe_\w+", rule["expr"])) for rule in rules()}
+    named = {rule["alert"]: set(re.findall(r"\blivenessprobe_\w+", str(rule))) for rule in rules()}
 
     assert {alert: names - known for alert, names in named.items()} == {alert: set() for alert in named}
-    assert all(named.values())
+    assert [rule["expr"] for rule in rules() if not named[rule["alert"]]] == [
+        'up{job="livenessprobe"} == 0',
+        'absent(up{job="livenessprobe"})',
+    ]
 
 
 def test_each_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() -> None:
@@ -245,6 +354,51 @@ def test_each_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() 
 
     assert {case["alertname"] for case in cases if case["exp_alerts"]} == {rule["alert"] for rule in rules()}
     assert {case["alertname"] for case in cases if not case["exp_alerts"]} == {rule["alert"] for rule in rules()}
+
+
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+
+
+def test_each_alert_links_to_its_section_of_the_runbook() -> None:
+    page = "https://github.com/OWNER/REPOSITORY/blob/main/docs/runbook.md"
+
+    assert re.findall(r"^## (.*)$", RUNBOOK, re.MULTILINE) == [rule["alert"] for rule in rules()]
+    assert {rule["alert"]: rule["annotations"]["runbook_url"] for rule in rules()} == {
+        rule["alert"]: f"{page}#{rule['alert'].lower()}" for rule in rules()
+    }
+
+
+@pytest.mark.parametrize("alert", [rule["alert"] for rule in rules()])
+def test_each_section_of_the_runbook_leads_from_the_meaning_to_what_to_do(alert: str) -> None:
+    text = section(RUNBOOK, f"## {alert}")
+
+    assert re.findall(r"^\*\*(\w+)\.\*\*", text, re.MULTILINE) == ["Meaning", "Impact", "Diagnosis", "Mitigation"]
+    diagnosis = text.partition("**Diagnosis.**")[2].partition("**Mitigation.**")[0]
+    assert re.search(r"^    kubectl \S", diagnosis, re.MULTILINE)
+
+
+def test_the_runbook_searches_logs_for_records_that_exist() -> None:
+    """In another case where the search ignores it, and with the choices of a pattern one by one."""
+    searched = re.findall(r"grep(?: -\w+)* '([^']+)'", RUNBOOK)
+    in_logs = [text for text in searched if text != "Last State"]
+    texts = [text.lower() for text in strings_of_the_code()]
+    found = [re.sub(r"\((.*)\)", word, text) for text in in_logs for word in re.findall(r"\w[\w ]+(?=[|)])", text) or [""]]
+
+    assert len(found) >= 6
+    assert [text for text in found if not any(text.lower() in each for each in texts)] == []
+
+
+def test_a_driver_that_is_down_has_no_further_notification_about_it() -> None:
+    text = (ROOT / "k8s" / "alertmanager.yaml").read_text(encoding="utf-8")
+    (inhibition,) = yaml.safe_load(text)["inhibit_rules"]
+    alerts = {rule["alert"] for rule in rules()}
+
+    (source,) = re.findall(r"\w+$", inhibition["source_matchers"][0])
+    targets = set(re.findall(r"CSI\w+", inhibition["target_matchers"][0]))
+    assert source == "CSIDriverDown"
+    assert targets == {"CSIDriverProbeSlow", "CSIDriverFlapping", "CSIDriverNotAsked"}
+    assert {source, *targets} <= alerts
+    assert inhibition["equal"] == ["namespace", "pod"]
 
 
 # --- the documents

@@ -21,7 +21,6 @@ from livenessprobe.probing import health_file
 from livenessprobe.process import memory, threads
 from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import command_line, flags
-from livenessprobe.settings.layers import SettingsError
 from livenessprobe.settings.model import Loaded, Settings
 
 HEALTHY, USAGE, NOT_CONNECTED, CALL_FAILED, NOT_READY = range(5)
@@ -74,19 +73,25 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         if line.unread:
             raise command_line.FlagError(f"{line.unread[0]!r} is no flag; flags begin with a dash")
         loaded = sidecar.load_settings(values, environ)
+        if loaded.is_refused:
+            return _refuse(*(mistake.sentence for mistake in loaded.all_mistakes))
         ask, asked = _target(own["url"], "health-file" in values, loaded)
         if own["output"] not in ("text", "json"):
             raise command_line.FlagError(f"--output={own['output']}: write text or json")
     except command_line.HelpRequested:
-        _print(command_line.usage(f"{sys.argv[0]} check", FLAGS))
+        _print(command_line.usage_of_command(sys.argv[0], "check", FLAGS))
         return HEALTHY
-    except (command_line.FlagError, SettingsError) as error:
-        write_all(2, f"livenessprobe check: {error}")
-        return USAGE
+    except command_line.FlagError as error:
+        return _refuse(f"{error}{error.hint}")
     started = time.monotonic()
     outcome = _repeat(ask, loaded.settings.probe_timeout, flags.DURATION.check(own["wait"]))
     _print(outcome.render(own["output"], asked, time.monotonic() - started))
     return outcome.code
+
+
+def _refuse(*sentences: str) -> int:
+    write_all(2, "\n".join(f"livenessprobe check: {sentence}" for sentence in sentences))
+    return USAGE
 
 
 def _print(text: str) -> None:

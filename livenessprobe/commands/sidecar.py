@@ -50,7 +50,7 @@ class NoAnswer(Exception):
 
 
 def load_settings(values: Mapping[str, str], environ: Mapping[str, str]) -> Loaded:
-    """The settings from flag `values`, variables and the settings file; raises SettingsError as the sidecar does."""
+    """The settings from flag `values`, variables and the settings file, with all mistakes."""
     without_file = load(values, environ, merger=overlay)
     file = read_settings_file(without_file.raw["config"].text)
     return with_file(without_file, file, lambda layer: load(values, environ, layer, merger=overlay))

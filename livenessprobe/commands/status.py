@@ -15,7 +15,6 @@ from livenessprobe.gotext import printable
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.writer import write_all
 from livenessprobe.settings import command_line, flags
-from livenessprobe.settings.layers import SettingsError
 from livenessprobe.settings.listen_address import ListenAddress
 
 PRINTED, USAGE, NOT_CONNECTED, NO_PAGE = range(4)
@@ -46,14 +45,15 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             raise command_line.FlagError(f"{line.unread[0]!r} is no flag; flags begin with a dash")
         if url:
             place, path = sidecar.parse_url(url)
-            places = [place]
-        else:
-            places, path = [*_places(sidecar.load_settings(values, environ).settings.http)], ""
+            return _show([place], PAGE if path in ("", "/") else path)
+        loaded = sidecar.load_settings(values, environ)
     except command_line.HelpRequested:
-        return _print(command_line.usage(f"{sys.argv[0]} status", FLAGS), PRINTED)
-    except (command_line.FlagError, SettingsError) as error:
-        return _refuse(str(error), USAGE)
-    return _show(places, PAGE if path in ("", "/") else path)
+        return _print(command_line.usage_of_command(sys.argv[0], "status", FLAGS), PRINTED)
+    except command_line.FlagError as error:
+        return _refuse(f"{error}{error.hint}", USAGE)
+    if loaded.is_refused:
+        return _refuse("; ".join(mistake.sentence for mistake in loaded.all_mistakes), USAGE)
+    return _show([*_places(loaded.settings.http)], PAGE)
 
 
 def _places(address: ListenAddress) -> Iterator[Place]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import stat
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -23,8 +21,9 @@ import grpc.aio
 
 from livenessprobe import __version__
 from livenessprobe.driver.address import CSIAddress
-from livenessprobe.driver.diagnosis import NotConnected, closes, explanation, no_descriptors, not_connected
+from livenessprobe.driver.diagnosis import NotConnected, Phase, judge, no_descriptors, stale_mount
 from livenessprobe.driver.result import Reason
+from livenessprobe.driver.socket_file import SocketIdentity, is_mount_point, look
 
 _MILLISECONDS_MAX = (1 << 31) - 1
 QUIET_SECONDS = 0.05
@@ -36,23 +35,17 @@ DESCRIPTORS = 12
 _FOREVER = 10.0**8
 """Seconds; gRPC's timeout header has eight digits."""
 
-# Go's spelling of the codes (google.golang.org/grpc/codes).
-_CODES = {
-    code: "Canceled" if code is grpc.StatusCode.CANCELLED else code.name.title().replace("_", "") for code in grpc.StatusCode
-} | {grpc.StatusCode.OK: "OK"}
-
 State = grpc.ChannelConnectivity
-SocketIdentity = tuple[int, int, int]
 
 
 class CallFailed(Exception):
-    """An RPC that failed: its code in Go's spelling, its message, and its reason."""
+    """An RPC that failed, for `diagnosis.judge`: grpcio's name of the code, its words, and how far the connection had come."""
 
-    def __init__(self, code: str, details: str, reason: Reason) -> None:
-        super().__init__(f"{code}: {details}")
+    def __init__(self, code: str, words: str, phase: Phase = Phase.CALL) -> None:
+        super().__init__(f"{code}: {words}")
         self.code = code
-        self.details = details
-        self.reason = reason
+        self.words = words
+        self.phase = phase
 
 
 @dataclass(slots=True)
@@ -70,17 +63,41 @@ class Connection:
         try:
             response: bytes | None = await call
         except grpc.aio.AioRpcError as error:
-            details = _undecodable.original(error.details() or "")
-            code = error.code()
-            raise CallFailed(_CODES[code], details, _reason_of(code, details, self.channel.get_state())) from None
+            raise self._failure(error) from None
         finally:
-            # A call and its task refer to each other.  In grpcio 1.83 a closed channel keeps its connection open as long as one of
-            # its calls exists, which would be until the garbage collector runs.
-            if call.done():
-                vars(call).clear()
+            _forget(call)
         if response is None:  # the call succeeded, but its message was missing or cut off
-            raise CallFailed("Internal", "the answer has no complete message", Reason.PROTOCOL_ERROR)
+            raise CallFailed("OK", "")
         return response
+
+    async def stream(self, method: str, request: bytes, timeout: float | None) -> list[bytes]:
+        """
+        The messages of the response, read one by one until it ends or a second has come; raises CallFailed.
+
+        Reads a response that `call` waits on in vain, as it has bytes behind its message; but takes it for a complete one.
+        """
+        call = self.channel.unary_stream(method)(request, timeout=timeout and min(timeout, _FOREVER))
+        messages: list[bytes] = []
+        try:
+            while len(messages) < 2 and (message := await call.read()) is not grpc.aio.EOF:
+                messages.append(message)
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error) from None
+        finally:
+            call.cancel()
+            _forget(call)
+        return messages
+
+    def _failure(self, error: grpc.aio.AioRpcError) -> CallFailed:
+        phase = Phase.CALL if self.channel.get_state() is State.READY else Phase.LOST
+        return CallFailed(error.code().name, _undecodable.original(error.details() or ""), phase)
+
+
+def _forget(call: grpc.aio.Call) -> None:
+    # A call and its task refer to each other.  In grpcio 1.83 a closed channel keeps its connection open as long as one of
+    # its calls exists, which would be until the garbage collector runs.
+    if call.done():
+        vars(call).clear()
 
 
 class Dialer:
@@ -163,7 +180,7 @@ class Dialer:
                 change.cancel()
             state = channel.get_state()
             if state is State.IDLE:  # connected and closed between two looks; gRPC does not connect again by itself
-                raise NotConnected(Reason.PROTOCOL_ERROR, closes(self.address))
+                raise self._not_connected("UNAVAILABLE", "", Phase.GREETED)
         return state
 
     def _options(self, left: float) -> list[tuple[str, object]]:
@@ -189,33 +206,22 @@ class Dialer:
         return options
 
     def look_at_socket(self) -> SocketIdentity | None:
-        """
-        The identity of the socket file; None if the address is no path, or on Windows, where there is none.
-
-        Raises NotConnected if a dial could not succeed: looking is cheaper, and its reason more exact.
-        """
-        if self.address.network != "unix":
-            return None
-        path = self.address.name
-        try:
-            found = os.lstat(path) if sys.platform == "win32" else os.stat(path)
-        except OSError as error:
-            raise not_connected(error.errno, path) from None
-        if sys.platform == "win32":
-            return None
-        if not stat.S_ISSOCK(found.st_mode):
-            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a file"
-            raise NotConnected(Reason.NOT_A_SOCKET, f"{path} is {kind}, not a socket: the driver listens elsewhere")
-        # A new socket may have the inode number of the old one, but not its change time.
-        return (found.st_dev, found.st_ino, found.st_ctime_ns)
+        """The identity of the socket file; raises NotConnected if a dial could not succeed."""
+        return look(self.address)
 
     async def _explain(self, connection: Connection) -> NotConnected:
         """Why the channel failed: a call on it fails at once, without another dial, and its error has gRPC's words."""
         try:
             await connection.call("/csi.v1.Identity/Probe", b"", 1)
         except CallFailed as error:
-            return explanation(self.address, error.details)
+            return self._not_connected(error.code, error.words, Phase.DIAL)
         return NotConnected(Reason.UNREACHABLE, f"the connection to {self.address.text} failed and came back; asking again")
+
+    def _not_connected(self, code: str, words: str, phase: Phase) -> NotConnected:
+        verdict = judge(code, words, phase, self.address)
+        if verdict.reason is Reason.REFUSED and self.address.network == "unix" and is_mount_point(self.address.name):
+            return stale_mount(self.address.name)
+        return NotConnected(verdict.reason, verdict.sentence, again=verdict.again)
 
     async def kept(self) -> Connection | None:
         """The kept connection, if it is open, no older than `reuse`, and its socket file is still at the address."""
@@ -266,22 +272,6 @@ class Dialer:
         if self._idle_channel is not None:
             await self._idle_channel.close()
             self._idle_channel = None
-
-
-def _reason_of(code: grpc.StatusCode, details: str, state: grpc.ChannelConnectivity) -> Reason:
-    # grpcio's message begins with "Stream removed (" if a stream ended without a status from the driver.  A driver may send
-    # such a message of its own gRPC library, about its backend; the two cannot be told apart for certain.
-    removed = details.startswith("Stream removed (")
-    if code is grpc.StatusCode.UNAVAILABLE and (state is not State.READY or (removed and "RST_STREAM" not in details)):
-        return Reason.CONNECTION_LOST
-    if removed or details.startswith(_GRPCS_WORDS):
-        return Reason.PROTOCOL_ERROR
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        return Reason.UNIMPLEMENTED
-    return Reason.DEADLINE if code is grpc.StatusCode.DEADLINE_EXCEEDED else Reason.DRIVER_ERROR
-
-
-_GRPCS_WORDS = ("Received http2 header with status", "Compression bit set", "Decompressed message larger than max")
 
 
 def _refuse_without_descriptors(address: CSIAddress) -> None:

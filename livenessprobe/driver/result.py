@@ -52,6 +52,13 @@ class ProbeResult(NamedTuple):
         return self.reason is None
 
     @property
+    def cause(self) -> dict[str, str]:
+        """Why it failed, as pairs behind upstream's record: `reason`, and `detail` if `err` does not say the same."""
+        if self.reason is None:
+            return {}
+        return {"reason": self.reason.value, **({"detail": self.body} if self.body != self.err else {})}
+
+    @property
     def alive(self) -> bool:
         """Whether the driver answered the call, even with an error."""
         return self.reason in (None, Reason.NOT_READY, Reason.DRIVER_ERROR, Reason.UNIMPLEMENTED)

@@ -229,7 +229,7 @@ class Prober:
                 raise  # the process ends
             return None
         except Exception as error:  # noqa: BLE001  a fault of ours must become a response, or its callers would hang
-            log.error("Probe failed inside the sidecar", err=repr(error))
+            log.error("Probe failed inside the sidecar", err=repr(error), reason=Reason.INTERNAL.value)
             body = f"livenessprobe: internal error: {error!r}"
             result = ProbeResult(Reason.INTERNAL, body, "Health check failed", repr(error))
             flight.update(flight.found._replace(result=result))
@@ -290,7 +290,7 @@ class Prober:
             log.v(5).info(result.record)
         else:
             self._metrics.failed(result.reason)
-            log.error(result.record, err=result.err)
+            log.error(result.record, err=result.err, **result.cause)
 
     def _record_change(self, now: float) -> None:
         """One record when what is reported has changed."""

@@ -27,6 +27,11 @@ class Kind(NamedTuple):
     """A value of the type in a settings file, as a fault says it; empty if any text is accepted."""
     is_bool: bool = False
 
+    @property
+    def hint(self) -> str:
+        """What to write instead of a refused value, to be put behind the reason; empty if the reason says it."""
+        return f"; write {self.expected.replace(' as text', '')}" if self.expected else ""
+
 
 class Flag(NamedTuple):
     """One row of the table.  `default` is text, as it would be given."""
@@ -127,8 +132,8 @@ BOOL = Kind("", _plain_bool, "true or false", is_bool=True)
 AUTOMAXPROCS = Kind("", lambda text: text == "" or parse_bool(text), BOOL.expected, is_bool=True)
 VERBOSITY = Kind("value", functools.partial(parse_uint, bits=31), "a whole number, such as 5")
 VMODULE = Kind("value", parse_vmodule, 'a list such as ["prober=5"]')
-QUANTITY = Kind("value", _quantity)
-THRESHOLD = Kind("value", _threshold)
+QUANTITY = Kind("value", _quantity, "0")
+THRESHOLD = Kind("value", _threshold, "INFO, WARNING, ERROR, FATAL or a whole number")
 BACKTRACE = Kind("value", _backtrace)
 SIZE = Kind("uint", _size, "a whole number, such as 1800")
 COUNT = Kind("count", _count, "a whole number, such as 3")

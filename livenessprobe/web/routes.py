@@ -52,16 +52,16 @@ class Routes(NamedTuple):
     """To whom pages are shown: `local`, `all` or `off`."""
 
     def route(self, method: str, raw_path: str) -> Route:
-        """The route of a request; `raw_path` is the request target up to the `?`, still percent-encoded."""
+        """The route of a request; `raw_path` is its path as `heads.origin_form` has it, still percent-encoded."""
         if raw_path == "*":
             return Route(Handler.SERVER_OPTIONS if method == "OPTIONS" else Handler.BAD_REQUEST)
-        raw_path = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/]*", "", raw_path) or "/"
-        if not raw_path.startswith("/") or re.search(r"%(?![0-9A-Fa-f]{2})", raw_path):
-            return Route(Handler.BAD_REQUEST)
-        path = unquote_to_bytes(raw_path).decode(errors="surrogateescape")
-        clean = _clean(path)
-        if method != "CONNECT" and clean != path:
-            return Route(Handler.REDIRECT, quote(clean.encode(errors="surrogateescape"), safe="/:@!$&'()*+,;=~"))
+        if not _VALID.fullmatch(raw_path):
+            raw_path = quote(unquote_to_bytes(raw_path), safe=_UNESCAPED)
+        # As in Go an escaped dot or slash is no part of the path's structure.
+        clean = _clean(raw_path)
+        if method != "CONNECT" and clean != raw_path:
+            return Route(Handler.REDIRECT, clean)
+        path = unquote_to_bytes(_ESCAPED_SLASH.sub("%252F", raw_path)).decode(errors="surrogateescape")
         if self.healthz and path == "/healthz":
             return Route(Handler.HEALTHZ)
         if self.metrics_path is not None:
@@ -99,6 +99,11 @@ class Routes(NamedTuple):
         return tuple(path for path in ("/flagz", "/statusz") if self.route("GET", path).handler not in PAGES)
 
 
+_UNESCAPED = "/:@$&+,;="
+"""What Go leaves as it is when it escapes a path (url.URL.EscapedPath), beside letters, digits and `-._~`."""
+_VALID = re.compile(r"[-._~A-Za-z0-9!'()*\[\]%" + _UNESCAPED + "]*")
+"""A path that Go does not escape again."""
+_ESCAPED_SLASH = re.compile("%2F", re.IGNORECASE)
 _OWN_PATHS = {"/livez": Handler.LIVEZ, "/readyz": Handler.READYZ, "/startupz": Handler.STARTUPZ}
 PAGE_PATHS = {"/": Handler.INDEX, "/statusz": Handler.STATUSZ, "/flagz": Handler.FLAGZ}
 

@@ -1,64 +1,101 @@
-"""Modules that are hidden or replaced while a library is imported."""
+"""Placeholders for modules that are not used, and what happens if they are used after all."""
 
 from __future__ import annotations
 
-import subprocess
+import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from livenessprobe.process.imports import stand_ins
-from livenessprobe.web import app
+from livenessprobe.process import imports
+from livenessprobe.process.imports import Placeholder
+
+WARNING = 'W "A module is loaded that should not be needed; it costs memory" module="{}" name="{}"'
 
 
-def test_a_stand_in_can_be_called_derived_from_and_used_as_a_decorator() -> None:
-    with stand_ins("no_such_module", "no_such_module.part"):
-        import no_such_module  # type: ignore[import-not-found]
-        from no_such_module.part import Base, decorate  # type: ignore[import-not-found]
-
-        class Derived(Base):
-            @decorate("x", y=1)
-            def method(self) -> None: ...
-
-        Derived.method.params.insert(0, no_such_module.Option("z"))
-        assert Derived("a", b=2).anything()
-
-    assert "no_such_module" not in sys.modules
+@pytest.fixture
+def library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The package `shelf` with the modules `book` and `lamp`, which are forgotten after the test."""
+    package = folder / "shelf"
+    package.mkdir()
+    (package / "__init__.py").write_text("from shelf.book import title\nwidth = 80\n")
+    (package / "book.py").write_text("title = 'real'\nauthor = 'somebody'\n")
+    (package / "lamp.py").write_text("import shelf\nwatts = 7\n")
+    monkeypatch.syspath_prepend(folder)
+    yield package
+    imports.forget_modules("shelf")
 
 
-def test_a_loaded_module_is_not_replaced() -> None:
-    import json
+def test_a_placeholder_has_its_names_and_costs_no_import(library: Path) -> None:
+    assert imports.install_placeholders({"shelf": ("title",)}) == ["shelf"]
 
-    with stand_ins("json"):
-        assert sys.modules["json"] is json
-    assert sys.modules["json"] is json
+    from shelf import title  # type: ignore[import-not-found]
 
-
-@pytest.mark.parametrize("needs", ["", "import jinja2; assert jinja2.__version__"])
-def test_quart_serves_with_stand_ins_and_with_all_of_it_if_it_cannot_do_without(needs: str, folder: Path) -> None:
-    """Some later release may need what is left out: then it is loaded as usual."""
-    code = f"""
-import asyncio, sys
-from livenessprobe.metrics import Metrics
-from livenessprobe.web.app import create_app
-from livenessprobe.web.health import Health
-from livenessprobe.web.routes import Routes
-class Finder:
-    def find_spec(self, name, path, target=None):
-        if name == "quart.blueprints":
-            exec({needs!r})
-sys.meta_path.insert(0, Finder())
-client = create_app(Health(None, Metrics(), Routes(True, "/metrics")), Metrics()).test_client()
-response = asyncio.run(client.get("/metrics"))
-print(response.status_code, "jinja2" in sys.modules)
-"""
-
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-
-    assert done.stdout.split() == ["200", str(bool(needs))]
-    assert ("Quart needs packages" in done.stderr) is bool(needs)
+    assert isinstance(title, type)
+    assert isinstance(sys.modules["shelf"], Placeholder)
+    assert "shelf.book" not in sys.modules
 
 
-def test_what_quart_is_loaded_without_is_installed_and_not_ours() -> None:
-    assert {name.partition(".")[0] for name in app.WITHOUT_FUNCTION} == {"click", "jinja2"}
+def test_a_loaded_module_keeps_its_place(library: Path) -> None:
+    real = importlib.import_module("shelf")
+
+    assert imports.install_placeholders({"shelf": ("title",)}) == []
+    assert sys.modules["shelf"] is real
+
+
+def test_a_missing_name_loads_the_real_module_with_one_warning(library: Path, logged: list[str]) -> None:
+    imports.install_placeholders({"shelf": ("title",)})
+
+    from shelf import title, width
+
+    assert (width, isinstance(title, type)) == (80, True)
+    assert importlib.import_module("shelf").title == "real"
+    assert logged == [WARNING.format("shelf", "width")]
+
+
+def test_a_placeholder_that_is_still_held_after_that_gives_the_real_names(library: Path, logged: list[str]) -> None:
+    imports.install_placeholders({"shelf": ()})
+    held = sys.modules["shelf"]
+
+    assert (held.width, held.title) == (80, "real")
+    assert len(logged) == 1
+
+
+def test_a_name_that_does_not_exist_at_all_is_an_import_error(library: Path, logged: list[str]) -> None:
+    imports.install_placeholders({"shelf": ()})
+
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        from shelf import nothing  # noqa: F401
+    assert len(logged) == 1
+
+
+@pytest.mark.parametrize(("placeholder", "module"), [("shelf", "shelf.lamp"), ("shelf.book", "shelf.lamp")])
+def test_submodules_and_neighbours_are_the_real_ones(
+    placeholder: str, module: str, library: Path, logged: list[str]
+) -> None:
+    imports.install_placeholders({placeholder: ("title",)})
+
+    assert importlib.import_module(module).watts == 7
+    assert isinstance(sys.modules[placeholder], Placeholder)
+    assert logged == []
+
+
+def test_a_placeholder_within_a_package_loads_the_real_module_too(library: Path, logged: list[str]) -> None:
+    imports.install_placeholders({"shelf.book": ("title",)})
+
+    from shelf.book import author
+
+    assert author == "somebody"
+    assert logged == [WARNING.format("shelf.book", "author")]
+
+
+def test_forgotten_placeholders_are_loaded_anew(library: Path) -> None:
+    imports.install_placeholders({"shelf.book": ("title",), "elsewhere": ()})
+    assert isinstance(importlib.import_module("shelf").title, type)
+
+    imports.forget_modules("shelf")
+
+    assert importlib.import_module("shelf").title == "real"
+    assert "elsewhere" not in sys.modules
