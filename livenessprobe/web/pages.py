@@ -201,6 +201,8 @@ def _tables(status: Status) -> Iterator[_Table]:
     yield _Table("Who asks", ("Caller", "Requests", "Waits"), [_caller(each) for each in status.callers])
     settings = [(each.name, each.value, each.source) for each in status.changed_settings]
     yield _Table("Settings that are not defaults", ("Flag", "Value", "Source"), settings)
+    overridden = [(each.name, each.value, f"{each.source}; {each.by} wins") for each in status.overridden]
+    yield _Table("Values without effect", ("Flag", "Value", "Source"), overridden)
 
 
 def _caller(caller: Caller) -> tuple[str, str, str]:
