@@ -48,6 +48,7 @@ class Reporter:
             await self.prober.changed.wait()
             self.prober.changed.clear()
             standing = self.prober.standing
+            self.tell_termination()
             if self.settings.health_file:
                 await self._report_in_file(standing)
             if self.settings.exit_on_failure and standing.ready.failures >= self.prober.settings.thresholds.failure:
@@ -103,12 +104,18 @@ class Reporter:
         assert result is not None and result.reason is not None  # noqa: PT018  it has failed
         reason, address = result.reason.value, self.prober.settings.csi_address.text
         log.error("CSI driver failed; exiting as --exit-on-failure says", failures=failures, reason=reason)
-        message = f"CSI driver at {address} failed {failures} probes in a row: {reason}: {result.body}"
-        try:
-            fault = threads.run_apart(
-                partial(termination.write_message, self.settings.termination_log, message), HUNG_SECONDS
-            )
-        except TimeoutError:
-            fault = f"{self.settings.termination_log}: its file system does not respond"
-        if fault:
+        self.leave_message(f"CSI driver at {address} failed {failures} probes in a row: {reason}: {result.body}")
+
+    def tell_termination(self) -> None:
+        """Have the termination message tell what is reported now."""
+        history = self.prober.history
+        if history.changes:
+            reason, sentence = history.changes[-1].reason, history.changes[-1].sentence
+            state, why = ("driver healthy", "") if reason is None else ("driver unhealthy", f"{reason.value}: {sentence}")
+            termination.report(state, history.side_since, why)
+
+    def leave_message(self, cause: str) -> None:
+        """Leave the termination message that `cause` ends the process, unless there is one."""
+        self.tell_termination()
+        if fault := termination.leave(cause):
             log.error("Termination log cannot be written", err=fault)

@@ -7,17 +7,15 @@ With a stuck event loop all health requests time out, and the kubelet keeps rest
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import threading
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import NoReturn
 
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.log import get_logger
-from livenessprobe.process import termination, threads
+from livenessprobe.process import termination
 
 log = get_logger(__file__)
 
@@ -51,10 +49,9 @@ class Detector:
 
 
 class Watchdog:
-    """Watches the running event loop while this is entered; `termination_log` is the path for the kubelet's message."""
+    """Watches the running event loop while this is entered."""
 
-    def __init__(self, termination_log: str) -> None:
-        self._termination_log = termination_log
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._callbacks = 0
         self._stopped = threading.Event()
@@ -82,7 +79,6 @@ class Watchdog:
     def _exit(self) -> NoReturn:
         message = f"livenessprobe: event loop stuck for {STUCK_SECONDS:.0f}s; exiting to be restarted by the kubelet"
         log.error("Event loop is stuck; exiting", seconds=int(STUCK_SECONDS))
-        with contextlib.suppress(TimeoutError):
-            threads.run_apart(partial(termination.write_message, self._termination_log, message), MESSAGE_SECONDS)
+        termination.leave(message)
         klog.flush()
         os._exit(EXIT_CODE)
