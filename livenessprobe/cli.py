@@ -15,17 +15,18 @@ from livenessprobe.klog import log as klog
 from livenessprobe.klog.log import get_logger
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
-from livenessprobe.process import cpus, threads
+from livenessprobe.process import cpus, termination, threads
 from livenessprobe.process.imports import hide_modules, install_placeholders
 from livenessprobe.settings import command_line, describe, flags
-from livenessprobe.settings.file import FileContent, read_settings_file
-from livenessprobe.settings.layers import DEFAULT_FILE, KEYS, Layer
+from livenessprobe.settings.file import HUNG_SECONDS, FileContent, read_settings_file
+from livenessprobe.settings.layers import DEFAULT_FILE, KEYS, PREFIX, Layer
 from livenessprobe.settings.listen_address import ListenAddress
 from livenessprobe.settings.load import load, with_file
 from livenessprobe.settings.mistakes import Mistake
 from livenessprobe.settings.model import Loaded
 from livenessprobe.settings.validate import http_listener_mistake, metrics_listener_mistake
 from livenessprobe.web.listener import ListenError, listen, look_up
+from livenessprobe.web.unused import OF_HYPERCORN
 
 Opened = TypeVar("Opened")
 
@@ -49,6 +50,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             case ["config", *rest]:
                 return run(rest, environ, _print_settings, "config")
         return run(arguments, environ, _serve)
+    except BaseException as error:
+        termination.leave(f"fault of the sidecar's own: {error!r}")
+        raise
     finally:
         klog.flush()
 
@@ -74,6 +78,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_S
         return _refuse_flag(error, environ)
     if flags.BOOL.check(line.values().get("version", "false")):
         return _print(f"livenessprobe {__version__} (Python), matches upstream {UPSTREAM_VERSION}", sys.stdout)
+    _use_termination_log(line, environ)
     start = _read(line, environ)
     klog.configure(start.loaded.settings.log)
     word, meant = command_line.first_word(arguments)
@@ -84,13 +89,17 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_S
     if start.loaded.is_refused:
         first, *others = start.loaded.all_mistakes
         log.error(first.message, **first.record())
+        termination.leave(first.sentence)
         _tell(others, start.loaded.warnings)
         return max(mistake.code for mistake in start.loaded.all_mistakes)
+    termination.use(start.loaded.settings.termination_log)
     return then(start)
 
 
 def _refuse_flag(error: command_line.FlagError, environ: Mapping[str, str]) -> int:
     """Print upstream's error and usage, then what else is wrong in front of the flag and elsewhere, and the error again."""
+    _use_termination_log(error.before, environ)
+    termination.leave(str(error))
     _maxprocs_records(error.before.given, environ)
     klog.flush()
     _print(f"{error}\n{command_line.usage(sys.argv[0])}", sys.stderr)
@@ -100,6 +109,12 @@ def _refuse_flag(error: command_line.FlagError, environ: Mapping[str, str]) -> i
     klog.flush()
     _print(f"{error}{error.hint}", sys.stderr)  # again: `kubectl logs --tail` and termination messages show the end
     return 2
+
+
+def _use_termination_log(line: command_line.CommandLine, environ: Mapping[str, str]) -> None:
+    """Use the termination log that a flag or variable names, though the settings may be refused."""
+    path = line.values().get("termination-log", environ.get(f"{PREFIX}TERMINATION_LOG", termination.DEFAULT_PATH))
+    termination.use("" if "\0" in path else path)
 
 
 def _read(line: command_line.CommandLine, environ: Mapping[str, str], unreadable: Collection[str] = ()) -> _Start:
@@ -134,22 +149,25 @@ def _serve(start: _Start) -> int:
     if path := loaded.settings.health_file:
         # Before anything that may fail: the file of an earlier process must not outlast it.
         try:
-            health_file.remove(path)
+            threads.run_apart(functools.partial(health_file.remove, path), HUNG_SECONDS)
         except health_file.HealthFileError as error:
             log.error("Health file cannot be updated", err=str(error))
+        except TimeoutError:
+            log.error("Health file cannot be updated", err=f"health file {path}: its file system does not respond")
     if fault := threads.fault():
         log.error("Cannot run without threads", err=fault)
+        termination.leave(f"Cannot run without threads: {fault}")
         return 1
     listeners, mistakes = _open(loaded, listen)
     if mistakes:
         for mistake in mistakes:
             log.error(mistake.message, **mistake.record())
+        termination.leave(mistakes[0].sentence)
         return 1
     http, metrics = listeners
     assert http is not None
     _warn(loaded, start.line)
-    # Hypercorn names this class in a type.
-    install_placeholders({"multiprocessing.synchronize": ("Event",)})
+    install_placeholders(OF_HYPERCORN)
     with hide_modules("ssl"):
         import asyncio
 

@@ -19,7 +19,7 @@ from livenessprobe.metrics import Metrics
 from livenessprobe.probing.callers import Callers
 from livenessprobe.probing.prober import Prober
 from livenessprobe.probing.reporter import Reporter
-from livenessprobe.process import memory, signals
+from livenessprobe.process import memory, signals, termination
 from livenessprobe.process.start_time import process_start_time
 from livenessprobe.process.watchdog import Watchdog
 from livenessprobe.reload import Reloader
@@ -84,7 +84,8 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
     with signals.as_events() as events:
         _announce(settings)
         memory.before_serving()
-        with Watchdog(settings.termination_log):
+        termination.report("driver not probed", loop.time(), "")
+        with Watchdog():
             try:
                 async with asyncio.TaskGroup() as group:
                     beside = [
@@ -104,6 +105,8 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
             finally:
                 await reporter.close()
                 await dialer.close()
+        if events.stopped_by:
+            reporter.leave_message(f"stopped by {events.stopped_by[0]}")
     return EXIT_ON_FAILURE if reporter.failed else 0
 
 

@@ -166,6 +166,17 @@ class Setting(NamedTuple):
     source: str
 
 
+class Overridden(NamedTuple):
+    """A value of the settings file without effect."""
+
+    name: str
+    value: str
+    source: str
+    """The file, the line and the key."""
+    by: str
+    """The flag or variable that wins."""
+
+
 class Status(NamedTuple):
     """What a page shows."""
 
@@ -192,6 +203,7 @@ class Status(NamedTuple):
     """Requests of callers that are not shown."""
     changed_settings: tuple[Setting, ...]
     """Settings whose value is not the default."""
+    overridden: tuple[Overridden, ...]
     flags: tuple[Setting, ...]
     """All flags, sorted by name."""
 
@@ -222,6 +234,7 @@ def gather(prober: Prober, callers: Callers, in_force: InForce, started: float, 
         callers=tuple(_caller(asker, now) for asker in shown),
         other_requests=callers.askers.dropped_requests,
         changed_settings=tuple(_changed(in_force.loaded, flags)),
+        overridden=tuple(_overridden(in_force.loaded)),
         flags=flags,
     )
 
@@ -317,6 +330,12 @@ def _changed(loaded: Loaded, flags: tuple[Setting, ...]) -> Iterator[Setting]:
         flag = BY_NAME[setting.name]
         if flag.key in KEYS and flag.kind.check(loaded.raw[flag.key].text) != flag.kind.check(flag.default):
             yield setting
+
+
+def _overridden(loaded: Loaded) -> Iterator[Overridden]:
+    for key, raw in loaded.overridden.items():
+        texts = (KEYS[key].name, raw.text, raw.source, loaded.raw[key].source)
+        yield Overridden(*(printable(text, ADDRESS_MAX) for text in texts))
 
 
 def _faults(in_force: InForce) -> Iterator[str]:

@@ -298,7 +298,7 @@ FLAGS: tuple[Flag, ...] = (
         "termination-log",
         STRING,
         "/dev/termination-log",
-        "The `file` where --exit-on-failure and a stuck event loop leave their reason for the kubelet.",
+        "The `file` where the process leaves one line for the kubelet: why it ended. A missing file is not created.",
     ),
     _own(
         "unreachable-grace",

@@ -201,6 +201,8 @@ def _tables(status: Status) -> Iterator[_Table]:
     yield _Table("Who asks", ("Caller", "Requests", "Waits"), [_caller(each) for each in status.callers])
     settings = [(each.name, each.value, each.source) for each in status.changed_settings]
     yield _Table("Settings that are not defaults", ("Flag", "Value", "Source"), settings)
+    overridden = [(each.name, each.value, f"{each.source}; {each.by} wins") for each in status.overridden]
+    yield _Table("Values without effect", ("Flag", "Value", "Source"), overridden)
 
 
 def _caller(caller: Caller) -> tuple[str, str, str]:
@@ -305,14 +307,14 @@ h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.1rem;margin:1.5rem 0 .5rem}
 a{color:inherit}nav a{margin-right:1rem}p{margin:.5rem 0}
 .good{color:var(--good)}.bad{color:var(--bad)}.slow{color:var(--slow)}.dim{color:var(--dim)}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1rem;margin:0}
-dt{color:var(--dim)}dd,td,th{overflow-wrap:anywhere;min-width:0}dd{margin:0}
+dt{color:var(--dim)}dd,td,th{overflow-wrap:anywhere}dd{margin:0;min-width:0}td{min-width:8rem}tbody th{min-width:13rem}
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;vertical-align:top;padding:.25rem .75rem .25rem 0;border-bottom:1px solid var(--line)}
 svg{display:block;width:100%;height:5rem;border-bottom:1px solid var(--line)}
 .probe-good{fill:var(--good)}.probe-slow,.probe-bad{fill:none;stroke:var(--slow);stroke-width:2}.probe-bad{stroke:var(--bad)}
-@media(max-width:40rem){dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.5rem}
+@media(max-width:48rem){dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.5rem}
 thead{position:absolute;clip-path:inset(50%)}tr{display:block;padding:.5rem 0;border-bottom:1px solid var(--line)}
-td,tbody th{display:block;border:0;padding:0}}
+td,tbody th{display:block;border:0;padding:0;min-width:0}}
 """
 
 

@@ -22,7 +22,7 @@ from livenessprobe.settings.flags import FLAGS
 from livenessprobe.settings.model import InForce
 from livenessprobe.web import pages
 from livenessprobe.web.pages import WARNING, choose, respond
-from tests.values import load_all
+from tests.values import PATH, load_all
 
 NOW = Now(monotonic=5000.0, utc=1_729_112_639.0)
 STARTED = NOW.monotonic - 309.0
@@ -33,10 +33,15 @@ REFUSED = ProbeResult(Reason.REFUSED, "nobody listens at /csi/csi.sock", "Failed
 
 
 def status_of(
-    *results: ProbeResult, name: str = "fake.csi.test", agent: str = KUBELET[1], fault: str = "", **values: str
+    *results: ProbeResult,
+    name: str = "fake.csi.test",
+    agent: str = KUBELET[1],
+    fault: str = "",
+    file: bytes | None = None,
+    **values: str,
 ) -> Status:
     """The status after a kubelet has asked every 10 s and the driver has responded with these results, the last one now."""
-    loaded = load_all({"probe-timeout": "2s", **values})
+    loaded = load_all({"probe-timeout": "2s", **values}, file=file)
     history, standing, now = History(), Standing(), NOW.monotonic - 10.0 * (len(results) - 1)
     prober: Any = SimpleNamespace(settings=loaded.settings, history=history)
     prober.driver_name = SimpleNamespace(text=name, since=STARTED + 9)
@@ -131,6 +136,14 @@ def test_settings_that_are_not_defaults_are_listed_with_their_source() -> None:
     text = page("/statusz", status_of(READY, v="0"))
 
     assert text.partition("Settings that are not defaults:\n")[2] == "  probe-timeout | 2s | flag --probe-timeout\n"
+
+
+def test_values_of_the_file_without_effect_are_listed_with_what_wins() -> None:
+    status = status_of(READY, file=b'probe_timeout = "7s"\nv = 2\n')
+
+    rows = page("/statusz", status).partition("Values without effect:\n")[2]
+    assert rows == f"  probe-timeout | 7s | file {PATH}, line 1, key probe_timeout; flag --probe-timeout wins\n"
+    assert json.loads(page("/statusz", status, "application/json"))["overridden"][0]["by"] == "flag --probe-timeout"
 
 
 # --- formats
