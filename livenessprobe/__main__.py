@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from functools import partial
 from typing import NoReturn
 
-from livenessprobe.process import environment, memory, signals, termination
+from livenessprobe.process import environment, memory, signals, termination, threads
 
 COMMANDS = ("check", "config", "demo", "status")
 
@@ -29,7 +30,8 @@ def main() -> NoReturn:
     if command == "check":
         from livenessprobe.commands import check
 
-        os._exit(check.run(sys.argv[2:], environ))
+        # In a thread, so that a signal ends it even while it looks at a file on a hung file system.
+        os._exit(threads.run_apart(partial(check.run, sys.argv[2:], environ)))
     if command == "status":
         from livenessprobe.commands import status
 

@@ -18,7 +18,7 @@ from livenessprobe.probing import health_file
 from livenessprobe.process import cpus, termination, threads
 from livenessprobe.process.imports import hide_modules, install_placeholders
 from livenessprobe.settings import command_line, describe, flags
-from livenessprobe.settings.file import FileContent, read_settings_file
+from livenessprobe.settings.file import HUNG_SECONDS, FileContent, read_settings_file
 from livenessprobe.settings.layers import DEFAULT_FILE, KEYS, PREFIX, Layer
 from livenessprobe.settings.listen_address import ListenAddress
 from livenessprobe.settings.load import load, with_file
@@ -26,6 +26,7 @@ from livenessprobe.settings.mistakes import Mistake
 from livenessprobe.settings.model import Loaded
 from livenessprobe.settings.validate import http_listener_mistake, metrics_listener_mistake
 from livenessprobe.web.listener import ListenError, listen, look_up
+from livenessprobe.web.unused import OF_HYPERCORN
 
 Opened = TypeVar("Opened")
 
@@ -148,9 +149,11 @@ def _serve(start: _Start) -> int:
     if path := loaded.settings.health_file:
         # Before anything that may fail: the file of an earlier process must not outlast it.
         try:
-            health_file.remove(path)
+            threads.run_apart(functools.partial(health_file.remove, path), HUNG_SECONDS)
         except health_file.HealthFileError as error:
             log.error("Health file cannot be updated", err=str(error))
+        except TimeoutError:
+            log.error("Health file cannot be updated", err=f"health file {path}: its file system does not respond")
     if fault := threads.fault():
         log.error("Cannot run without threads", err=fault)
         termination.leave(f"Cannot run without threads: {fault}")
@@ -164,8 +167,7 @@ def _serve(start: _Start) -> int:
     http, metrics = listeners
     assert http is not None
     _warn(loaded, start.line)
-    # Hypercorn names this class in a type.
-    install_placeholders({"multiprocessing.synchronize": ("Event",)})
+    install_placeholders(OF_HYPERCORN)
     with hide_modules("ssl"):
         import asyncio
 

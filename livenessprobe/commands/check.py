@@ -11,10 +11,11 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from livenessprobe.commands import sidecar
-from livenessprobe.driver.result import Reason
+from livenessprobe.driver.result import OUT_OF_TIME, Reason
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
@@ -111,7 +112,7 @@ def _target(url: str, file: bool, loaded: Loaded) -> tuple[Ask, str]:
     if url:
         return _sidecar(url), url
     if file:
-        return lambda _: _read_health_file(found.health_file), found.health_file
+        return lambda timeout: _read_health_file(found.health_file, timeout), found.health_file
     # The default grace is left out, since --wait is there to wait for a driver; a grace that was set is kept.
     grace = found.unreachable_grace if loaded.raw["unreachable_grace"].text else 0.0
     return lambda timeout: _ask_driver(found, timeout, min(grace, timeout)), found.csi_address.text
@@ -128,7 +129,7 @@ def _repeat(ask: Ask, timeout: float, wait: float) -> Outcome:
         left = max(end - time.monotonic(), 0.1)
         latest = ask(min(timeout, left))
         # A timeout says nothing if the probe had less than its normal time; then the outcome before it stays.
-        if left >= timeout or latest.reason != Reason.DEADLINE.value:
+        if left >= timeout or latest.reason not in OUT_OF_TIME:
             outcome = latest
     return outcome
 
@@ -167,9 +168,12 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _read_health_file(path: str) -> Outcome:
+def _read_health_file(path: str, timeout: float) -> Outcome:
     try:
-        return Outcome(HEALTHY, "healthy", f"{health_file.read(path)} by {path}")
+        driver = threads.run_apart(partial(health_file.read, path), max(timeout, 0))
+        return Outcome(HEALTHY, "healthy", f"{driver} by {path}")
+    except TimeoutError:
+        return Outcome(NOT_READY, Reason.HUNG_MOUNT.value, f"{path} cannot be read: its file system does not respond")
     except health_file.HealthFileExpired as error:
         return Outcome(NOT_READY, STALE_FILE, str(error))
     except health_file.HealthFileError as error:

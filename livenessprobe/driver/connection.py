@@ -23,7 +23,7 @@ from livenessprobe import __version__
 from livenessprobe.driver.address import CSIAddress
 from livenessprobe.driver.diagnosis import NotConnected, Phase, judge, no_descriptors, stale_mount
 from livenessprobe.driver.result import Reason
-from livenessprobe.driver.socket_file import SocketIdentity, is_mount_point, look
+from livenessprobe.driver.socket_file import Look, SocketFile, SocketIdentity, is_mount_point, look
 
 _MILLISECONDS_MAX = (1 << 31) - 1
 QUIET_SECONDS = 0.05
@@ -103,8 +103,9 @@ def _forget(call: grpc.aio.Call) -> None:
 class Dialer:
     """Connects to one driver, and keeps a connection for the next Probe for `reuse` seconds."""
 
-    def __init__(self, address: CSIAddress, on_dial: Callable[[], object]) -> None:
+    def __init__(self, address: CSIAddress, on_dial: Callable[[], object], look: Look = look) -> None:
         self.address = address
+        self.socket_file = SocketFile(address, look)
         self.reuse = 0.0
         """Seconds for which a connection may serve Probes; may be changed at any time."""
         self._on_dial = on_dial
@@ -113,12 +114,19 @@ class Dialer:
         self._kept: Connection | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def dial(self, deadline: float) -> Connection:
-        """A fresh connection; raises NotConnected, at `deadline` (the loop's time) at the latest."""
-        self.look_at_socket()
+    async def look(self, deadline: float) -> SocketIdentity | None:
+        """
+        Wait until a dial may begin; the identity of the socket file, for `dial`.
+
+        Raises NotConnected if a dial could not succeed, at `deadline` (the loop's time) at the latest.
+        """
         if (quiet := min(self._quiet_until, deadline) - asyncio.get_running_loop().time()) > 0:
+            await self.socket_file.look(deadline)
             await asyncio.sleep(quiet)
-        socket = self.look_at_socket()
+        return await self.socket_file.look(deadline)
+
+    async def dial(self, socket: SocketIdentity | None, deadline: float) -> Connection:
+        """A fresh connection, right after a `look` has found `socket`; raises NotConnected, at `deadline` at the latest."""
         self._keep_grpc_running()
         self._on_dial()
         now = asyncio.get_running_loop().time()
@@ -174,7 +182,7 @@ class Dialer:
             try:
                 while not change.done():
                     await asyncio.wait({change}, timeout=LOOK_SECONDS)
-                    if not change.done() and self.look_at_socket() != socket:
+                    if not change.done() and self.has_changed(socket):
                         raise NotConnected(Reason.REFUSED, f"{self.address.name} was replaced while it was dialled")
             finally:
                 change.cancel()
@@ -205,9 +213,13 @@ class Dialer:
             options.append(("grpc.default_authority", "localhost"))
         return options
 
-    def look_at_socket(self) -> SocketIdentity | None:
-        """The identity of the socket file; raises NotConnected if a dial could not succeed."""
-        return look(self.address)
+    def has_changed(self, socket: SocketIdentity | None) -> bool:
+        """
+        Whether the socket file is another than `socket`; raises NotConnected if there is none.
+
+        False if a look might hang: then only the next Probe finds out.
+        """
+        return self.socket_file.is_local() and self.socket_file.look_in_place() != socket
 
     async def _explain(self, connection: Connection) -> NotConnected:
         """Why the channel failed: a call on it fails at once, without another dial, and its error has gRPC's words."""
@@ -223,13 +235,17 @@ class Dialer:
             return stale_mount(self.address.name)
         return NotConnected(verdict.reason, verdict.sentence, again=verdict.again)
 
-    async def kept(self) -> Connection | None:
-        """The kept connection, if it is open, no older than `reuse`, and its socket file is still at the address."""
+    async def kept(self, deadline: float) -> Connection | None:
+        """
+        The kept connection, if it is open, no older than `reuse`, and its socket file is still at the address.
+
+        Ends at `deadline` (the loop's time) at the latest.
+        """
         kept = self._take()
         if kept is None:
             return None
         try:
-            same = self.look_at_socket() == kept.socket
+            same = await self.socket_file.look(deadline) == kept.socket
         except NotConnected:
             same = False
         ready = kept.channel.get_state() is State.READY
@@ -269,6 +285,7 @@ class Dialer:
         if (kept := self._take()) is not None:
             await self.drop(kept)
         await asyncio.gather(*self._closing)
+        self.socket_file.close()
         if self._idle_channel is not None:
             await self._idle_channel.close()
             self._idle_channel = None

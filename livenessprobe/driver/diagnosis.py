@@ -146,6 +146,20 @@ def not_connected(number: int | None, path: str) -> NotConnected:
     return NotConnected(Reason.UNREACHABLE, f"{path}: {os.strerror(number or 0)}")
 
 
+def hung_mount(path: str) -> NotConnected:
+    """The failure if a look at the socket file `path` has no result in time."""
+    return NotConnected(
+        Reason.HUNG_MOUNT,
+        f"{path} cannot be looked at: its file system does not respond; "
+        "on the node, look for a dead FUSE or NFS mount there, and unmount it (umount -l)",
+    )
+
+
+def no_thread(path: str, fault: str) -> NotConnected:
+    """The failure if no thread can be started to look at the socket file `path`; `fault` says why."""
+    return NotConnected(Reason.INTERNAL, f"livenessprobe cannot start the thread that looks at {path}: {fault}")
+
+
 def stale_mount(path: str) -> NotConnected:
     """The failure if no process listens on the socket file `path`, which is a mount of its own."""
     return NotConnected(

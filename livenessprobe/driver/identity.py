@@ -13,12 +13,13 @@ from google.protobuf.message import DecodeError, Message
 
 from livenessprobe.csi import csi_pb2
 from livenessprobe.driver.connection import CallFailed, Connection, Dialer
-from livenessprobe.driver.diagnosis import BYTES_BEHIND, SECOND_MESSAGE, NotConnected, judge
+from livenessprobe.driver.diagnosis import BYTES_BEHIND, SECOND_MESSAGE, NotConnected, hung_mount, judge
 from livenessprobe.driver.methods import HEALTH_CHECK, PROBE
 from livenessprobe.driver.result import (
     CALL_TIMED_OUT,
     DEADLINE,
     NOT_READY,
+    OUT_OF_TIME,
     READY,
     ProbeResult,
     Reason,
@@ -94,7 +95,7 @@ class Identity:
     def is_same_socket(self, found: Found) -> bool:
         """Whether the socket file at the address is the same as when a Probe connected through it."""
         try:
-            return not found.connected or self.dialer.look_at_socket() == found.socket
+            return not found.connected or not self.dialer.has_changed(found.socket)
         except NotConnected:
             return False
 
@@ -104,7 +105,9 @@ class Identity:
 
         Every outcome is a result; only cancellation comes out as an exception.  Ends at `question.deadline`.
         """
-        kept = await self.dialer.kept()
+        if not self.dialer.socket_file.is_local():
+            update(Found(question.unreachable or self._hung_mount()))
+        kept = await self.dialer.kept(question.deadline)
         if kept is not None:
             found = await self._ask(kept, question, update)
             if found.result.reason not in (Reason.CONNECTION_LOST, Reason.PROTOCOL_ERROR):
@@ -114,7 +117,7 @@ class Identity:
         if found.refused:
             # Go makes such a call again.  A second refusal is the result, or nothing would bound the connections to this driver.
             again = await self._ask_anew(question, update)
-            found = found if again.result.reason is Reason.DEADLINE and not again.connected else again
+            found = found if again.result.reason in OUT_OF_TIME and not again.connected else again
         if found.result.reason is Reason.CONNECTION_LOST and self.dialer.address.logs_lost_connections:
             log.error("Lost connection", address=self.dialer.address.text, **found.result.cause)
         return found
@@ -129,15 +132,19 @@ class Identity:
         """A new connection; if none is made until `question.redial_until`, the reason, and not before that time."""
         end = min(question.redial_until, question.deadline)
         unreached = question.unreachable
-        update(Found(unreached or unreachable(Reason.DEADLINE, self.dialer.hung().sentence, timed_out=True)))
+        hung = unreachable(Reason.DEADLINE, self.dialer.hung().sentence, timed_out=True)
         repeated = False
         while True:
             dialled = _now()
             try:
-                return await self.dialer.dial(question.deadline)
+                if not self.dialer.socket_file.is_local():
+                    update(Found(unreached or self._hung_mount()))
+                socket = await self.dialer.look(question.deadline)
+                update(Found(unreached or hung))
+                return await self.dialer.dial(socket, question.deadline)
             except NotConnected as error:
                 now = _now()
-                cut_short = error.reason is Reason.DEADLINE and now - dialled <= CUT_SHORT_SECONDS
+                cut_short = error.reason in OUT_OF_TIME and now - dialled <= CUT_SHORT_SECONDS
                 if unreached is None or not cut_short:
                     unreached = unreachable(error.reason, error.sentence, timed_out=now >= question.deadline)
                     update(Found(unreached))
@@ -147,6 +154,11 @@ class Identity:
             await asyncio.sleep(REDIAL_SECONDS)
         await asyncio.sleep(end - _now())  # upstream reports it only when the time is up
         return unreached if question.redial_until < question.deadline else unreached._replace(err=DEADLINE)
+
+    def _hung_mount(self) -> ProbeResult:
+        """What is reported if time runs out during a look at the socket file."""
+        failure = hung_mount(self.dialer.address.name)
+        return unreachable(failure.reason, failure.sentence, timed_out=True)
 
     async def _ask(self, connection: Connection, question: Question, update: Update) -> Found:
         """Make the call, then keep the connection for the next Probe, or close it if the driver gave no answer."""
@@ -231,7 +243,8 @@ class Identity:
     @asynccontextmanager
     async def connected(self, timeout: float) -> AsyncIterator[Connection]:
         """A connection of its own, for `get_plugin_info`; raises NotConnected."""
-        connection = await self.dialer.dial(_now() + timeout)
+        deadline = _now() + timeout
+        connection = await self.dialer.dial(await self.dialer.look(deadline), deadline)
         try:
             yield connection
         finally:

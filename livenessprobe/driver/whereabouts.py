@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from livenessprobe.driver.address import unexpanded
 
-ENTRIES_MAX = 256
+ENTRIES_MAX = 64
 """Entries of a folder that are looked at."""
 _DAC_OVERRIDE = 1 << 1
 
@@ -77,6 +77,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 def _is_socket(entry: os.DirEntry[str]) -> bool:
     try:
+        if entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False):  # known without a system call
+            return False
         return stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode)
     except OSError:
         return False

@@ -26,7 +26,7 @@ import random
 from dataclasses import dataclass, field
 
 from livenessprobe.driver.identity import CUT_SHORT_SECONDS, Found, Identity, Question
-from livenessprobe.driver.result import NO_TIME, ProbeResult, Reason
+from livenessprobe.driver.result import NO_TIME, OUT_OF_TIME, ProbeResult, Reason
 from livenessprobe.gotext import format_seconds
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
@@ -219,7 +219,7 @@ class Prober:
         try:
             await self._ask(flight)
             late = loop.time() - flight.question.deadline
-            if flight.found.result.reason is Reason.DEADLINE and late > STOOD_STILL_SECONDS:
+            if flight.found.result.reason in OUT_OF_TIME and late > STOOD_STILL_SECONDS:
                 # The driver may have responded in time, while this process was stopped or starved of CPU.
                 log.info("This process did not run while the probe did; probing again", late=format_seconds(late))
                 flight.begin_anew(loop.time())
@@ -259,7 +259,7 @@ class Prober:
 
         The earlier failure says more, and a threshold must not count it twice.
         """
-        out_of_time = found.result.reason is Reason.DEADLINE or (not found.result.ready and not found.connected)
+        out_of_time = found.result.reason in OUT_OF_TIME or (not found.result.ready and not found.connected)
         failed_before = self.standing.result is not None and not self.standing.result.ready
         return out_of_time and failed_before and seconds < _least_seconds(self.settings.probe_timeout)
 
@@ -357,7 +357,7 @@ def _least_seconds(timeout: float) -> float:
 
 def _ran_out_of_time(flight: _Flight, caller: _Caller) -> bool:
     """Whether `flight` ended only because its time was up, while `caller` has more."""
-    if flight.found.result.reason is Reason.DEADLINE:
+    if flight.found.result.reason in OUT_OF_TIME:
         return caller.deadline > flight.question.deadline
     unreachable = not flight.found.result.ready and not flight.found.connected
     return unreachable and caller.redial_until > flight.question.redial_until

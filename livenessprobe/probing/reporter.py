@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from livenessprobe.probing.health_file import REQUEST_MODE_LASTS, HealthFileErro
 from livenessprobe.probing.prober import Prober
 from livenessprobe.probing.schedule import report_lasts
 from livenessprobe.probing.standing import Standing
-from livenessprobe.process import termination
+from livenessprobe.process import termination, threads
 from livenessprobe.settings.model import Settings
 
 log = get_logger(__file__)
@@ -22,7 +23,7 @@ log = get_logger(__file__)
 REPEAT_SECONDS = 60.0
 """After which a fault of the health file that lasts is recorded again."""
 HUNG_SECONDS = 1.0
-"""How long `close` waits for a write: a disk that hangs must not keep the process from ending."""
+"""How long the end waits for a file: a disk that hangs must not keep the process from ending."""
 
 
 @dataclass(eq=False)
@@ -62,7 +63,9 @@ class Reporter:
         if self._write is not None:
             await asyncio.wait({self._write}, timeout=HUNG_SECONDS)
         if self.settings.health_file:
-            self._try(partial(health_file.remove, self.settings.health_file))
+            remove = partial(health_file.remove, self.settings.health_file)
+            with contextlib.suppress(TimeoutError):
+                threads.run_apart(partial(self._try, remove), HUNG_SECONDS)
 
     async def _report_in_file(self, standing: Standing) -> None:
         loop, settings = asyncio.get_running_loop(), self.prober.settings

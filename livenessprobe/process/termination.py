@@ -65,16 +65,12 @@ def leave(cause: str, *, threads: bool = True) -> str:
     path, line = _message.path, _line(cause, time.monotonic())
     if not threads:
         return write_message(path, line)
-    import threading
+    from livenessprobe.process.threads import run_apart
 
-    errors: list[str] = []
-    writer = threading.Thread(target=lambda: errors.append(write_message(path, line)), name="termination", daemon=True)
     try:
-        writer.start()
-    except RuntimeError:  # no thread can be started
-        return write_message(path, line)
-    writer.join(WRITE_SECONDS)
-    return errors[0] if errors else f"{path}: the disk does not respond"
+        return run_apart(lambda: write_message(path, line), WRITE_SECONDS)
+    except TimeoutError:
+        return f"{path}: its file system does not respond"
 
 
 def _line(cause: str, now: float) -> str:

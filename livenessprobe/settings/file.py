@@ -6,15 +6,19 @@ import os
 import re
 import stat
 from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple
 
 from livenessprobe import gotext
+from livenessprobe.process import threads
 from livenessprobe.settings import flags
 from livenessprobe.settings.layers import DEFAULT_FILE, FILE_KEYS, KEYS, NOT_IN_FILES, PREFIX, Layer, Raw
 from livenessprobe.settings.mistakes import INVALID, Mistake, nearest
 
 FILE_LIMIT = 1 << 20
 """Bytes; a ConfigMap cannot hold more."""
+HUNG_SECONDS = 5.0
+"""How long a start waits for the file."""
 
 
 class FileContent(NamedTuple):
@@ -27,8 +31,12 @@ class FileContent(NamedTuple):
 
 
 def read_settings_file(named: str, default: str = DEFAULT_FILE) -> FileContent:
-    """The content of the file `named` by --config, or of the default file, which may be missing."""
-    return look(named or default, expected=bool(named))
+    """The content of the file `named` by --config, or of the default file, which may be missing; for the start."""
+    path = named or default
+    try:
+        return threads.run_apart(partial(look, path, expected=bool(named)), HUNG_SECONDS)
+    except TimeoutError:
+        return FileContent(path, fault=f"settings file {path}: its file system does not respond")
 
 
 def look(path: str, *, expected: bool) -> FileContent:

@@ -84,4 +84,4 @@ def _nearest_variable(name: str) -> str:
     if name.startswith(PREFIX):  # a name of Longhorn's image would select the defaults of that image
         return nearest(name.upper().removeprefix(PREFIX), known)
     known |= {longhorns.removeprefix(_LONGHORN_PREFIX): longhorns for longhorns in LONGHORN_VARIABLES}
-    return nearest(name.removeprefix(_LONGHORN_PREFIX), known)
+    return nearest(name.upper().removeprefix(_LONGHORN_PREFIX), known)

@@ -24,6 +24,7 @@ from livenessprobe.process import imports, memory
 from livenessprobe.web import responses
 from livenessprobe.web.health import ASGI, INNER, METRICS_PATH, Health, Known, Receive, Scope, Send, deliver, failure
 from livenessprobe.web.routes import HEALTH, PAGE_PATHS
+from livenessprobe.web.unused import OF_QUART
 
 if TYPE_CHECKING:
     from quart import Quart
@@ -34,22 +35,6 @@ log = get_logger(__file__)
 
 FIRST_RESPONSE_SECONDS = 10.0
 """How long loading Quart waits for the first health response."""
-UNUSED = {
-    # the command line and the test client
-    "quart.cli": ("AppGroup",),
-    "quart.testing": (
-        *("QuartClient", "QuartCliRunner", "TestApp", "no_op_push", "sentinel"),
-        *("make_test_body_with_headers", "make_test_headers_path_and_query_string", "make_test_scope"),
-    ),
-    # templates
-    "jinja2": ("BaseLoader", "Environment", "FileSystemLoader", "Template", "TemplateNotFound"),
-    # the same of Flask and werkzeug, on whose base classes Quart stands
-    "click": (),
-    "flask.cli": ("AppGroup",),
-    "werkzeug.serving": ("is_running_from_reloader", "run_simple"),
-    "werkzeug.test": ("Client",),
-}
-"""Modules that Quart imports and only other programs need, and the names that are imported from them."""
 
 
 def create_app(health: Health, metrics: Metrics) -> Quart:
@@ -107,11 +92,11 @@ def create_app(health: Health, metrics: Metrics) -> Quart:
 
 def create_lean_app(health: Health, metrics: Metrics) -> Quart:
     """
-    The same at less than half the memory: without OpenSSL, and with placeholders for the modules in UNUSED.
+    The same at less than half the memory: without OpenSSL, and with placeholders for the modules in OF_QUART.
 
     For the sidecar's own process, since test_client(), templates and the command line do not work.
     """
-    placeholders = imports.install_placeholders(UNUSED) if "quart" not in sys.modules else []
+    placeholders = imports.install_placeholders(OF_QUART) if "quart" not in sys.modules else []
     try:
         with imports.hide_openssl():
             return create_app(health, metrics)

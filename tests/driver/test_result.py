@@ -27,6 +27,7 @@ def test_the_reasons_never_change() -> None:
         "not_a_socket",
         "permission_denied",
         "stale_mount",
+        "hung_mount",
         "refused",
         "unresolved",
         "unreachable",

@@ -7,6 +7,7 @@ fault reads, and these pages count for the container: 128 KiB is the kernel's de
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 import time
@@ -55,8 +56,17 @@ class Disk:
 @contextmanager
 def holding(image: str) -> Iterator[Disk]:
     """A disk with the files of `image`; it is detached and deleted at the end, whatever happens.  Skip without loop devices."""
-    _detach_left()
     FILE.parent.mkdir(parents=True, exist_ok=True)
+    with FILE.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failed(f"another run uses {FILE}; wait for its end, or set E2E_CACHE") from None
+        yield from _holding(image)
+
+
+def _holding(image: str) -> Iterator[Disk]:
+    _detach_left()
     with FILE.open("wb") as file:
         file.truncate(SIZE)
     place = CACHE / "disk"

@@ -77,7 +77,7 @@ LIMITS = (
     *(Case(memory, scraped=True) for memory in (48, 40, 36, 32, 28)),
     *(Case(memory, read_ahead=512) for memory in (40, 32)),
     *(Case(memory, read_ahead=4096) for memory in (48, 40)),
-    *(Case(memory, read_ahead=8192) for memory in (64, 48, 40)),
+    *(Case(memory, read_ahead=8192) for memory in (64, 48)),
 )
 HOUR = (
     *(Case(32, scraped=True, p99=100), Case(36, scraped=True, p99=50), Case(28, p99=50)),

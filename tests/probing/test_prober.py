@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from livenessprobe.driver.address import parse_csi_address
+from livenessprobe.driver.address import CSIAddress, parse_csi_address
 from livenessprobe.driver.connection import Dialer
 from livenessprobe.driver.identity import Identity, Question
 from livenessprobe.driver.result import (
@@ -25,6 +25,7 @@ from livenessprobe.driver.result import (
     Reason,
     rpc_error,
 )
+from livenessprobe.driver.socket_file import SocketIdentity, look
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.format import Options
 from livenessprobe.metrics import Metrics
@@ -270,15 +271,15 @@ async def test_an_internal_error_is_a_result(error: Exception) -> None:
 @virtual
 async def test_a_missing_socket_is_looked_for_every_80_ms(tmp_path: Path, grace: float, looks: int) -> None:
     seen = []
-    dialer = Dialer(parse_csi_address(str(tmp_path / "csi.sock"), "linux"), lambda: None)
-    look, began = dialer.look_at_socket, loop().time()
+    began = loop().time()
 
-    def watched() -> None:
+    def watched(address: CSIAddress) -> SocketIdentity | None:
         seen.append(loop().time() - began)
         assert len(seen) < 100  # without a pause the virtual clock would stand still
-        look()
+        return look(address)
 
-    dialer.look_at_socket = watched
+    dialer = Dialer(parse_csi_address(str(tmp_path / "csi.sock"), "linux"), lambda: None, watched)
+    dialer.socket_file._is_local = True  # virtual time does not wait for a thread
     found = await Identity(dialer).probe(Question(began + 10, began + grace))
     assert found.result.reason is Reason.SOCKET_MISSING
     assert loop().time() - began == pytest.approx(grace)

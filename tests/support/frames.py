@@ -77,7 +77,7 @@ def ready(call: Call) -> bytes:
 
 
 class FrameDriver:
-    """Listens at `path` from its construction until `close`; its attributes apply to connections that come later."""
+    """Listens at `path` from its construction until `close`; its attributes apply to connections and calls that come later."""
 
     def __init__(self, path: str, respond: Respond = ready) -> None:
         self.respond = respond
@@ -110,10 +110,10 @@ class FrameDriver:
             while True:
                 accepted, _ = self._listener.accept()
                 self.connections += 1
-                arguments = (accepted, self.connections, self.greeting(self.connections), self.respond)
+                arguments = (accepted, self.connections, self.greeting(self.connections))
                 threading.Thread(target=self._serve, args=arguments, daemon=True).start()
 
-    def _serve(self, accepted: socket.socket, number: int, greeting: bytes, respond: Respond) -> None:
+    def _serve(self, accepted: socket.socket, number: int, greeting: bytes) -> None:
         decoder, encoder, path = hpack.Decoder(), hpack.Encoder(), ""
         with accepted, accepted.makefile("rb") as reader, contextlib.suppress(OSError):
             if reader.read(len(PREFACE)) != PREFACE:
@@ -130,7 +130,7 @@ class FrameDriver:
                 if kind in (HEADERS, DATA) and flags & END_STREAM:
                     call = Call(number, stream, path, lambda headers: encoder.encode(list(headers)))
                     self.calls.append(call)
-                    response = respond(call)
+                    response = self.respond(call)
                     if response is None:
                         return
                     accepted.sendall(response)

@@ -134,7 +134,8 @@ async def call_for_each_code(path: str, method: str, place: Place) -> None:
 
 async def outcome(dialer: connection.Dialer, method: str) -> str:
     try:
-        dialled = await dialer.dial(asyncio.get_running_loop().time() + 5)
+        deadline = asyncio.get_running_loop().time() + 5
+        dialled = await dialer.dial(await dialer.look(deadline), deadline)
     except NotConnected:
         return "not connected"
     try:

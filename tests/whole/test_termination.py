@@ -182,4 +182,4 @@ os.open = slow
     process.await_name()
 
     assert process.stop(8) == 0
-    assert 'err="' + f'{folder}/hung: the disk does not respond"' in process.log()
+    assert 'err="' + f'{folder}/hung: its file system does not respond"' in process.log()
