@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from livenessprobe.process import memory, signals, threads
 from livenessprobe.settings import command_line
-from livenessprobe.settings.layers import SettingsError, overlay
+from livenessprobe.settings.layers import overlay
 from livenessprobe.settings.listen_address import ListenAddress, join_host_port, parse_listen_address
 from livenessprobe.settings.load import load
 from livenessprobe.settings.model import Loaded
@@ -132,9 +132,10 @@ def _main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         except command_line.HelpRequested:
             _say(f"{USAGE}Keys, each followed by Enter:\n{HELP}")
             return 0
-        except (command_line.FlagError, ListenError, SettingsError) as error:
-            print(f"livenessprobe demo: {error}", file=sys.stderr)
-            return 2
+        except (command_line.FlagError, ListenError) as error:
+            return _refuse(f"{error}{error.hint if isinstance(error, command_line.FlagError) else ''}")
+        if loaded.mistakes:
+            return _refuse(*(mistake.sentence for mistake in loaded.mistakes))
         if fault := threads.fault():  # where no thread can be started, no process can either (posix_spawn)
             print(f"livenessprobe demo: {fault}", file=sys.stderr)
             return 1
@@ -147,6 +148,11 @@ def _main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             sidecar.terminate()
             sidecar.wait()
             driver.crash()
+
+
+def _refuse(*sentences: str) -> int:
+    print("\n".join(f"livenessprobe demo: {sentence}" for sentence in sentences), file=sys.stderr)
+    return 2
 
 
 def _with_endpoint(values: dict[str, str], environ: Mapping[str, str]) -> tuple[Loaded, dict[str, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from http import HTTPStatus
+import time
 from typing import Any, NamedTuple
 
 import h11
@@ -45,6 +45,8 @@ NEXT_BYTES = 4
 Bytes from which on a further request is looked at, as in Go: some clients send an empty line behind a request, which is no
 second request to be refused.
 """
+REFUSES_CONNECT = 300
+"""The status from which on a response has refused a CONNECT (RFC 9110, 9.3.6)."""
 STREAM_ID = 1
 """Hypercorn numbers requests for HTTP/2; HTTP/1 has one at a time."""
 
@@ -273,9 +275,9 @@ class HTTP1(asyncio.BufferedProtocol):
     def _head(self, response: Response) -> bytes:
         """The status line and the headers as Go writes them."""
         assert self._request is not None
-        headers = [*response.headers, *self._listener.config.response_headers("h11")]
+        headers = [*response.headers, (b"date", _date())]
         # Close behind a body that was not read to its end, or if another client waits for a place.
-        refused_connect = self._request.method == b"CONNECT" and response.status_code >= HTTPStatus.MULTIPLE_CHOICES
+        refused_connect = self._request.method == b"CONNECT" and response.status_code >= REFUSES_CONNECT
         if self._parser.their_state in (h11.SEND_BODY, h11.ERROR) or self._connections.full or refused_connect:
             headers.append((b"connection", b"close"))
         reason = REASONS.get(response.status_code, b"")
@@ -331,3 +333,8 @@ def _endpoint(transport: asyncio.Transport, name: str) -> tuple[str, int] | None
     """An address of the connection as ASGI has it; None for a unix socket."""
     address: Any = transport.get_extra_info(name)
     return (address[0], address[1]) if isinstance(address, tuple) else None
+
+
+def _date() -> bytes:
+    """The value of the Date header (RFC 9110, 5.6.7).  The process keeps the C locale, so the names are English."""
+    return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()).encode()

@@ -72,7 +72,18 @@ def test_without_a_keyboard_it_serves_until_stopped() -> None:
 def test_a_bad_flag_is_refused_in_one_line() -> None:
     done = subprocess.run([*COMMAND, "--nope"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "livenessprobe demo: flag provided but not defined: -nope\n"
+    assert done.stderr == "livenessprobe demo: flag provided but not defined: -nope; --help lists all flags\n"
+
+
+def test_all_mistakes_are_told() -> None:
+    done = subprocess.run(
+        [*COMMAND, "--http-endpoint=9811", "--failure-threshold=0"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert [line.split(": ")[0] for line in done.stderr.splitlines()] == ["livenessprobe demo"] * 2
+    assert "9811" in done.stderr
+    assert "threshold" in done.stderr
 
 
 @pytest.mark.parametrize(

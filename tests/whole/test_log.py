@@ -70,8 +70,9 @@ def test_equal_errors_are_folded_and_recovery_has_one_record(driver: FakeDriver,
     process.wait()
 
     lines = [line.partition("] ")[2] for line in process.log().splitlines()]
-    assert lines.count('"Driver responded but is not ready"') == 10
-    assert lines.count('"Driver responded but is not ready" repeated=15') == 1
+    record = '"Driver responded but is not ready" reason="not_ready" detail="driver responded but is not ready"'
+    assert lines.count(record) == 10
+    assert lines.count(f"{record} repeated=15") == 1
     assert sum(line.startswith('"CSI driver is unhealthy"') for line in lines) == 1
     assert sum(line.startswith('"CSI driver is healthy again"') for line in lines) == 1
 
@@ -82,6 +83,23 @@ def test_arguments_after_a_positional_are_named(driver: FakeDriver, sidecar: Sta
         f"--http-endpoint=127.0.0.1:{free_port()}", "--automaxprocs", "false", "--probe-timeout=1s", await_http=False
     )
     process.await_log('unread="false --probe-timeout=1s"')
+
+
+def test_the_sidecar_runs_behind_a_word_that_is_no_command_and_says_so_first(sidecar: Start) -> None:
+    """As the Go program does; a person who types `chek` may wait for a check."""
+    port = free_port()
+    environ = {"LIVENESSPROBE_HTTP_ENDPOINT": f"127.0.0.1:{port}"}
+    process = sidecar("chek", "--csi-address=/a", environ=environ, await_http=False)
+    process.await_log("ServeMux listening")
+
+    assert (
+        process.log()
+        .splitlines()[0]
+        .endswith(
+            '"The first argument is no flag, so no argument is read" argument="chek" detail="did you mean check?" '
+            f'unread="chek --csi-address=/a --http-endpoint=127.0.0.1:{process.port}"'
+        )
+    )
 
 
 def test_old_log_files_are_written(driver: FakeDriver, folder: Path, sidecar: Start) -> None:

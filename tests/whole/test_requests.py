@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import re
 import select
 import socket
@@ -52,6 +53,15 @@ def test_connect_is_answered_as_any_other_method(process: Sidecar, path: str) ->
 
     assert head.startswith(b"HTTP/1.1 404 " if path == "/nope" else b"HTTP/1.1 200 OK")
     assert body.decode() == process.get(path).body
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/nope"])
+def test_the_date_is_now_in_the_form_of_http(process: Sidecar, path: str) -> None:
+    sent = process.get(path).headers["date"]
+
+    moment = email.utils.parsedate_to_datetime(sent)
+    assert sent == email.utils.format_datetime(moment, usegmt=True)
+    assert abs(moment.timestamp() - time.time()) < 10
 
 
 @pytest.mark.parametrize("method", [b"head", b"Head", b"get", b"BREW"])
