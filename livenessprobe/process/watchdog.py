@@ -27,9 +27,6 @@ LATE_SECONDS = 1.0
 STUCK_SECONDS = 60.0
 """The loop is stuck if it runs no callback for this long while all checks are on time."""
 
-MESSAGE_SECONDS = 1.0
-"""How long the end waits for the termination message to be written."""
-
 
 @dataclass(slots=True)
 class Detector:

@@ -146,6 +146,7 @@ async def test_a_known_name_is_asked_for_at_most_once_a_second() -> None:
     running.cancel()
 
 
+@virtual
 async def test_each_announced_call_has_an_outcome(logged: list[str]) -> None:
     """Also if the name is the same as before."""
     driver = Driver(named("one"), named("one"), PluginInfo("", "rpc error", "Unavailable"), named("one"))
