@@ -158,6 +158,8 @@ def _refuse(*sentences: str) -> int:
 def _with_endpoint(values: dict[str, str], environ: Mapping[str, str]) -> tuple[Loaded, dict[str, str]]:
     """The settings by `values` and `environ`, with a port that is known beforehand; and the values that make them."""
     loaded = load(values, environ, merger=overlay)
+    if loaded.mistakes:
+        return loaded, values
     if all(loaded.raw[key].source.startswith("default") for key in ("http_endpoint", "health_port", "metrics_address")):
         values = {**values, "http-endpoint": _free_endpoint()}
     elif loaded.settings.http.port.strip("0") == "" and not loaded.settings.http.path:

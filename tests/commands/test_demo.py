@@ -77,13 +77,13 @@ def test_a_bad_flag_is_refused_in_one_line() -> None:
 
 def test_all_mistakes_are_told() -> None:
     done = subprocess.run(
-        [*COMMAND, "--http-endpoint=9811", "--failure-threshold=0"], cwd=ROOT, capture_output=True, text=True, check=False
+        [*COMMAND, "--http-endpoint=9811", "--logging-format=xml"], cwd=ROOT, capture_output=True, text=True, check=False
     )
 
     assert (done.returncode, done.stdout) == (2, "")
     assert [line.split(": ")[0] for line in done.stderr.splitlines()] == ["livenessprobe demo"] * 2
     assert "9811" in done.stderr
-    assert "threshold" in done.stderr
+    assert "xml" in done.stderr
 
 
 @pytest.mark.parametrize(
