@@ -95,7 +95,7 @@ def usage(program: str, more: Sequence[Flag] = ()) -> str:
     """The text of `--help`: upstream's flags exactly as upstream prints them, then the other flags and the commands."""
     sections = [
         f"Usage of {program}:",
-        *map(_row, more),
+        *rows(more),
         *_rows("upstream"),
         "",
         "Flags of older upstream releases, still accepted:",
@@ -111,12 +111,18 @@ def usage(program: str, more: Sequence[Flag] = ()) -> str:
         "  check [flags]\n    \tProbe once, and exit with 0 (healthy), 2 (not connected), 3 (call failed) or 4 (not ready).",
         "  config [flags]\n    \tPrint the settings in force as JSON, with the source of each, and exit.",
         "  demo [flags]\n    \tRun with an example driver, to try this program.",
+        "  lint [flags] [FILE]\n    \tTell what the kubelet will do with manifests, and what is wrong with them.",
     ]
     return "\n".join(sections) + "\n"
 
 
 def _rows(group: Group) -> list[str]:
-    return [_row(flag) for flag in FLAGS if flag.group == group]
+    return rows([flag for flag in FLAGS if flag.group == group])
+
+
+def rows(table: Sequence[Flag]) -> list[str]:
+    """The usage text of each flag."""
+    return [_row(flag) for flag in table]
 
 
 def _row(flag: Flag) -> str:

@@ -69,7 +69,11 @@ def test_a_liveness_probe_kills_within_the_range(
 
 @pytest.mark.parametrize(
     ("timing", "takes"),
-    [(Timing(period=10, timeout=5, failure=3), 3.0), (Timing(period=2, timeout=3, failure=5), 3.0), (Timing(failure=1), 1.0)],
+    [
+        (Timing(period=10, timeout=5, failure=3), 3.0),
+        (Timing(period=2, timeout=3, failure=5), 3.0),
+        (Timing(failure=1), 1.0),
+    ],
 )
 def test_the_range_is_no_wider_than_it_must_be(timing: Timing, takes: float) -> None:
     found = time_to_kill(timing, Failing(Range(takes, takes)), 30)
@@ -185,9 +189,7 @@ def test_after_the_startup_probe_a_hung_driver_is_killed_by_the_liveness_probe()
         (1, 30, True, 3),
     ],
 )
-def test_the_process_is_gone_after_the_grace_period_at_most(
-    probe: int | None, pod: int, pre_stop: bool, most: int
-) -> None:
+def test_the_process_is_gone_after_the_grace_period_at_most(probe: int | None, pod: int, pre_stop: bool, most: int) -> None:
     assert grace_period(Timing(grace=probe), pod, pre_stop=pre_stop) == most
 
 

@@ -1,0 +1,266 @@
+"""Recognizes sidecars, and reads their settings as the program itself would.  Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from livenessprobe.lint.nodes import Node
+from livenessprobe.lint.pods import Argument, Container, is_placeholder
+from livenessprobe.lint.programs import (
+    GO_FLAGS,
+    Program,
+    go_default_timeout,
+    is_named_livenessprobe,
+    missing_flag,
+    program_of,
+)
+from livenessprobe.settings import command_line, flags
+from livenessprobe.settings.file import fault_of_file, from_file
+from livenessprobe.settings.layers import DEFAULT_FILE, PREFIX, Layer, SettingsError, overlay
+from livenessprobe.settings.load import NO_FILE, load
+from livenessprobe.settings.model import Loaded, Settings
+from livenessprobe.settings.variables import LONGHORN_VARIABLES
+
+COMMANDS = frozenset({"check", "config", "demo", "lint"})
+"""First arguments with which the program is no sidecar."""
+OWN_FLAGS = frozenset({flag.name for flag in flags.FLAGS if flag.group == "own"} - {"version"})
+_PROGRAM = re.compile(r"(?:.*[/\\])?liveness-?probe(?:\.exe)?", re.IGNORECASE)
+
+
+class Mistake(NamedTuple):
+    """Settings that the sidecar refuses, or that have no effect."""
+
+    kind: str
+    """`flag`: not known; `value`: refused; `conflict`: not together; `deprecated`: works, but should go."""
+    node: Node
+    sentence: str
+
+
+class File(NamedTuple):
+    """The settings file of a sidecar, as far as the input tells."""
+
+    path: str
+    mount: Node | None = None
+    config_map: str = ""
+    """The ConfigMap that is mounted there."""
+    found: bool = False
+    """Whether the ConfigMap is in the input, and has the file."""
+    fault: str = ""
+    """Why the sidecar ignores the file."""
+
+
+class Sidecar:
+    """A livenessprobe sidecar, this program or the Go program."""
+
+    def __init__(self, container: Container, *, as_ours: bool) -> None:
+        self.container = container
+        self.mistakes: list[Mistake] = []
+        self.unjudged: set[str] = set()
+        """Keys whose values the manifest does not tell."""
+        given, self._unread = self._given()
+        own = bool(OWN_FLAGS & given.keys()) or any(name.startswith(PREFIX) for name in container.environ)
+        self.program: Program = program_of(container.image, own_flags=own, as_ours=as_ours)
+        self.file = File("")
+        self.loaded: Loaded | None = self._load(given)
+
+    @property
+    def settings(self) -> Settings | None:
+        """The settings in force; None if the sidecar refuses them."""
+        return self.loaded.settings if self.loaded else None
+
+    def knows(self, *keys: str) -> bool:
+        """Whether the manifest tells the values of all these settings."""
+        return self.loaded is not None and self.unjudged.isdisjoint(keys)
+
+    def node_of(self, key: str) -> Node:
+        """Where a setting is given; the container itself if it has its default."""
+        for argument in reversed(self.container.arguments):
+            flag = flags.find(_name(argument.text))
+            if flag is not None and flag.key == key:
+                return argument.node
+        for each in self.container.node.at("env").items:
+            name = each.at("name").text
+            if LONGHORN_VARIABLES.get(name) == key or name == f"{PREFIX}{key.upper()}":
+                return each
+        return self.container.node.at("name")
+
+    def says(self, key: str) -> str:
+        """A setting and its value, as the manifest has it, for a sentence."""
+        assert self.loaded
+        raw = self.loaded.raw[key]
+        name = flags.BY_NAME[key.replace("_", "-")].name
+        return f"--{name}={raw.text}" + ("" if raw.source.startswith("flag") else f" ({raw.source})")
+
+    # --- arguments
+
+    def _given(self) -> tuple[dict[str, str], Sequence[str]]:
+        """Flags by name; those with a placeholder are left out, and those that cannot be parsed are mistakes."""
+        texts = self._known(self.container.arguments)
+        while True:
+            try:
+                line = command_line.parse(texts)
+            except command_line.HelpRequested:
+                self._mistake("value", "help", "prints the usage and ends; remove it")
+                return {}, ()
+            except command_line.FlagError as error:
+                name = str(error).rpartition(" -")[2].partition(":")[0]
+                broken = next((text for text in texts if _name(text) == name), None)
+                if name in GO_FLAGS or flags.find(name):
+                    self._mistake("value", name, f"is refused: {error}")
+                elif broken is None:
+                    self._mistake("value", "", f"is refused: {error}")
+                else:
+                    self._unknown_flag(name)
+                if broken is None:
+                    return {}, ()
+                del texts[texts.index(broken)]
+            else:
+                return line.values(), line.unread
+
+    def _unknown_flag(self, name: str) -> None:
+        import difflib
+
+        near = difflib.get_close_matches(name, [*flags.BY_NAME], 1)
+        hint = f"; did you mean --{near[0]}?" if near else "; remove it"
+        self._mistake("flag", name, f"--{name} is no flag of livenessprobe, which ends with exit code 2{hint}")
+
+    def _known(self, arguments: Sequence[Argument]) -> list[str]:
+        texts = []
+        rest = [argument.text for argument in arguments]
+        while rest:
+            text = rest.pop(0)
+            flag = flags.find(_name(text))
+            if not is_placeholder(text):
+                takes_next = flag is not None and "=" not in text and not flag.kind.is_bool
+                if flag is not None and takes_next and rest and is_placeholder(rest[0]):
+                    self.unjudged.add(flag.key)
+                    del rest[0]
+                else:
+                    texts.append(text)
+            elif flag is not None:
+                self.unjudged.add(flag.key)
+            else:
+                self.unjudged.add("arguments")
+        return texts
+
+    def _mistake(self, kind: str, name: str, sentence: str) -> None:
+        arguments = self.container.arguments
+        node = next((each.node for each in reversed(arguments) if _name(each.text) == name), self.container.node.at("name"))
+        self.mistakes.append(Mistake(kind, node, sentence))
+
+    # --- settings
+
+    def _load(self, given: dict[str, str]) -> Loaded | None:
+        if self.program.ours:
+            return self._load_ours(given)
+        version = self.program.go
+        for name in [*given]:
+            if reason := missing_flag(name, version):
+                ends = "it ends with exit code 2; remove the flag"
+                self._mistake("flag", name, f"--{name} is refused by {self.program.text}: {reason}, so {ends}")
+                del given[name]
+        if "connection-timeout" in given and version < (1, 1):
+            given["probe-timeout"] = given["connection-timeout"]
+        given.setdefault("probe-timeout", go_default_timeout(version))
+        return self._checked(given, {}, NO_FILE)
+
+    def _load_ours(self, given: dict[str, str]) -> Loaded | None:
+        environ = {}
+        for name, text in self.container.environ.items():
+            key = LONGHORN_VARIABLES.get(name) or name.removeprefix(PREFIX).lower()
+            if is_placeholder(text):
+                self.unjudged.add(key)
+            else:
+                environ[name] = text
+        for name, text in (("connection-timeout", "--probe-timeout bounds connecting"), ("log_backtrace_at", "")):
+            if name in given:
+                self._mistake("deprecated", name, f"--{name} has no effect{'; ' if text else ''}{text}; remove it")
+        loaded = self._checked(given, environ, NO_FILE)
+        if loaded is None:
+            return None
+        self.file, layer = self._settings_file(loaded.raw["config"].text or DEFAULT_FILE)
+        return self._with_file(given, environ, layer) or loaded if layer else loaded
+
+    def _with_file(self, given: dict[str, str], environ: Mapping[str, str], layer: Layer) -> Loaded | None:
+        loaded, fault = _try_load(given, environ, layer, windows=self.container.is_windows)
+        if fault is not None:
+            self.file = self.file._replace(fault=fault_of_file(self.file.path, fault))
+        return loaded
+
+    def _checked(self, given: Mapping[str, str], environ: Mapping[str, str], layer: Layer) -> Loaded | None:
+        for name in ("health-port", "metrics-address"):
+            if name in given and (self.program.ours or self.program.go >= (2, 2)):
+                self._mistake("deprecated", name, f"--{name} is deprecated; use --http-endpoint, which also serves metrics")
+        loaded, fault = _try_load(given, environ, layer, windows=self.container.is_windows)
+        if fault is not None:
+            conflict = "Only one of" in fault.message or "Contradicting" in fault.message
+            named = next((flag.name for flag in flags.FLAGS if f"-{flag.name}" in str(fault)), "")
+            if fault.message == "Failed to start http server":
+                named = "http-endpoint" if "http-endpoint" in given else "health-port"
+            elif "CSI driver" in fault.message:
+                named = "csi-address"
+            self._mistake("conflict" if conflict else "value", named, f"is refused: {fault}")
+        elif loaded is not None:
+            for warning in loaded.warnings:
+                self._mistake("deprecated", "", f"ignores a setting: {warning}")
+        return loaded
+
+    def _settings_file(self, path: str) -> tuple[File, Layer]:
+        """The file at `path`, and what it sets, if it comes from a ConfigMap of the input."""
+        container = self.container
+        mount = container.mount(path)
+        if mount is None:
+            return File(path), NO_FILE
+        source = container.pod.source(mount.at("name").text)
+        name = source.at("configMap", "name").text
+        file = File(path, mount, name)
+        data = container.pod.config_map(name) if name else None
+        if data is None:
+            return file, NO_FILE
+        key = path.rpartition("/")[2]
+        for item in source.at("configMap", "items").items:
+            if item.at("path").text == key:
+                key = item.at("key").text
+        content = data.at(key)
+        if content.missing:
+            return file, NO_FILE
+        try:
+            return file._replace(found=True), from_file(path, content.text.encode())
+        except ValueError as error:
+            return file._replace(found=True, fault=fault_of_file(path, error)), NO_FILE
+
+
+def _try_load(
+    given: Mapping[str, str], environ: Mapping[str, str], layer: Layer, *, windows: bool
+) -> tuple[Loaded | None, SettingsError | None]:
+    """The settings, or why the program refuses them."""
+    try:
+        return load(given, environ, layer, platform="win32" if windows else "linux", merger=overlay), None
+    except SettingsError as error:
+        return None, error
+
+
+def _name(argument: str) -> str:
+    """The name of the flag in an argument; empty if it is no flag."""
+    return argument.lstrip("-").partition("=")[0] if argument.startswith("-") else ""
+
+
+def is_sidecar(container: Container) -> bool:
+    """Whether a container is a livenessprobe sidecar, by its command, its arguments and its image."""
+    arguments = [argument.text for argument in container.arguments]
+    first = next(iter(arguments), "")
+    if container.command and not _PROGRAM.fullmatch(container.command[0].text):
+        return False
+    if first in COMMANDS:
+        return False
+    if container.command or first == "livenessprobe" or is_named_livenessprobe(container.image):
+        return True
+    names = {_name(text) for text in arguments} - {""}
+    if "csi-address" not in names and "endpoint" not in names:
+        return False
+    known = names <= GO_FLAGS.keys() | flags.BY_NAME.keys() | flags.LONGHORN.keys()
+    if re.search("liveness-?probe", container.name, re.IGNORECASE):
+        return True
+    return known and bool(names & {"probe-timeout", "health-port"})
