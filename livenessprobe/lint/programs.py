@@ -128,14 +128,15 @@ def program_of(image: str, *, own_flags: bool, as_ours: bool) -> Program:
     """
     The program that an image runs.
 
-    This program has tags without a `v`; an image whose tag says nothing is this program if it is given flags of its own.
+    This program's image is called livenessprobe and has tags without a `v`, which no release of the Go program has; OpenShift's
+    origin-csi-livenessprobe has them too.  An image whose tag says nothing is this program if it is given flags of its own.
     """
     parsed = parse_image(image)
     match = _GO_TAG.fullmatch(parsed.tag)
     known = (int(match[1]), int(match[2])) if match else (0, 0)
     if as_ours:
         return Program(ours=True, version=None, text="this program, after the swap")
-    if is_named_livenessprobe(image) and _OUR_TAG.fullmatch(parsed.tag):
+    if parsed.repository.rpartition("/")[2] == "livenessprobe" and _OUR_TAG.fullmatch(parsed.tag):
         return Program(ours=True, version=None, text=f"this program, {parsed.tag}")
     if is_named_livenessprobe(image) and (1, 0) <= known <= (GO_NEWEST[0], 99):
         return Program(ours=False, version=known, text=f"the Go program, {parsed.tag}")

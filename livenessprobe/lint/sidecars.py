@@ -107,10 +107,10 @@ class Sidecar:
             except command_line.FlagError as error:
                 name = str(error).rpartition(" -")[2].partition(":")[0]
                 broken = next((text for text in texts if _name(text) == name), None)
-                if name in GO_FLAGS or flags.find(name):
-                    self._mistake("value", name, f"is refused: {error}")
-                elif broken is None:
-                    self._mistake("value", "", f"is refused: {error}")
+                flag = flags.find(name)
+                if flag is not None or broken is None:
+                    hint = flag.kind.expected if flag is not None else ""
+                    self._mistake("value", name, f"is refused: {error}; {f'write {hint}' if hint else 'correct it'}")
                 else:
                     self._unknown_flag(name)
                 if broken is None:
@@ -163,6 +163,8 @@ class Sidecar:
                 del given[name]
         if "connection-timeout" in given and version < (1, 1):
             given["probe-timeout"] = given["connection-timeout"]
+        elif "connection-timeout" in given:
+            self._no_effect("connection-timeout")
         given.setdefault("probe-timeout", go_default_timeout(version))
         return self._checked(given, {}, NO_FILE)
 
@@ -174,14 +176,16 @@ class Sidecar:
                 self.unjudged.add(key)
             else:
                 environ[name] = text
-        for name, text in (("connection-timeout", "--probe-timeout bounds connecting"), ("log_backtrace_at", "")):
-            if name in given:
-                self._mistake("deprecated", name, f"--{name} has no effect{'; ' if text else ''}{text}; remove it")
+        for name in {"connection-timeout", "log_backtrace_at"} & given.keys():
+            self._no_effect(name)
         loaded = self._checked(given, environ, NO_FILE)
         if loaded is None:
             return None
         self.file, layer = self._settings_file(loaded.raw["config"].text or DEFAULT_FILE)
         return self._with_file(given, environ, layer) or loaded if layer else loaded
+
+    def _no_effect(self, name: str) -> None:
+        self._mistake("deprecated", name, f"--{name} has no effect; remove it")
 
     def _with_file(self, given: dict[str, str], environ: Mapping[str, str], layer: Layer) -> Loaded | None:
         loaded, fault = _try_load(given, environ, layer, windows=self.container.is_windows)
@@ -201,7 +205,9 @@ class Sidecar:
                 named = "http-endpoint" if "http-endpoint" in given else "health-port"
             elif "CSI driver" in fault.message:
                 named = "csi-address"
-            self._mistake("conflict" if conflict else "value", named, f"is refused: {fault}")
+            hint = f"use --http-endpoint={given[named]}" if named == "health-port" and ":" in given[named] else "correct it"
+            hint = "remove one of them" if conflict else hint
+            self._mistake("conflict" if conflict else "value", named, f"is refused: {fault}; {hint}")
         elif loaded is not None:
             for warning in loaded.warnings:
                 self._mistake("deprecated", "", f"ignores a setting: {warning}")

@@ -45,6 +45,8 @@ class Worker:
     failure: int
     initial_delay: int = 0
     success: int = 1
+    ask: Callable[[float], Answer] | None = None
+    """Answers the requests of this worker, if they differ from those of the others."""
     result: bool | None = field(init=False, default=None)
     """What the results manager holds."""
     _last: bool | None = None
@@ -84,7 +86,7 @@ def killed_at(
             return None
         ended = now
         if now >= container and int(now - started_at) >= worker.initial_delay and _probes(worker, startup):
-            takes, ok = ask(now)
+            takes, ok = (worker.ask or ask)(now)
             ended = now + min(takes, worker.timeout)
             if ended > until:
                 return None
