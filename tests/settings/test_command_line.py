@@ -216,6 +216,8 @@ def test_the_usage_text_has_sections() -> None:
         "    \tPrint the settings in force as JSON, with the source of each, and exit.\n"
         "  demo [flags]\n"
         "    \tRun with an example driver, to try this program.\n"
+        "  lint [flags] [FILE]\n"
+        "    \tTell what the kubelet will do with manifests, and what is wrong with them.\n"
     )
 
 
