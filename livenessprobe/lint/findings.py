@@ -26,6 +26,7 @@ _RULES = (
     Rule("LP003", "info", "An ignored id is unknown or not needed"),
     Rule("LP004", "info", "The version is unknown"),
     Rule("LP005", "warning", "A value has the wrong type"),
+    Rule("LP006", "info", "The swap does not replace the image"),
     Rule("LP101", "warning", "The kubelet gives up before the sidecar responds"),
     Rule("LP102", "error", "The probe asks a port where no sidecar listens"),
     Rule("LP103", "error", "The probe names a port that its container does not declare"),

@@ -47,6 +47,28 @@ GO_FLAGS: Mapping[str, tuple[Version, Version | None]] = {
 }
 """By flag: the first release that has it, and the first that has it no longer."""
 
+SWAPPED = frozenset(
+    {
+        "registry.k8s.io/sig-storage/livenessprobe",
+        "registry.k8s.io/sig-storage/livenessprobe-win",
+        "k8s.gcr.io/sig-storage/livenessprobe",
+        "quay.io/k8scsi/livenessprobe",
+        "mcr.microsoft.com/oss/kubernetes-csi/livenessprobe",
+        "mcr.microsoft.com/oss/v2/kubernetes-csi/livenessprobe",
+        "public.ecr.aws/csi-components/livenessprobe",
+        "quay.io/openshift/origin-csi-livenessprobe",
+        "quay.io/jetstack/livenessprobe",
+        "quay.io/minio/livenessprobe",
+        "longhornio/livenessprobe",
+        "docker.io/longhornio/livenessprobe",
+        "vmware.io/csi-livenessprobe",
+        "localhost:5000/vmware.io/csi-livenessprobe",
+        "csi-livenessprobe",
+        "livenessprobe",
+    }
+)
+"""Names of images that k8s/components/swap replaces: those in public manifests."""
+
 GO_MEMORY = 32 << 20
 """Bytes.  The Go program was killed at this limit on large nodes: 7.7 MiB anonymous, 24 MiB of files (NVIDIA/aicr#1693)."""
 WINDOWS_MEMORY = 200 << 20
@@ -64,6 +86,8 @@ class Program(NamedTuple):
     """None if the image does not tell; then the newest release is meant."""
     text: str
     """In words, for people."""
+    swapped: bool = False
+    """Whether it is judged as this program although the image may be another's."""
 
     @property
     def go(self) -> Version:
@@ -135,7 +159,7 @@ def program_of(image: str, *, own_flags: bool, as_ours: bool) -> Program:
     match = _GO_TAG.fullmatch(parsed.tag)
     known = (int(match[1]), int(match[2])) if match else (0, 0)
     if as_ours:
-        return Program(ours=True, version=None, text="this program, after the swap")
+        return Program(ours=True, version=None, text="this program, after the swap", swapped=True)
     if parsed.repository.rpartition("/")[2] == "livenessprobe" and _OUR_TAG.fullmatch(parsed.tag):
         return Program(ours=True, version=None, text=f"this program, {parsed.tag}")
     if is_named_livenessprobe(image) and (1, 0) <= known <= (GO_NEWEST[0], 99):
@@ -143,6 +167,14 @@ def program_of(image: str, *, own_flags: bool, as_ours: bool) -> Program:
     if own_flags:
         return Program(ours=True, version=None, text="this program, of an unknown version")
     return Program(ours=False, version=None, text="the Go program, of an unknown version")
+
+
+def swap_replaces(image: str) -> bool:
+    """Whether k8s/components/swap has an entry for an image, or has replaced it."""
+    repository = parse_image(image).repository
+    return repository in SWAPPED or (
+        repository.endswith("/livenessprobe") and bool(_OUR_TAG.fullmatch(parse_image(image).tag))
+    )
 
 
 def missing_flag(name: str, version: Version) -> str:

@@ -10,7 +10,7 @@ from livenessprobe.lint.findings import Finding
 from livenessprobe.lint.nodes import Document, Node
 from livenessprobe.lint.pods import UNKNOWN, Container, Pod, Volume, is_placeholder
 from livenessprobe.lint.probes import Case, Listener, is_loopback, listeners, quantity
-from livenessprobe.lint.programs import go_reaches
+from livenessprobe.lint.programs import go_reaches, swap_replaces
 from livenessprobe.lint.sidecars import Sidecar
 
 _MIB = 1 << 20
@@ -42,6 +42,10 @@ def _unjudged(case: Case, sidecar: Sidecar) -> Iterator[Finding]:
 
 
 def _version(case: Case, sidecar: Sidecar) -> Iterator[Finding]:
+    if sidecar.program.swapped and not swap_replaces(sidecar.container.image):
+        image = sidecar.container.node.at("image")
+        sentence = f"the image {image.text or '(none)'} has no entry in k8s/components/swap; add one, or swap it in its tool"
+        yield case.finding("LP006", image, sentence, sidecar.container)
     if sidecar.program.ours or sidecar.program.version is not None:
         return
     image = sidecar.container.node.at("image")

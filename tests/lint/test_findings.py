@@ -319,7 +319,7 @@ def test_healthz_as_liveness_probe_is_advice() -> None:
 
 
 def test_every_finding_has_a_manifest_that_triggers_it() -> None:
-    elsewhere = {"LP002", "LP110", "LP501", "LP502", "LP504", "LP601", "LP603"}
+    elsewhere = {"LP002", "LP006", "LP110", "LP501", "LP502", "LP504", "LP601", "LP603"}
 
     assert {each for name in EXPECTED for each in EXPECTED[name]} | elsewhere == set(RULES)
 
@@ -469,11 +469,18 @@ def test_severity_of_too_little_memory() -> None:
 
 def test_as_ours_judges_as_after_the_swap() -> None:
     """The flags of older releases work again, and less memory is too little."""
-    old = sound("registry.k8s.io/sig-storage/livenessprobe:v2.17.0", ((*ARGS, 3), "--logtostderr"))
+    old = sound(GO, ((*ARGS, 3), "--logtostderr"))
 
     assert ids(linted(old)) == ["LP301"]
     assert ids(linted(old, as_ours=True)) == []
     assert ids(linted(sound(GO, ((*SIDECAR, "resources", "limits", "memory"), "40Mi")), as_ours=True)) == ["LP401"]
+
+
+def test_images_that_the_swap_does_not_replace_are_listed() -> None:
+    own = "registry.example.com/csi-livenessprobe:v2.17.0"
+
+    assert ids(linted(sound(own, ((*SIDECAR, "resources"), REMOVED)), as_ours=True)) == ["LP006"]
+    assert ids(linted(sound(OURS), as_ours=True)) == []
 
 
 def test_the_place_of_a_finding_is_the_line_of_its_value() -> None:
