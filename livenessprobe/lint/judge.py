@@ -120,13 +120,12 @@ _WORKLOADS = frozenset({"Pod", "Deployment", "DaemonSet", "StatefulSet", "Replic
 def _null_containers(documents: Sequence[Document]) -> Iterator[Finding]:
     for document in documents:
         for pod in pods([document]) if document.kind in _WORKLOADS else ():
-            for key in ("containers", "initContainers"):
-                node = pod.spec.at(key)
-                if not node.missing and not node.items:
-                    yield _unjudged(pod, node, f"{key} is {node.described()}")
-                for each in node.items:
-                    if not each.entries:
-                        yield _unjudged(pod, each, f"an item of {key} is {each.described()}")
+            node = pod.spec.at("containers")
+            if not node.items:
+                yield _unjudged(pod, node, f"containers is {node.described()}")
+            for each in (*node.items, *pod.spec.at("initContainers").items):
+                if not each.entries:
+                    yield _unjudged(pod, each, f"a container is {each.described()}")
 
 
 def _unjudged(pod: Pod, node: Node, problem: str) -> Finding:

@@ -39,9 +39,10 @@ class Paint:
     def __init__(self, *, colour: bool) -> None:
         self._colour = colour
 
-    def __call__(self, text: str, style: str) -> str:
-        """The text in a style of _COLOURS."""
-        return f"\x1b[{_COLOURS[style]}m{text}\x1b[0m" if self._colour else text
+    def __call__(self, text: str, style: str = "") -> str:
+        """The text in a style of _COLOURS, without characters that would change the terminal."""
+        text = "".join(each if each.isprintable() else "\ufffd" for each in text)
+        return f"\x1b[{_COLOURS[style]}m{text}\x1b[0m" if self._colour and style else text
 
 
 # --- text
@@ -65,22 +66,22 @@ def text(judgement: Judgement, unusable: Sequence[Unusable], lines: Mapping[str,
 
 def _unusable(each: Unusable, paint: Paint) -> str:
     place = each.place
-    return f"{place.file}:{place.line}:{place.column}: {paint('unusable', 'error')}: {each.sentence}"
+    where = paint(f"{place.file}:{place.line}:{place.column}")
+    return f"{where}: {paint('unusable', 'error')}: {paint(each.sentence)}"
 
 
 def _finding(each: Finding, lines: Mapping[str, list[str]], paint: Paint) -> str:
     place = each.place
     shown = _line(place, lines)
     where = f"{place.file}:{place.line}:{place.column}"
-    head = f"{paint(where, 'bold')}: {paint(f'{each.severity} {each.id}', each.severity)}: {each.sentence}"
-    owner = f"    {each.owner}{', ' if each.owner and each.container else ''}{each.container}  ({each.page})"
+    head = f"{paint(where, 'bold')}: {paint(f'{each.severity} {each.id}', each.severity)}: {paint(each.sentence)}"
+    owner = paint(f"    {each.owner}{', ' if each.owner and each.container else ''}{each.container}  ({each.page})")
     return "\n".join([head, *([paint(f"    {place.line} | {shown}", "dim")] if shown else []), owner])
 
 
 def _line(place: Place, lines: Mapping[str, list[str]]) -> str:
     all_lines = lines.get(place.file, [])
-    shown = all_lines[place.line - 1].rstrip() if 0 < place.line <= len(all_lines) else ""
-    return "".join(each if each.isprintable() else " " for each in shown[:200])
+    return all_lines[place.line - 1].rstrip()[:200] if 0 < place.line <= len(all_lines) else ""
 
 
 def _sidecar(report: Report, paint: Paint) -> str:
@@ -94,10 +95,10 @@ def _sidecar(report: Report, paint: Paint) -> str:
         address = settings.csi_address.name if sidecar.knows("csi_address") else unknown
         timeout = format_seconds(settings.probe_timeout) if sidecar.knows("probe_timeout") else unknown
         listens = settings.http.text if sidecar.knows("http_endpoint", "health_port") else unknown
-        told.append(f"  dials {address}, probe timeout {timeout}, listens on {listens}")
+        told.append(paint(f"  dials {address}, probe timeout {timeout}, listens on {listens}"))
     for killing in report.killings:
-        told += _killing(killing, restarts=report.case.pod.restarts)
-    told += [f"  {each.title}: never kills" for each in report.readiness]
+        told += map(paint, _killing(killing, restarts=report.case.pod.restarts))
+    told += [paint(f"  {each.title}: never kills") for each in report.readiness]
     if not report.killings and not report.readiness:
         told.append("  no probe asks it")
     return "\n".join(told)

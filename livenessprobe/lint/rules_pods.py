@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from typing import NamedTuple
 
 from livenessprobe.lint.findings import Finding
 from livenessprobe.lint.nodes import Document, Node
@@ -258,13 +258,15 @@ def _windows(case: Case, sidecar: Sidecar) -> Iterator[Finding]:
         yield case.finding("LP701", sidecar.node_of("csi_address"), sentence, container, "info")
 
 
-_STRINGS = ("command", "args")
-
-
 def _types(case: Case, container: Container) -> Iterator[Finding]:
     """What Kubernetes would refuse; each is named once, and not judged."""
     wrong = [
-        *((key, each) for key in _STRINGS for each in container.node.at(key).items if not isinstance(each.value, str)),
+        *(
+            (key, each)
+            for key in ("command", "args")
+            for each in container.node.at(key).items
+            if not isinstance(each.value, str)
+        ),
         *((key, node) for key in ("name", "image") if not isinstance((node := container.node.at(key)).value, str | None)),
         *(
             ("env value", node)
@@ -292,27 +294,45 @@ def judge_together(cases: Sequence[Case], documents: Sequence[Document]) -> Iter
     yield from _monitors(cases, documents)
 
 
+class _Heard(NamedTuple):
+    """A sidecar that listens on a port."""
+
+    case: Case
+    sidecar: Sidecar
+    listener: Listener
+
+
 def _collisions(cases: Sequence[Case]) -> Iterator[Finding]:
-    heard = [
-        (case, sidecar, listener)
-        for case in cases
-        for sidecar in case.sidecars
-        for listener in listeners(sidecar)
-        if listener.port
-    ]
-    for (case, sidecar, listener), (other, another, second) in combinations(heard, 2):
-        if sidecar is another or listener.port != second.port or not _overlap(listener, second):
-            continue
-        same_pod = case is other
-        if not same_pod and not (_on_host(case.pod) and _on_host(other.pod) and _may_share_node(case.pod, other.pod)):
-            continue
-        where = "the same pod" if same_pod else "the host's network"
-        key = "http_endpoint" if "http_endpoint" in _given(another) else "health_port"
-        sentence = (
-            f"port {second.port} is also that of sidecar {sidecar.container.name} of {case.pod.title}, on {where}: "
-            "the second to start cannot listen; choose another port"
-        )
-        yield other.finding("LP601", another.node_of(key), sentence, another.container)
+    """Each sidecar that finds its port taken, with the first that has it."""
+    by_port: dict[tuple[object, int], list[_Heard]] = {}
+    for case in cases:
+        for sidecar in case.sidecars:
+            for listener in listeners(sidecar):
+                heard = _Heard(case, sidecar, listener)
+                ports = ((id(case), listener.port), ("node", _host_port(case.pod, listener)))
+                for where, port in ports:
+                    if port is not None:
+                        others = by_port.setdefault((where, port), [])
+                        taken = next((other for other in others if _collide(other, heard, same_pod=where != "node")), None)
+                        if taken is not None:
+                            yield _collision(taken, heard, port)
+                        others.append(heard)
+
+
+def _collide(one: _Heard, other: _Heard, *, same_pod: bool) -> bool:
+    if one.sidecar is other.sidecar or not _overlap(one.listener, other.listener):
+        return False
+    return same_pod or (one.case is not other.case and _may_share_node(one.case.pod, other.case.pod))
+
+
+def _collision(one: _Heard, other: _Heard, port: int) -> Finding:
+    where = "in the same pod" if one.case is other.case else "on one port of the node"
+    key = "http_endpoint" if "http_endpoint" in _given(other.sidecar) else "health_port"
+    sentence = (
+        f"port {port} is also that of sidecar {one.sidecar.container.name} of {one.case.pod.title}, {where}: "
+        "the second to start cannot listen; choose another port"
+    )
+    return other.case.finding("LP601", other.sidecar.node_of(key), sentence, other.sidecar.container)
 
 
 def _given(sidecar: Sidecar) -> set[str]:
@@ -327,8 +347,12 @@ def _overlap(one: Listener, other: Listener) -> bool:
     return all(is_loopback(host) in ("4", "both") for host in hosts)
 
 
-def _on_host(pod: Pod) -> bool:
-    return pod.host_network
+def _host_port(pod: Pod, listener: Listener) -> int | None:
+    """The port of the node that leads to a listener; None if there is none."""
+    if pod.host_network:
+        return listener.port
+    declared = [each for container in pod.containers for each in container.node.at("ports").items]
+    return next((each.at("hostPort").number for each in declared if each.at("containerPort").number == listener.port), None)
 
 
 def _may_share_node(one: Pod, other: Pod) -> bool:

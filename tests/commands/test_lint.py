@@ -152,6 +152,39 @@ def test_input_that_cannot_be_told_from_a_terminal_has_no_colours(tmp_path: Path
     assert "\x1b[33mwarning LP101\x1b[0m" in painted
 
 
+def test_names_cannot_change_the_terminal() -> None:
+    odd = sound(GO, ((*DRIVER, "name"), "a\x1b[2Jb\nc"), EARLY)
+
+    shown = output.text(linted(odd), [], {}, output.Paint(colour=False))
+
+    assert "a\ufffd[2Jb\ufffdc" in shown
+    assert "\x1b" not in shown
+
+
+# --- in CI
+
+
+def test_the_pre_commit_hook_runs_the_command_on_manifests_alone() -> None:
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
+
+    assert (hook["entry"], hook["language"]) == ("livenessprobe lint", "python")
+    assert hook["additional_dependencies"] == ["pyyaml>=6,<7"]
+    left_out = ("charts/x/templates/ds.yaml", "values.yaml", "x/values-prod.yml", "kustomization.yaml", "c/Chart.yaml")
+    assert [bool(re.search(hook["exclude"], name)) for name in left_out] == [True] * 5
+    assert not re.search(hook["exclude"], "deploy/node.yaml")
+    assert f"id: {hook['id']}" in (ROOT / "docs/lint.md").read_text(encoding="utf-8")
+
+
+def test_the_workflow_on_the_page_is_a_workflow() -> None:
+    page = (ROOT / "docs/lint.md").read_text(encoding="utf-8")
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    (job,) = (block["jobs"]["lint"] for block in blocks if "jobs" in block)
+
+    (command,) = (step["run"] for step in job["steps"] if "livenessprobe lint" in step.get("run", ""))
+    assert {name for name in re.findall(r" --([a-z-]+)", command)} <= {flag.name for flag in FLAGS}
+    assert any(step.get("uses", "").startswith("github/codeql-action/upload-sarif@") for step in job["steps"])
+
+
 # --- other forms
 
 

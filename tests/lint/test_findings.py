@@ -380,11 +380,21 @@ def test_two_sidecars_on_one_port_of_the_host() -> None:
     assert ids(linted(*selected)) == []
 
 
+def test_two_sidecars_behind_one_host_port() -> None:
+    """Pods of their own network that declare a port of the node."""
+    port = (*DRIVER, "ports", 0, "hostPort")
+
+    assert ids(linted(sound(GO, (port, 19808)), sound(GO, (port, 19808), name="other"))) == ["LP601"]
+    assert ids(linted(sound(GO, (port, 19808)), sound(GO, (port, 19809), name="other"))) == []
+    assert ids(linted(sound(GO, (port, 9808)), sound(GO, HOST, name="other"))) == ["LP601"]
+
+
 def test_two_sidecars_of_one_pod_on_one_port() -> None:
+    """As with two drivers in one pod."""
     second = sound(GO)["spec"]["template"]["spec"]["containers"][1] | {"name": "liveness-probe-2"}
 
     assert (
-        "of DaemonSet kube-system/example-csi, on the same pod"
+        "of DaemonSet kube-system/example-csi, in the same pod"
         in only(linted(sound(GO, ((*POD, "containers", 2), second))), "LP601").sentence
     )
 
