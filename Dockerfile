@@ -27,8 +27,9 @@ COPY pyproject.toml README.md LICENSE ./
 COPY livenessprobe livenessprobe
 COPY image/assemble.py image/
 # pip does not install into a folder what that folder already has, so the package gets a folder of its own.
+# no_debug_ranges: compiled without columns, which only mark a part of a line in a traceback.
 RUN PYTHONPATH=/builder python3 -m pip install --no-deps --no-build-isolation --target=/package . \
- && python3 image/assemble.py /tree /packages /package
+ && python3 -X no_debug_ranges image/assemble.py /tree /packages /package
 
 FROM ${BASE}
 COPY --from=launcher /tree /

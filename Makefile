@@ -7,7 +7,7 @@ ARGS ?=
 
 STEPS ?= 10000
 
-.PHONY: help run test check unit conformance machine newest test-windows windows-tree bench attack fuzz soak mutate manifests workflows lock audit proto image e2e demo-picture clean
+.PHONY: help run test check unit conformance machine newest test-windows windows-tree bench attack fuzz soak mutate manifests dashboard pages workflows lock audit proto image e2e demo-picture clean
 
 help:
 	@echo "make run          the sidecar with an example driver, or with yours: CSI_ADDRESS=/path/to/csi.sock; ARGS='--flags'"
@@ -24,7 +24,9 @@ help:
 	@echo "make fuzz         property tests of parsers and decisions with random examples, EXAMPLES=5000 each"
 	@echo "make soak         200 000 probes with faults mixed in; PROBES='20000 4' for a short run"
 	@echo "make mutate       small faults planted in pure modules, which tests must notice; MODULE=probing.standing for one module"
-	@echo "make manifests    builds k8s/ and checks it with Kubernetes' schemas, promtool and yamllint"
+	@echo "make pages        looks at /statusz and /flagz in Chromium: layout, accessibility, requests; leaves screenshots"
+	@echo "make manifests    builds k8s/ and checks it with Kubernetes' schemas, Prometheus, Alertmanager and yamllint"
+	@echo "make dashboard    makes the Grafana dashboard in k8s/ from k8s/dashboard.py"
 	@echo "make workflows    checks .github/workflows, offline"
 	@echo "make image        builds the image twice, and checks it with hadolint, container-structure-test, dive and syft"
 	@echo "make e2e          the image under podman, with foreign drivers, under a kubelet; STAGES='image smoke' for some stages"
@@ -120,9 +122,27 @@ $(TOOLS)/.installed: $(VENV)/.run
 	  'kubernetes-validate>=1.37' 'yamllint>=1.38' 'check-jsonschema>=0.39' 'zizmor>=1.32'
 	touch $@
 
+$(VENV)/.dashboards: $(VENV)/.run
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dashboards]'
+	touch $@
+
+DASHBOARD = k8s/components/dashboard/livenessprobe.json
+
+dashboard: $(VENV)/.dashboards
+	$(BIN)/python k8s/dashboard.py $(DASHBOARD)
+
+.PHONY: dashboard-check
+dashboard-check: $(VENV)/.dashboards
+	@$(BIN)/python k8s/dashboard.py $(VENV)/dashboard.json
+	@cmp $(VENV)/dashboard.json $(DASHBOARD) || { echo "$(DASHBOARD) differs from k8s/dashboard.py: make dashboard"; exit 1; }
+
 # `make unit` checks that k8s/ fits this program; this checks it with foreign tools.
-manifests: $(VENV)/.test $(TOOLS)/.installed
+manifests: $(VENV)/.test $(TOOLS)/.installed dashboard-check
 	@PATH=$(TOOLS)/bin:$(BIN):$$PATH sh tests/manifests.sh $(VENV)/manifests
+
+# Skipped with a message if Chromium, playwright or axe-core is missing.
+pages: $(VENV)/.test
+	@PYTHON=$(CURDIR)/$(BIN)/python sh tests/pages.sh $(CURDIR)/$(VENV)/pages
 
 workflows: $(TOOLS)/.installed
 	@PATH=$(TOOLS)/bin:$$PATH sh tests/workflows.sh $(TOOLS)

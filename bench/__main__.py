@@ -8,7 +8,8 @@ another order each round, so that other load on the machine affects all alike.  
 ratio the median of the rounds' ratios.  Progress goes to standard error, the table to standard output, and everything
 to a JSON file in bench/results.
 
-QUICK=1 makes a short trial run.  PEER='program --socket={sock} --listen=127.0.0.1:{port}' is measured too.  PYTHON and
+QUICK=1 makes a short trial run.  PEER='program --socket={sock} --listen=127.0.0.1:{port}' is measured too, and a table compares
+the sidecar with it.  PYTHON and
 PYTHON_ARGS choose another interpreter for all measured programs; it must have the same packages.
 """
 
@@ -26,7 +27,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.figures import by_package, summary, table, verdicts
+from bench.figures import beside_peer, by_package, summary, table, verdicts
 from bench.programs import INTERVAL, ROOT, ProgramError, once
 from bench.stages import BRIEF, FULL, Bench, say
 
@@ -82,6 +83,8 @@ def run(python: list[str], peer: list[str], quick: str) -> dict[str, object]:
     seconds = time.monotonic() - started
     print(f"Python {measured['version']}, arguments: {shlex.join(python[1:]) or 'none'}.  The interval is {INTERVAL}.\n")
     print(table(bench.samples, (version[0], version[1])))
+    if compared := beside_peer(bench.samples):
+        print(f"\nbeside the peer, medians; the ratio is the median of the rounds' ratios\n{compared}")
     packages, modules = by_package(bench.imports), bench.imports
     print(f"\nimports of the sidecar until its first 200: {len(modules)} modules, {sum(modules.values()):.0f} ms")
     for (package, below), (module, alone) in list(zip(packages.items(), modules.items(), strict=False))[:TOP]:

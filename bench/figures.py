@@ -170,6 +170,19 @@ def table(samples: Samples, python: tuple[int, int]) -> str:
     return "\n".join(lines)
 
 
+def beside_peer(samples: Samples) -> str:
+    """The sidecar beside the peer, as a table in Markdown with all figures that both have; empty without a peer."""
+    rows = []
+    for figure, programs in samples.items():
+        if (compared := ratio(samples, figure, "sidecar", "peer")) is None:
+            continue
+        ours, theirs = (statistics.median(programs[name]) for name in ("sidecar", "peer"))
+        meaning, unit = FIGURES[figure].meaning, FIGURES[figure].unit
+        rows.append(f"| {meaning[0].upper()}{meaning[1:]} | {ours:.3g} | {theirs:.3g} | {unit} | {compared:.2f} |")
+    head = ["| | Sidecar | Peer | Unit | Sidecar / peer |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *rows]) if rows else ""
+
+
 def memory(smaps_rollup: str) -> dict[str, float]:
     """MiB of RSS, PSS and anonymous memory, from the text of /proc/PID/smaps_rollup."""
     kib = {words[0]: int(words[1]) for line in smaps_rollup.splitlines() if (words := line.split())[2:] == ["kB"]}

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from functools import partial
 from typing import NoReturn
 
-from livenessprobe.process import environment, memory, signals
+from livenessprobe.process import environment, memory, signals, termination, threads
+
+COMMANDS = ("check", "config", "demo", "status")
 
 
 def main() -> NoReturn:
@@ -17,14 +20,22 @@ def main() -> NoReturn:
     It ends without the interpreter's shutdown, which costs CPU, and waits for threads that a hung disk may block for ever.
     """
     memory.before_imports()
-    check = sys.argv[1:2] == ["check"]
+    command = "".join(sys.argv[1:2])
+    if command not in COMMANDS:
+        termination.expect()
     # Before the other imports, which take a second if CPU is scarce: without a handler a signal has no effect on PID 1.
-    signals.install_early(signals.exit_interrupted if check else signals.exit_successfully)
+    signals.install_early(signals.exit_interrupted if command in ("check", "status") else signals.exit_successfully)
     environ = environment.take()
-    if check:
-        from livenessprobe.commands import check as command  # not through cli, which loads more than a check needs
+    # Not through cli, which loads more than a command of a moment needs.
+    if command == "check":
+        from livenessprobe.commands import check
 
-        os._exit(command.run(sys.argv[2:], environ))
+        # In a thread, so that a signal ends it even while it looks at a file on a hung file system.
+        os._exit(threads.run_apart(partial(check.run, sys.argv[2:], environ)))
+    if command == "status":
+        from livenessprobe.commands import status
+
+        os._exit(status.run(sys.argv[2:], environ))
     from livenessprobe import cli
 
     code = cli.main(sys.argv[1:], environ)

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TextIO, TypeVar
 
 from livenessprobe import UPSTREAM_VERSION, __version__
@@ -15,16 +15,18 @@ from livenessprobe.klog import log as klog
 from livenessprobe.klog.log import get_logger
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
-from livenessprobe.process import cpus, threads
-from livenessprobe.process.imports import hide_modules
+from livenessprobe.process import cpus, termination, threads
+from livenessprobe.process.imports import hide_modules, install_placeholders
 from livenessprobe.settings import command_line, describe, flags
-from livenessprobe.settings.file import FileContent, read_settings_file
-from livenessprobe.settings.layers import DEFAULT_FILE, Layer, SettingsError
+from livenessprobe.settings.file import HUNG_SECONDS, FileContent, read_settings_file
+from livenessprobe.settings.layers import DEFAULT_FILE, KEYS, PREFIX, Layer
 from livenessprobe.settings.listen_address import ListenAddress
 from livenessprobe.settings.load import load, with_file
-from livenessprobe.settings.model import Loaded, Settings
-from livenessprobe.settings.validate import http_setting, metrics_listener_error, source_of
+from livenessprobe.settings.mistakes import Mistake
+from livenessprobe.settings.model import Loaded
+from livenessprobe.settings.validate import http_listener_mistake, metrics_listener_mistake
 from livenessprobe.web.listener import ListenError, listen, look_up
+from livenessprobe.web.unused import OF_HYPERCORN
 
 Opened = TypeVar("Opened")
 
@@ -50,8 +52,11 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
                 return lint.main(rest, environ)
             case ["config", *rest]:
-                return run(rest, environ, _print_settings)
+                return run(rest, environ, _print_settings, "config")
         return run(arguments, environ, _serve)
+    except BaseException as error:
+        termination.leave(f"fault of the sidecar's own: {error!r}")
+        raise
     finally:
         klog.flush()
 
@@ -65,46 +70,82 @@ class _Start(NamedTuple):
     loaded: Loaded
 
 
-def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_Start], int]) -> int:
-    """Read the settings and go on with `then`; an exit code."""
+def run(arguments: Sequence[str], environ: Mapping[str, str], then: Callable[[_Start], int], command: str = "") -> int:
+    """Read the settings and go on with `then`, for `command` if there is one; an exit code."""
     try:
         line = command_line.parse(arguments)
     except command_line.HelpRequested:
+        if command:
+            return _print(command_line.usage_of_command(sys.argv[0], command), sys.stdout)
         return _print(command_line.usage(sys.argv[0]), sys.stderr)
     except command_line.FlagError as error:
-        _maxprocs_records(error.given, environ)
-        klog.flush()
-        _print(f"{error}\n{command_line.usage(sys.argv[0])}", sys.stderr)
-        return 2
-    values = line.values()
-    if flags.BOOL.check(values.get("version", "false")):
+        return _refuse_flag(error, environ)
+    if flags.BOOL.check(line.values().get("version", "false")):
         return _print(f"livenessprobe {__version__} (Python), matches upstream {UPSTREAM_VERSION}", sys.stdout)
-    try:
-        loaded = load(values, environ)
-        _look_up(loaded)
-        start = _Start(line, environ, without_file=loaded, loaded=loaded)
-        start = start._replace(loaded=_with_file(start, read_settings_file(loaded.raw["config"].text)))
-    except SettingsError as error:
-        klog.configure(error.log)
-        _maxprocs_records(line.given, environ)
-        log.error(error.message, err=error.err, **error.pairs)
-        return error.code
+    _use_termination_log(line, environ)
+    start = _read(line, environ)
     klog.configure(start.loaded.settings.log)
+    word, meant = command_line.first_word(arguments)
+    if word:
+        unread = " ".join(line.unread)
+        log.warning("The first argument is no flag, so no argument is read", argument=word, detail=meant, unread=unread)
     _maxprocs_records(line.given, environ)
+    if start.loaded.is_refused:
+        first, *others = start.loaded.all_mistakes
+        log.error(first.message, **first.record())
+        termination.leave(first.sentence)
+        _tell(others, start.loaded.warnings)
+        return max(mistake.code for mistake in start.loaded.all_mistakes)
+    termination.use(start.loaded.settings.termination_log)
     return then(start)
 
 
-def _with_file(start: _Start, file: FileContent) -> Loaded:
+def _refuse_flag(error: command_line.FlagError, environ: Mapping[str, str]) -> int:
+    """Print upstream's error and usage, then what else is wrong in front of the flag and elsewhere, and the error again."""
+    _use_termination_log(error.before, environ)
+    termination.leave(str(error))
+    _maxprocs_records(error.before.given, environ)
+    klog.flush()
+    _print(f"{error}\n{command_line.usage(sys.argv[0])}", sys.stderr)
+    loaded = _read(error.before, environ, [error.key] if error.key in KEYS else []).loaded
+    klog.configure(loaded.settings.log)
+    _tell(loaded.all_mistakes, loaded.warnings)
+    klog.flush()
+    _print(f"{error}{error.hint}", sys.stderr)  # again: `kubectl logs --tail` and termination messages show the end
+    return 2
+
+
+def _use_termination_log(line: command_line.CommandLine, environ: Mapping[str, str]) -> None:
+    """Use the termination log that a flag or variable names, though the settings may be refused."""
+    path = line.values().get("termination-log", environ.get(f"{PREFIX}TERMINATION_LOG", termination.DEFAULT_PATH))
+    termination.use("" if "\0" in path else path)
+
+
+def _read(line: command_line.CommandLine, environ: Mapping[str, str], unreadable: Collection[str] = ()) -> _Start:
+    """The settings of flags, variables and file; `unreadable` as for `load`."""
+    loaded = _looked_up(load(line.values(), environ, unreadable=unreadable))
+    start = _Start(line, environ, without_file=loaded, loaded=loaded)
+    file = read_settings_file(loaded.raw["config"].text)
+    return start._replace(loaded=_with_file(start, file, unreadable))
+
+
+def _with_file(start: _Start, file: FileContent, unreadable: Collection[str] = ()) -> Loaded:
     """The settings with a `file`; names to listen on are looked up only if they differ from those of `start`."""
 
     def load_layer(layer: Layer) -> Loaded:
-        loaded = load(start.line.values(), start.environ, layer)
+        loaded = load(start.line.values(), start.environ, layer, unreadable=unreadable)
         wanted, known = loaded.settings, start.loaded.settings
-        if (wanted.http, wanted.metrics) != (known.http, known.metrics):
-            _look_up(loaded)
-        return loaded
+        return loaded if (wanted.http, wanted.metrics) == (known.http, known.metrics) else _looked_up(loaded)
 
     return with_file(start.without_file, file, load_layer)
+
+
+def _tell(mistakes: Iterable[Mistake], warnings: Iterable[str]) -> None:
+    """Log the mistakes behind the first, each with its source, and unknown variables."""
+    for mistake in mistakes:
+        log.error(mistake.message, **mistake.record(source=mistake.source))
+    for warning in warnings:
+        log.warning("Unknown setting", detail=warning)
 
 
 def _serve(start: _Start) -> int:
@@ -112,18 +153,25 @@ def _serve(start: _Start) -> int:
     if path := loaded.settings.health_file:
         # Before anything that may fail: the file of an earlier process must not outlast it.
         try:
-            health_file.remove(path)
+            threads.run_apart(functools.partial(health_file.remove, path), HUNG_SECONDS)
         except health_file.HealthFileError as error:
             log.error("Health file cannot be updated", err=str(error))
+        except TimeoutError:
+            log.error("Health file cannot be updated", err=f"health file {path}: its file system does not respond")
     if fault := threads.fault():
         log.error("Cannot run without threads", err=fault)
+        termination.leave(f"Cannot run without threads: {fault}")
         return 1
-    try:
-        listeners = _open(loaded.settings, listen)
-    except SettingsError as error:
-        log.error(error.message, err=error.err, **error.pairs)
-        return error.code
+    listeners, mistakes = _open(loaded, listen)
+    if mistakes:
+        for mistake in mistakes:
+            log.error(mistake.message, **mistake.record())
+        termination.leave(mistakes[0].sentence)
+        return 1
+    http, metrics = listeners
+    assert http is not None
     _warn(loaded, start.line)
+    install_placeholders(OF_HYPERCORN)
     with hide_modules("ssl"):
         import asyncio
 
@@ -137,7 +185,7 @@ def _serve(start: _Start) -> int:
     file = daemon.SettingsFile(loaded.file or DEFAULT_FILE, polled, functools.partial(_with_file, start))
     # Not closed: that would wait for threads that a hung disk may hold.  The process ends anyway.
     runner = asyncio.Runner(loop_factory=daemon.event_loop)
-    return runner.run(daemon.run(loaded, file, daemon.Listeners(*listeners), executor))
+    return runner.run(daemon.run(loaded, file, daemon.Listeners(http, metrics), executor))
 
 
 def _print_settings(start: _Start) -> int:
@@ -146,27 +194,23 @@ def _print_settings(start: _Start) -> int:
 
 
 def _open(
-    wanted: Settings, how: Callable[[ListenAddress], Opened], http_source: str = "", metrics_source: str = ""
-) -> tuple[Opened, Opened | None]:
-    """What `how` makes of the addresses to listen on; raises SettingsError in upstream's words, with the source behind them."""
-    try:
-        http = how(wanted.http)
-    except ListenError as error:
-        raise SettingsError("Failed to start http server", f"{error}{http_source}", log=wanted.log) from None
-    if wanted.metrics is None:
-        return http, None
-    try:
-        return http, how(wanted.metrics)
-    except ListenError as error:
-        raise metrics_listener_error(
-            wanted.metrics.text, wanted.metrics_path, f"{error}{metrics_source}", log=wanted.log
-        ) from None
+    loaded: Loaded, how: Callable[[ListenAddress], Opened]
+) -> tuple[tuple[Opened | None, Opened | None], tuple[Mistake, ...]]:
+    """What `how` makes of the addresses of health and of metrics; a mistake for each of which it makes nothing."""
+    wanted, opened, mistakes = loaded.settings, [], []
+    for address, mistake in ((wanted.http, http_listener_mistake), (wanted.metrics, metrics_listener_mistake)):
+        found = None
+        try:
+            found = how(address) if address is not None else None
+        except ListenError as error:
+            mistakes.append(mistake(loaded.raw, str(error), error.taken))
+        opened.append(found)
+    return (opened[0], opened[1]), tuple(mistakes)
 
 
-def _look_up(loaded: Loaded) -> None:
-    """Raise SettingsError if names or ports to listen on do not exist; nothing is opened."""
-    http, metrics = http_setting(loaded.raw), loaded.raw["metrics_address"]
-    _open(loaded.settings, look_up, source_of(http), source_of(metrics))
+def _looked_up(loaded: Loaded) -> Loaded:
+    """With a mistake for each name or port to listen on that does not exist; nothing is opened."""
+    return loaded._replace(mistakes=(*loaded.mistakes, *_open(loaded, look_up)[1]))
 
 
 def _warn(loaded: Loaded, line: command_line.CommandLine) -> None:
@@ -175,12 +219,12 @@ def _warn(loaded: Loaded, line: command_line.CommandLine) -> None:
         log.warning(f"Warning: option connection-timeout={quote(timeout.text)} is deprecated and has no effect")
     if loaded.raw["log_backtrace_at"].text:
         log.warning("Flag -log_backtrace_at has no effect: there are no Go stack traces here")
-    if line.unread:
+    if line.unread and line.given:
         log.warning("Arguments after the first one that is no flag are not read", unread=" ".join(line.unread))
     for warning in loaded.warnings:
         log.warning("Unknown setting", detail=warning)
-    if loaded.file_error:
-        log.error("Settings file ignored; running on flags, environment and defaults", err=loaded.file_error)
+    for mistake in loaded.file_mistakes:
+        log.error("Settings file ignored; running on flags, environment and defaults", err=mistake.err)
 
 
 def _maxprocs(environ: Mapping[str, str]) -> tuple[int, str]:

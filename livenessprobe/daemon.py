@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -18,13 +19,14 @@ from livenessprobe.metrics import Metrics
 from livenessprobe.probing.callers import Callers
 from livenessprobe.probing.prober import Prober
 from livenessprobe.probing.reporter import Reporter
-from livenessprobe.process import memory, signals
+from livenessprobe.process import memory, signals, termination
+from livenessprobe.process.start_time import process_start_time
 from livenessprobe.process.watchdog import Watchdog
 from livenessprobe.reload import Reloader
 from livenessprobe.settings.file import FileContent
 from livenessprobe.settings.model import Loaded, Settings
-from livenessprobe.web.app import Applications
-from livenessprobe.web.health import Health
+from livenessprobe.web.app import Applications, create_lean_app
+from livenessprobe.web.health import Health, Known
 from livenessprobe.web.limits import Limits
 from livenessprobe.web.routes import Routes
 from livenessprobe.web.server import serve
@@ -68,18 +70,22 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
     settings, loop = loaded.settings, asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="executor"))
     limits = _limits(settings, listeners)
-    metrics = Metrics()
+    process_start = process_start_time()
+    metrics = Metrics(process_start)
     metrics.log_records_dropped.set_function(klog.dropped)
     metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
     dialer = Dialer(settings.csi_address, metrics.connections.inc)
     prober = Prober(Identity(dialer), settings, metrics)
     reporter = Reporter(prober, settings)
     reloader = Reloader(loaded, file.path, file.load, lambda settings: _adopt(prober, settings), metrics)
-    applications = Applications(_healths(Callers(prober, metrics), metrics, settings), metrics)
+    # A start in the future is that of a clock that was set back since.
+    known = Known(prober, Callers(prober, metrics), reloader, loop.time() - max(0.0, time.time() - process_start))
+    applications = Applications(_healths(known, metrics, settings), metrics, create=create_lean_app)
     with signals.as_events() as events:
         _announce(settings)
         memory.before_serving()
-        with Watchdog(settings.termination_log):
+        termination.report("driver not probed", loop.time(), "")
+        with Watchdog():
             try:
                 async with asyncio.TaskGroup() as group:
                     beside = [
@@ -99,6 +105,8 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
             finally:
                 await reporter.close()
                 await dialer.close()
+        if events.stopped_by:
+            reporter.leave_message(f"stopped by {events.stopped_by[0]}")
     return EXIT_ON_FAILURE if reporter.failed else 0
 
 
@@ -134,13 +142,17 @@ def _raise_descriptor_limit() -> int:
     return soft if soft != resource.RLIM_INFINITY else 1 << 20
 
 
-def _healths(callers: Callers, metrics: Metrics, settings: Settings) -> list[Health]:
+def _healths(known: Known, metrics: Metrics, settings: Settings) -> list[Health]:
     """What answers on each listener."""
-    path = settings.metrics_path
-    routes = [Routes(healthz=True, metrics_path=path if settings.metrics_on_http else None)]
+    path, pages = settings.metrics_path, settings.pages
+    routes = [Routes(healthz=True, metrics_path=path if settings.metrics_on_http else None, pages=pages)]
     if settings.metrics is not None:
-        routes.append(Routes(healthz=False, metrics_path=path))
-    return [Health(callers, metrics, each) for each in routes]
+        routes.append(Routes(healthz=False, metrics_path=path, pages=pages))
+    if hidden := sorted({page for each in routes for page in each.hidden_pages()}):
+        log.warning(
+            "The metrics path hides pages", metricsPath=path, pages=",".join(hidden), advice="choose another --metrics-path"
+        )
+    return [Health(known.callers, metrics, each, known=known) for each in routes]
 
 
 def _adopt(prober: Prober, settings: Settings) -> None:

@@ -1,9 +1,10 @@
-"""Reads and prints values as Go's standard library does: quoting, durations, numbers, booleans.  Pure."""
+"""Reads and prints values as Go does: quoting, durations, numbers, booleans, Accept headers.  Pure."""
 
 from __future__ import annotations
 
 import math
 import re
+from typing import NamedTuple
 
 _SHORT_ESCAPES = dict(zip('\a\b\f\n\r\t\v\\"', 'abfnrtv\\"', strict=True))
 """Characters, and the letter behind the backslash in the escape of each."""
@@ -21,6 +22,12 @@ def quote(text: str) -> str:
 def quote_ascii(text: str) -> str:
     """`text` as Go's strconv.QuoteToASCII prints it."""
     return '"' + "".join(_quote_rune(c, ascii_only=True) for c in text) + '"'
+
+
+def printable(text: str, limit: int) -> str:
+    """At most `limit` characters of `text` on one line, with characters that are not printable escaped as by `quote`."""
+    shown = "".join(c if c.isprintable() else _quote_rune(c) for c in text[:limit])
+    return f"{shown}…" if len(text) > limit else shown
 
 
 def _quote_rune(rune: str, *, ascii_only: bool = False) -> str:
@@ -162,3 +169,49 @@ def parse_uint(text: str, bits: int) -> int:
     if not digits or digits != text:
         raise ValueError(f"strconv.ParseUint: parsing {quote(text)}: invalid syntax")
     return int(significant)
+
+
+# --- Accept headers, as goautoneg reads them
+
+
+class Clause(NamedTuple):
+    """One media type of an Accept header."""
+
+    kind: str
+    subtype: str
+    quality: float
+    parameters: dict[str, str]
+
+    def goes_before(self, other: Clause) -> bool:
+        """Whether goautoneg sorts this clause before the `other` one."""
+        return self.quality > other.quality or self.kind != "*" == other.kind or self.subtype != "*" == other.subtype
+
+
+CLAUSES_MAX = 64
+"""Clauses that are read: sorting takes time with the square of their number, and a header may have 16 KiB."""
+
+
+def accept_clauses(accept: str) -> list[Clause]:
+    """An Accept header as goautoneg sorts it: by insertion, since the order of its clauses is not transitive."""
+    clauses: list[Clause] = []
+    for item in accept.split(",", CLAUSES_MAX)[:CLAUSES_MAX]:
+        media, *parameters = item.split(";")
+        kind, _, subtype = media.partition("/")
+        kind, subtype = kind.strip(" "), subtype or ("*" if kind.strip(" ") == "*" else "")
+        if not subtype or "/" in subtype:
+            continue
+        pairs = [pair.split("=") for pair in parameters]
+        given = {pair[0].strip(" "): pair[1].strip(" ") for pair in pairs if len(pair) == 2 and pair[1]}
+        clauses.append(Clause(kind, subtype.strip(" "), _quality(given.pop("q", "1")), given))
+        place = len(clauses) - 1
+        while place and clauses[place].goes_before(clauses[place - 1]):
+            clauses[place - 1 : place + 1] = clauses[place], clauses[place - 1]
+            place -= 1
+    return clauses
+
+
+def _quality(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import gzip
-import platform
 import re
+import sys
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from prometheus_client.samples import Sample
 
 from livenessprobe import UPSTREAM_VERSION, __version__
 from livenessprobe.driver.result import Reason
-from livenessprobe.gotext import format_float
+from livenessprobe.gotext import accept_clauses, format_float
 from livenessprobe.process.start_time import process_start_time
 
 UNKNOWN_DRIVER = "unknown-driver"
@@ -63,6 +63,18 @@ class Metrics:
             "livenessprobe_driver_up", "Whether the last probe found the driver ready (1) or not (0); NaN before the first."
         )
         self.driver_up.set(float("nan"))
+        self._reasons = gauge(
+            "livenessprobe_unhealthy_reason",
+            "Whether the last probe found the driver not ready for this reason (1) or not (0).",
+            ("reason",),
+        )
+        for reason in Reason:
+            self._reasons.labels(reason.value)
+        self._reason: Reason | None = None
+        self._driver_info = gauge(
+            "livenessprobe_driver_info", "The driver's name, as the label of a constant 1.", ("driver_name",)
+        )
+        self._driver_info.labels(self._driver_name).set(1)
         self._healthy = gauge(
             "livenessprobe_healthy", "What is reported of the driver: healthy (1) or not (0); NaN before the first probe."
         )
@@ -126,14 +138,16 @@ class Metrics:
             ("key",),
         )
         gauge("livenessprobe_build_info", "Versions, as labels of a constant 1.", ("version", "upstream", "python")).labels(
-            __version__, UPSTREAM_VERSION, platform.python_version()
+            __version__, UPSTREAM_VERSION, sys.version.split()[0]
         ).set(1)
 
     def name_driver(self, name: str) -> None:
-        """Label the calls that follow with the driver's `name`."""
+        """Label the calls that follow, and the only series of livenessprobe_driver_info, with the driver's `name`."""
         if len(self._names) < NAMES_MAX:
             self._names.add(name)
+        self._driver_info.remove(self._driver_name)
         self._driver_name = name if name in self._names else OTHER_DRIVER
+        self._driver_info.labels(self._driver_name).set(1)
 
     def operation(self, method: str, code: str, seconds: float) -> None:
         """Record one call to the driver, as csi-lib-utils' interceptor does."""
@@ -143,8 +157,13 @@ class Metrics:
         """Record what a probe found and how long it took."""
         self._last_duration.set(seconds)
         self.driver_up.set(reason is None)
+        if self._reason is not None:
+            self._reasons.labels(self._reason.value).set(0)
         if reason is None:
             self._last_success.set(time.time())
+        else:
+            self._reasons.labels(reason.value).set(1)
+        self._reason = reason
 
     def failed(self, reason: Reason) -> None:
         """Count a failed probe, also one whose result changes nothing because a later probe has ended before it."""
@@ -193,56 +212,18 @@ class Metrics:
 # --- what the client accepts, read as Go's libraries read it
 
 
-class _Clause(NamedTuple):
-    """One media type of an Accept header."""
-
-    kind: str
-    subtype: str
-    quality: float
-    parameters: dict[str, str]
-
-    def goes_before(self, other: _Clause) -> bool:
-        return self.quality > other.quality or self.kind != "*" == other.kind or self.subtype != "*" == other.subtype
-
-
 _ESCAPINGS = frozenset({"allow-utf-8", "underscores", "dots", "values"})
 
 
 def _escaping(accept: str) -> str:
     """The `escaping` of the Content-Type: the last valid one up to the first text type (expfmt.Negotiate)."""
     escaping = "underscores"
-    for clause in _clauses(accept):
+    for clause in accept_clauses(accept):
         if clause.parameters.get("escaping") in _ESCAPINGS:
             escaping = clause.parameters["escaping"]
         if (clause.kind, clause.subtype) == ("text", "plain") and clause.parameters.get("version", "") in ("", "0.0.4"):
             break
     return escaping
-
-
-def _clauses(accept: str) -> list[_Clause]:
-    """An Accept header as goautoneg sorts it: by insertion, since the order of its clauses is not transitive."""
-    clauses: list[_Clause] = []
-    for item in accept.split(","):
-        media, *parameters = item.split(";")
-        kind, _, subtype = media.partition("/")
-        kind, subtype = kind.strip(" "), subtype or ("*" if kind.strip(" ") == "*" else "")
-        if not subtype or "/" in subtype:
-            continue
-        pairs = [pair.split("=") for pair in parameters]
-        given = {pair[0].strip(" "): pair[1].strip(" ") for pair in pairs if len(pair) == 2 and pair[1]}
-        clauses.append(_Clause(kind, subtype.strip(" "), _quality(given.pop("q", "1")), given))
-        place = len(clauses) - 1
-        while place and clauses[place].goes_before(clauses[place - 1]):
-            clauses[place - 1 : place + 1] = clauses[place], clauses[place - 1]
-            place -= 1
-    return clauses
-
-
-def _quality(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
 
 
 _CODING = re.compile(r"([-!#$%&'*+.^_`|~0-9A-Za-z/]+)[ \t]*(?:;[ \t]*q=([01](?:\.[0-9]*)?))?[ \t]*")

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
-from livenessprobe.settings.describe import Change, changes
+from livenessprobe.settings.describe import Change, changes, newly_overridden
 from livenessprobe.settings.file import FileContent, look
-from livenessprobe.settings.layers import SettingsError
 from livenessprobe.settings.load import keep_restart_keys
-from livenessprobe.settings.model import RESTART_KEYS, Loaded, Settings
+from livenessprobe.settings.model import RESTART_KEYS, InForce, Loaded, Settings
 
 log = get_logger(__file__)
 
@@ -39,12 +38,19 @@ class Reloader:
     def __post_init__(self) -> None:
         self._seen = self.running.fingerprint or self.running.file_error
         """The fingerprint or the fault of the last look."""
+        self._fault = self.running.file_error
+        self._pending: tuple[str, ...] = ()
         self._expected = bool(self.running.file)
         """Whether a missing file is a fault."""
         fingerprint = "" if self.running.file_error else self.running.fingerprint
         self.metrics.configured(fingerprint, dict.fromkeys(RESTART_KEYS, False))
         if self.running.file_error:
             self.metrics.misconfigured()
+
+    @property
+    def in_force(self) -> InForce:
+        """The settings in force now."""
+        return InForce(self.running, self._fault, self._pending)
 
     async def watch(self, hangup: asyncio.Event, *, polled: bool) -> None:
         """Read the file whenever `hangup` is set and, if `polled` or once there is a file, at every poll interval; until cancelled."""
@@ -84,29 +90,32 @@ class Reloader:
 
     async def _consider(self, file: FileContent) -> None:
         self._expected = True
-        try:
-            wanted = await asyncio.to_thread(self.load, file)
-            if wanted.file_error:
-                self._refuse(wanted.file_error)
-            else:
-                self._take(wanted, keep_restart_keys(self.running, wanted))
-        except SettingsError as error:
-            self._refuse(error.err or str(error))
+        wanted = await asyncio.to_thread(self.load, file)
+        if wanted.file_mistakes:
+            self._refuse(*(mistake.err for mistake in wanted.file_mistakes))
+        else:
+            self._take(wanted, keep_restart_keys(self.running, wanted))
 
-    def _refuse(self, fault: str) -> None:
+    def _refuse(self, *faults: str | None) -> None:
+        self._fault = "\n".join(map(str, faults))
         self.metrics.misconfigured()
-        log.error("Settings file ignored; the previous settings stay", err=fault)
+        for fault in faults:
+            log.error("Settings file ignored; the previous settings stay", err=fault)
 
     def _take(self, wanted: Loaded, running: Loaded) -> None:
-        found = changes(self.running, wanted)
+        found, overridden = changes(self.running, wanted), newly_overridden(self.running, wanted)
         self.apply(running.settings)
         self.running = running
         pending = {change.key for change in found if not change.live}
+        self._fault, self._pending = "", tuple(sorted(pending))
         self.metrics.configured(wanted.fingerprint, {key: key in pending for key in RESTART_KEYS})
-        if not found:
+        if not found and not overridden:
             log.info("Settings file read again; nothing changed", file=self.path)
         for change in found:
             _tell(change)
+        for key, running_value, wanted_value, source, by in overridden:
+            values = {"running": running_value, "wanted": wanted_value}
+            log.warning("Setting has no effect", key=key, **values, source=source, detail=f"is overridden by {by}")
 
 
 def _seen(file: FileContent) -> str:

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds every manifest in k8s/, and checks it with Kubernetes' schemas, promtool and yamllint.
+# Builds every manifest in k8s/, and checks it with Kubernetes' schemas and yamllint, alerts, dashboard and inhibition with
+# Prometheus and Alertmanager.
 # Usage: manifests.sh FOLDER, for the results; the tools are on PATH.
 set -eu
 cd "$(dirname "$0")/.."
@@ -21,20 +22,30 @@ for release in 1.25 1.31 1.37; do
     echo "kubernetes-validate: all manifests are strictly valid for Kubernetes $release"
 done
 
-# Debian's package with promtool would also start a server, so promtool is only extracted from it.
-take_promtool() {
+# Debian's packages would also start servers, so the programs are only extracted from them.
+take_programs() {
     cd "$1"
-    apt-get -qq download prometheus || { apt-get -qq update && apt-get -qq download prometheus; } || return
-    dpkg --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
-    rm prometheus_*.deb
+    packages="prometheus prometheus-alertmanager"
+    apt-get -qq download $packages || { apt-get -qq update && apt-get -qq download $packages; } || return
+    for package in prometheus*.deb; do
+        dpkg --fsys-tarfile "$package" | tar -x ./usr/bin ./usr/share/prometheus
+    done
+    rm prometheus*.deb
 }
-promtool=$(command -v promtool || echo "$(dirname "$out")/prometheus/usr/bin/promtool")
-if [ ! -x "$promtool" ] && command -v apt-get >/dev/null; then
-    mkdir -p "$(dirname "$out")/prometheus"
-    (take_promtool "$(dirname "$out")/prometheus") 2>&1 | tail -n 3
+have_programs() {
+    for program in promtool prometheus amtool prometheus-alertmanager; do
+        command -v "$program" >/dev/null || return 1
+    done
+}
+programs="$(cd "$(dirname "$out")" && pwd)/prometheus"
+PATH=$PATH:$programs/usr/bin
+if ! have_programs && command -v apt-get >/dev/null; then
+    mkdir -p "$programs"
+    (take_programs "$programs") 2>&1 | tail -n 3
 fi
-if [ ! -x "$promtool" ]; then
-    echo "== SKIPPED: alerts are not tested: promtool is missing, and Debian's package prometheus could not be fetched"
+if ! have_programs; then
+    echo "== SKIPPED: alerts, dashboard and inhibition are not tested: $program is missing, and Debian's packages of Prometheus" \
+        "and Alertmanager could not be fetched"
     exit 0
 fi
 mkdir "$out/alerts" && cp tests/data/alerts.yaml "$out/alerts/"
@@ -47,5 +58,7 @@ with open(f"{sys.argv[1]}/complete.yaml", encoding="utf-8") as file:
 with open(f"{sys.argv[1]}/alerts/rules.yaml", "w", encoding="utf-8") as file:
     yaml.safe_dump(spec, file)
 END
-"$promtool" check rules "$out/alerts/rules.yaml"
-"$promtool" test rules "$out/alerts/alerts.yaml"
+promtool check rules "$out/alerts/rules.yaml"
+promtool test rules "$out/alerts/alerts.yaml"
+amtool check-config k8s/alertmanager.yaml
+pytest tests/monitoring -rs

@@ -88,6 +88,23 @@ def test_the_table_shows_targets_that_are_met_missed_and_not_measured() -> None:
     assert "not measured" in text
 
 
+def test_the_sidecar_is_compared_with_a_peer_in_all_figures_that_both_have() -> None:
+    seen = samples(sidecar=[2.0, 6.0, 3.0], peer=[1.0, 2.0, 2.0]) | {
+        "start_cpu": {"sidecar": [0.13], "peer": [0.01], "check": [0.1]},
+        "idle_cpu": {"sidecar": [3.3], "peer": [0.0]},
+        "growth_rss": {"sidecar": [1.0]},
+    }
+
+    assert figures.beside_peer(seen).splitlines()[2:] == [
+        "| New connection for each request: median | 3 | 2 | ms | 2.00 |",
+        "| CPU to the first 200, or to the end | 0.13 | 0.01 | s | 13.00 |",
+    ]
+
+
+def test_without_a_peer_there_is_no_comparison() -> None:
+    assert figures.beside_peer(samples(sidecar=[2.0])) == ""
+
+
 def test_targets_and_floors_are_names_of_figures_and_programs() -> None:
     programs = {*servers(["python"], ["peer"]), "floor-import", "check", "check-file", "settings-file", "tomllib"}
 

@@ -21,7 +21,7 @@ from livenessprobe.process.watchdog import STUCK_SECONDS
 from livenessprobe.settings import flags, layers
 from livenessprobe.settings.layers import KEYS, PREFIX
 from livenessprobe.settings.model import RESTART_KEYS, Settings
-from tests.values import load_all
+from tests.values import Refused, load_all
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = load_all().settings
@@ -130,7 +130,7 @@ def test_configuration_says_which_keys_are_live() -> None:
 
 NO_SETTING = {"version", "config", "config-strict", "connection-timeout", "log_backtrace_at"}
 """Flags that act before there are settings, and flags that only have a warning."""
-TRIED = ("true", "false", "1", "2", "0s", "7s", "x", "a=1", "json", "16Ki", "/a")
+TRIED = ("true", "false", "1", "2", "0s", "7s", "x", "a=1", "json", "16Ki", "/a", "off")
 """Of each kind of flag two of these are values."""
 
 
@@ -147,7 +147,7 @@ def changes_settings(name: str, text: str) -> bool:
         return False
     try:
         return load_all({name: text}, {}).settings != DEFAULTS
-    except layers.SettingsError:
+    except Refused:
         return True
 
 
@@ -283,7 +283,7 @@ def strings_of_the_code(without: str = "") -> list[str]:
 def test_texts_on_the_reasons_page_are_those_of_the_code() -> None:
     code = [*strings_of_the_code(), CALL_TIMED_OUT.body]
     shown = re.findall(r"^    (\S.*)$", read("docs/reasons.md"), re.MULTILINE)
-    placeholders = re.compile(r"\b(?:PATH|KIND|ADDRESS|ERROR|CODE|MESSAGE|STATUS|TIME)\b")
+    placeholders = re.compile(r"\b(?:PATH|FOLDER|KIND|ADDRESS|ADVICE|ERROR|CODE|MESSAGE|NAME|STATUS|TIME|VARIABLE)\b")
 
     invented = [line for line in shown for part in placeholders.split(line) if not any(part in text for text in code)]
 
@@ -301,7 +301,7 @@ def test_readme_says_how_many_reasons_there_are() -> None:
 def test_the_page_of_differences_has_all_of_them() -> None:
     differences = rows(read("docs/differences.md"))
 
-    assert [int(number) for number, _, _ in differences] == list(range(1, 22))
+    assert [int(number) for number, _, _ in differences] == list(range(1, 27))
     assert all(theirs and ours for _, theirs, ours in differences)
 
 

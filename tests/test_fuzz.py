@@ -21,6 +21,7 @@ from livenessprobe.csi import csi_pb2
 from livenessprobe.csi.grpc_health_pb2 import HealthCheckResponse
 from livenessprobe.driver.methods import HEALTH_CHECK
 from tests.support import FakeDriver, Sidecar, eventually, without_faults
+from tests.support.requests import Head, heads
 
 TOKENS = st.sampled_from(
     [
@@ -94,6 +95,17 @@ def test_any_bytes_on_the_port_leave_the_sidecar_working(
     assert (answer.status, answer.body) == (200, "ok")
     assert process.process.poll() is None
     eventually(lambda: process.metric("livenessprobe_tasks") <= before, 3)
+
+
+@settings(max_examples=settings.default.max_examples // 2)
+@given(heads())
+def test_the_first_response_to_a_random_head_is_that_of_go(parrot: Parrot, process: Sidecar, head: Head) -> None:
+    parrot.answer = b""
+    with socket.create_connection(("127.0.0.1", process.port), 10) as client:
+        client.sendall(head.head)
+        status_line = client.makefile("rb").readline().rstrip()
+
+    assert status_line.partition(b" ")[2].decode() == head.expected
 
 
 @given(ANSWERS)

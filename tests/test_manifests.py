@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -16,7 +17,6 @@ from livenessprobe.settings import command_line
 from livenessprobe.settings.layers import DEFAULT_FILE
 from livenessprobe.settings.model import Loaded
 from tests.support import ROOT
-from tests.test_docs import exposed
 from tests.values import load_all
 
 yaml = pytest.importorskip("yaml", reason="PyYAML is missing: pip install '.[check]'")
@@ -25,6 +25,7 @@ if KUBECTL is None:
     pytest.skip("kubectl is missing: pip install '.[check]'", allow_module_level=True)
 
 BUILDS = ["base", *sorted(f"overlays/{path.name}" for path in (ROOT / "k8s" / "overlays").iterdir())]
+DASHBOARD = "livenessprobe-dashboard"
 LINUX_SECURITY = {
     "runAsUser": 0,
     "runAsGroup": 0,
@@ -39,11 +40,13 @@ LINUX_SECURITY = {
 
 @cache
 def built(name: str) -> dict[str, dict]:
-    """The documents that `kubectl apply -k` would send, by kind."""
+    """The documents that `kubectl apply -k` would send, by kind; without the dashboard, a second ConfigMap."""
     done = subprocess.run([KUBECTL, "kustomize", ROOT / "k8s" / name], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "deprecated" not in done.stderr
-    return {document["kind"]: document for document in yaml.safe_load_all(done.stdout)}
+    documents = [document for document in yaml.safe_load_all(done.stdout) if document["metadata"]["name"] != DASHBOARD]
+    assert len({document["kind"] for document in documents}) == len(documents)
+    return {document["kind"]: document for document in documents}
 
 
 def workload(name: str) -> dict:
@@ -208,7 +211,7 @@ def test_prometheus_and_the_network_policy_find_pod_port_and_path() -> None:
     name = "overlays/complete"
     labels = workload(name)["spec"]["template"]["metadata"]["labels"]
     monitor, policy = (built(name)[kind]["spec"] for kind in ("PodMonitor", "NetworkPolicy"))
-    (endpoint,) = monitor["podMetricsEndpoints"]
+    endpoint, _ = monitor["podMetricsEndpoints"]
     (rule,) = policy["ingress"]
     ports = {each["name"] for each in container(name, "driver")["ports"]}
 
@@ -219,32 +222,106 @@ def test_prometheus_and_the_network_policy_find_pod_port_and_path() -> None:
     assert endpoint["path"] == loaded(name).settings.metrics_path
 
 
-# --- alerts
+# --- monitoring
 
 
-def rules() -> list[dict]:
-    (group,) = built("overlays/complete")["PrometheusRule"]["spec"]["groups"]
-    return group["rules"]
+def test_no_manifest_scrapes_a_sidecar_twice() -> None:
+    both = {"components/monitoring", "components/monitoring-service"}
+
+    used = {name: components_of(ROOT / "k8s" / name) & both for name in BUILDS}
+
+    assert set().union(*used.values()) == both, "each of the two is built by an overlay"
+    assert [name for name, found in used.items() if found == both] == []
 
 
-def test_alerts_use_only_metrics_that_exist() -> None:
-    known = exposed()[1]
+def components_of(folder: Path) -> set[str]:
+    """All kustomizations that make up the one in `folder`, itself included, as paths below k8s/."""
+    read = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    below = [(folder / path).resolve() for key in ("resources", "components") for path in read.get(key, [])]
+    names = {folder.resolve().relative_to(ROOT / "k8s").as_posix()}
+    return names.union(*(components_of(path) for path in below if path.is_dir()))
 
-    named = {rule["alert"]: set(re.findall(r"\blivenessprobe_\w+", rule["expr"])) for rule in rules()}
 
-    assert {alert: names - known for alert, names in named.items()} == {alert: set() for alert in named}
-    assert all(named.values())
+def build_together(folder: Path, *names: str) -> subprocess.CompletedProcess[str]:
+    """What kubectl says to a kustomization of an overlay and components."""
+    (overlay, *components) = (os.path.relpath(ROOT / "k8s" / name, folder.resolve()) for name in names)
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [overlay], "components": components}))
+    return subprocess.run([KUBECTL, "kustomize", folder], capture_output=True, text=True, check=False)
 
 
-def test_each_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() -> None:
-    cases = [
-        case
-        for test in yaml.safe_load((ROOT / "tests" / "data" / "alerts.yaml").read_text(encoding="utf-8"))["tests"]
-        for case in test["alert_rule_test"]
-    ]
+def test_both_ways_to_scrape_cannot_be_combined(tmp_path: Path) -> None:
+    done = build_together(tmp_path, "overlays/node", "components/monitoring", "components/monitoring-service")
 
-    assert {case["alertname"] for case in cases if case["exp_alerts"]} == {rule["alert"] for rule in rules()}
-    assert {case["alertname"] for case in cases if not case["exp_alerts"]} == {rule["alert"] for rule in rules()}
+    assert done.returncode != 0
+
+
+@pytest.mark.parametrize("overlay", ["overlays/node", "overlays/windows-hostprocess"])
+@pytest.mark.parametrize("component", ["components/monitoring", "components/monitoring-service"])
+def test_each_overlay_on_the_host_network_can_be_scraped_each_way(tmp_path: Path, overlay: str, component: str) -> None:
+    done = build_together(tmp_path, overlay, "components/metrics-port", component)
+
+    assert done.returncode == 0, done.stderr
+    (daemon_set,) = (each for each in yaml.safe_load_all(done.stdout) if each["kind"] == "DaemonSet")
+    (found,) = (each for each in daemon_set["spec"]["template"]["spec"]["containers"] if each["name"] == "liveness-probe")
+    assert found["ports"] == [{"name": "probe-metrics", "containerPort": 29809}]
+    assert found["env"] == [{"name": "LIVENESSPROBE_METRICS_ADDRESS", "value": ":29809"}]
+
+
+MONITORS = [
+    ("overlays/complete", "PodMonitor", "podMetricsEndpoints"),
+    ("overlays/node-monitored", "ServiceMonitor", "endpoints"),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "key"), MONITORS)
+def test_monitors_name_job_and_node_and_drop_the_host_network_at_one_port_only(name: str, kind: str, key: str) -> None:
+    endpoints = {each["port"]: each for each in built(name)[kind]["spec"][key]}
+    job = {"targetLabel": "job", "replacement": "livenessprobe"}
+    node = {"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "node"}
+    drop = {
+        "action": "dropequal",
+        "sourceLabels": ["__meta_kubernetes_pod_ip"],
+        "targetLabel": "__meta_kubernetes_pod_host_ip",
+    }
+
+    assert {port: each["relabelings"] for port, each in endpoints.items()} == {
+        "healthz": [drop, job, node],
+        "probe-metrics": [job, node],
+    }
+    assert {each["path"] for each in endpoints.values()} == {loaded(name).settings.metrics_path}
+
+
+@pytest.mark.parametrize(("name", "kind"), [each[:2] for each in MONITORS])
+def test_kube_prometheus_stack_selects_monitors_and_rules_by_their_label(name: str, kind: str) -> None:
+    for found in (kind, "PrometheusRule"):
+        assert built(name)[found]["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+
+
+def test_the_service_monitor_finds_the_service_and_the_service_the_pods_and_their_ports() -> None:
+    name = "overlays/node-monitored"
+    service = built(name)["Service"]
+    labels = workload(name)["spec"]["template"]["metadata"]["labels"]
+    named = {each["name"] for called in ("driver", "liveness-probe") for each in container(name, called)["ports"]}
+
+    selected = built(name)["ServiceMonitor"]["spec"]["selector"]["matchLabels"]
+    assert selected.items() <= service["metadata"]["labels"].items()
+    assert service["spec"]["selector"].items() <= labels.items()
+    assert service["spec"]["clusterIP"] == "None"
+    assert {each["name"] for each in service["spec"]["ports"]} == named
+    assert all(each["targetPort"] == each["name"] for each in service["spec"]["ports"])
+
+
+def test_a_pod_on_the_host_network_serves_metrics_on_a_port_of_their_own() -> None:
+    """And health on loopback; row 22 of docs/differences.md."""
+    name = "overlays/node-monitored"
+    settings = loaded(name).settings
+    ports = {each["name"]: each["containerPort"] for each in sidecar(name)["ports"]}
+
+    assert settings.http.host == "127.0.0.1"
+    assert settings.metrics is not None
+    assert (settings.metrics.host, ports) == ("", {"probe-metrics": int(settings.metrics.port)})
+    assert settings.metrics.port != settings.http.port
+    assert not settings.metrics_on_http
 
 
 # --- the documents

@@ -143,6 +143,7 @@ def test_the_text_has_upstreams_and_our_families_and_no_others() -> None:
         ("livenessprobe_callers_gone_total", "counter"),
         ("livenessprobe_config_last_reload_successful", "gauge"),
         ("livenessprobe_driver_connections_total", "counter"),
+        ("livenessprobe_driver_info", "gauge"),
         ("livenessprobe_driver_up", "gauge"),
         ("livenessprobe_http_responses_total", "counter"),
         ("livenessprobe_last_probe_duration_seconds", "gauge"),
@@ -152,6 +153,7 @@ def test_the_text_has_upstreams_and_our_families_and_no_others() -> None:
         ("livenessprobe_probe_failures_total", "counter"),
         ("livenessprobe_probe_timeout_seconds", "gauge"),
         ("livenessprobe_shared_probes_total", "counter"),
+        ("livenessprobe_unhealthy_reason", "gauge"),
     ],
 )
 def test_the_names_of_metrics_never_change(name: str, kind: str) -> None:
@@ -252,11 +254,41 @@ def test_before_the_first_probe_driver_up_is_nan() -> None:
     assert value(metrics, "livenessprobe_config_last_reload_successful") == "1"
 
 
-def test_every_reason_has_a_series_from_the_start() -> None:
+@pytest.mark.parametrize("name", ["livenessprobe_probe_failures_total", "livenessprobe_unhealthy_reason"])
+def test_every_reason_has_a_series_from_the_start(name: str) -> None:
     """So that rate() sees the first failure of each reason."""
-    assert family(Metrics(START), "livenessprobe_probe_failures_total")[2:] == [
-        f'livenessprobe_probe_failures_total{{reason="{reason}"}} 0' for reason in sorted(reason.value for reason in Reason)
+    assert family(Metrics(START), name)[2:] == [
+        f'{name}{{reason="{reason}"}} 0' for reason in sorted(reason.value for reason in Reason)
     ]
+
+
+@given(st.lists(st.none() | st.sampled_from(Reason), min_size=1))
+def test_the_last_failure_alone_is_the_unhealthy_reason(results: list[Reason | None]) -> None:
+    """Exactly one reason while the driver is down, none while it is up."""
+    metrics = Metrics(START)
+    for result in results:
+        metrics.probed(result, 1.0)
+
+    lines = family(metrics, "livenessprobe_unhealthy_reason")[2:]
+
+    last = results[-1]
+    assert len(lines) == len(Reason)
+    assert [line for line in lines if not line.endswith(" 0")] == (
+        [] if last is None else [f'livenessprobe_unhealthy_reason{{reason="{last.value}"}} 1']
+    )
+    assert value(metrics, "livenessprobe_driver_up") == ("1" if last is None else "0")
+
+
+def test_the_drivers_name_has_one_series_which_follows_the_name() -> None:
+    """Names beyond the first eight are other-driver here too."""
+    metrics = Metrics(START)
+    shown = [family(metrics, "livenessprobe_driver_info")[2:]]
+    for name in ["a", "a", "b", "a", *map(str, range(NAMES_MAX)), "b"]:
+        metrics.name_driver(name)
+        shown.append(family(metrics, "livenessprobe_driver_info")[2:])
+
+    named = [UNKNOWN_DRIVER, "a", "a", "b", "a", *map(str, range(NAMES_MAX - 2)), OTHER_DRIVER, OTHER_DRIVER, "b"]
+    assert shown == [[f'livenessprobe_driver_info{{driver_name="{name}"}} 1'] for name in named]
 
 
 def test_a_good_probe_sets_the_driver_up() -> None:

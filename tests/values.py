@@ -12,6 +12,7 @@ from livenessprobe.settings import command_line, flags
 from livenessprobe.settings.file import FileContent, fingerprint
 from livenessprobe.settings.layers import KEYS, PREFIX, Layer, Raw, merge, overlay
 from livenessprobe.settings.load import NO_FILE, load, with_file
+from livenessprobe.settings.mistakes import Mistake
 from livenessprobe.settings.model import Loaded, Settings
 from livenessprobe.settings.variables import LONGHORN_VARIABLES
 
@@ -33,6 +34,7 @@ _OF_KIND = {
     flags.VMODULE: st.sampled_from(["", "main=3", "a=1,b*=2", "a=1"]),
     flags.COUNT: st.integers(1, 2**31 - 1).map(str),
     flags.THRESHOLD: st.sampled_from(["INFO", "error", "2", "-1"]),
+    flags.PAGES_TO: st.sampled_from(flags.PAGES),
     flags.SIZE: st.integers(0, 2**64 - 1).map(str),
     flags.QUANTITY: st.sampled_from(["0", "0Ki", "0.0"]),
     flags.BACKTRACE: st.sampled_from(["", "main.go:7"]),
@@ -58,7 +60,7 @@ VALID = {key: _OF_KEY.get(key, _OF_KIND[flag.kind]) for key, flag in KEYS.items(
 
 GROUPS = (
     tuple(key for key in KEYS if key not in ("http_endpoint", "logging_format")),
-    tuple(key for key in KEYS if key not in ("health_port", "metrics_address", "vmodule")),
+    tuple(key for key in KEYS if key not in ("health_port", "vmodule")),
 )
 """Keys of which no two forbid each other, whatever their values.  Together they are all keys."""
 
@@ -87,6 +89,15 @@ def given_by(*arguments: str) -> Texts:
 PATH = "/srv/lp/settings.toml"
 
 
+class Refused(Exception):
+    """Settings with which the process cannot start; the text is the first mistake."""
+
+    def __init__(self, mistakes: tuple[Mistake, ...]) -> None:
+        super().__init__(mistakes[0].sentence)
+        self.mistakes = mistakes
+        self.code = max(mistake.code for mistake in mistakes)
+
+
 def load_all(
     given: Texts = NOTHING,
     environ: Texts = NOTHING,
@@ -96,14 +107,17 @@ def load_all(
     platform: str = "linux",
     merger: Callable[..., dict[str, Raw]] = merge,
 ) -> Loaded:
-    """Settings from flags, variables and the content of a file at `path`, or no file."""
+    """Settings from flags, variables and the content of a file at `path`, or no file; raises Refused."""
 
     def load_layer(layer: Layer = NO_FILE) -> Loaded:
         return load(given, environ, layer, platform=platform, merger=merger)
 
-    if file is None:
-        return load_layer()
-    return with_file(load_layer(), FileContent(path, file, fingerprint=fingerprint(file)), load_layer)
+    loaded = load_layer()
+    if file is not None:
+        loaded = with_file(loaded, FileContent(path, file, fingerprint=fingerprint(file)), load_layer)
+    if loaded.is_refused:
+        raise Refused(loaded.all_mistakes)
+    return loaded
 
 
 def make_settings(**texts: str) -> Settings:

@@ -8,22 +8,20 @@ Dynaconf; gRPC only to probe the driver, an HTTP client only to ask a sidecar.
 from __future__ import annotations
 
 import json
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from livenessprobe.driver.result import Reason
+from livenessprobe.commands import sidecar
+from livenessprobe.driver.result import OUT_OF_TIME, Reason
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
 from livenessprobe.process import memory, threads
 from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import command_line, flags
-from livenessprobe.settings.file import read_settings_file
-from livenessprobe.settings.layers import SettingsError, overlay
-from livenessprobe.settings.load import load, with_file
 from livenessprobe.settings.model import Loaded, Settings
 
 HEALTHY, USAGE, NOT_CONNECTED, CALL_FAILED, NOT_READY = range(5)
@@ -75,26 +73,26 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         own = {flag.name: values.pop(flag.name, flag.default) for flag in FLAGS}
         if line.unread:
             raise command_line.FlagError(f"{line.unread[0]!r} is no flag; flags begin with a dash")
-        loaded = _load(values, environ)
+        loaded = sidecar.load_settings(values, environ)
+        if loaded.is_refused:
+            return _refuse(*(mistake.sentence for mistake in loaded.all_mistakes))
         ask, asked = _target(own["url"], "health-file" in values, loaded)
         if own["output"] not in ("text", "json"):
             raise command_line.FlagError(f"--output={own['output']}: write text or json")
     except command_line.HelpRequested:
-        _print(command_line.usage(f"{sys.argv[0]} check", FLAGS))
+        _print(command_line.usage_of_command(sys.argv[0], "check", FLAGS))
         return HEALTHY
-    except (command_line.FlagError, SettingsError) as error:
-        write_all(2, f"livenessprobe check: {error}")
-        return USAGE
+    except command_line.FlagError as error:
+        return _refuse(f"{error}{error.hint}")
     started = time.monotonic()
     outcome = _repeat(ask, loaded.settings.probe_timeout, flags.DURATION.check(own["wait"]))
     _print(outcome.render(own["output"], asked, time.monotonic() - started))
     return outcome.code
 
 
-def _load(values: Mapping[str, str], environ: Mapping[str, str]) -> Loaded:
-    without_file = load(values, environ, merger=overlay)
-    file = read_settings_file(without_file.raw["config"].text)
-    return with_file(without_file, file, lambda layer: load(values, environ, layer, merger=overlay))
+def _refuse(*sentences: str) -> int:
+    write_all(2, "\n".join(f"livenessprobe check: {sentence}" for sentence in sentences))
+    return USAGE
 
 
 def _print(text: str) -> None:
@@ -114,7 +112,7 @@ def _target(url: str, file: bool, loaded: Loaded) -> tuple[Ask, str]:
     if url:
         return _sidecar(url), url
     if file:
-        return lambda _: _read_health_file(found.health_file), found.health_file
+        return lambda timeout: _read_health_file(found.health_file, timeout), found.health_file
     # The default grace is left out, since --wait is there to wait for a driver; a grace that was set is kept.
     grace = found.unreachable_grace if loaded.raw["unreachable_grace"].text else 0.0
     return lambda timeout: _ask_driver(found, timeout, min(grace, timeout)), found.csi_address.text
@@ -131,7 +129,7 @@ def _repeat(ask: Ask, timeout: float, wait: float) -> Outcome:
         left = max(end - time.monotonic(), 0.1)
         latest = ask(min(timeout, left))
         # A timeout says nothing if the probe had less than its normal time; then the outcome before it stays.
-        if left >= timeout or latest.reason != Reason.DEADLINE.value:
+        if left >= timeout or latest.reason not in OUT_OF_TIME:
             outcome = latest
     return outcome
 
@@ -170,66 +168,40 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _read_health_file(path: str) -> Outcome:
+def _read_health_file(path: str, timeout: float) -> Outcome:
     try:
-        return Outcome(HEALTHY, "healthy", f"{health_file.read(path)} by {path}")
+        driver = threads.run_apart(partial(health_file.read, path), max(timeout, 0))
+        return Outcome(HEALTHY, "healthy", f"{driver} by {path}")
+    except TimeoutError:
+        return Outcome(NOT_READY, Reason.HUNG_MOUNT.value, f"{path} cannot be read: its file system does not respond")
     except health_file.HealthFileExpired as error:
         return Outcome(NOT_READY, STALE_FILE, str(error))
     except health_file.HealthFileError as error:
         return Outcome(NOT_READY, Reason.NOT_READY.value, str(error))
 
 
-def _sidecar(url: str) -> Ask:
-    """How to ask the sidecar at `url`; raises FlagError if `url` is invalid."""
-    from urllib.parse import urlsplit
-
-    wrong = command_line.FlagError(f"--url={url}: write http://host:port or unix:///path/to/socket")
-    try:
-        parts = urlsplit(url)
-        port = parts.port or 80
-    except ValueError:
-        raise wrong from None
-    if sys.platform != "win32" and parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
-        return lambda timeout: _ask_sidecar("localhost", 0, parts.path, _TOLD_IN_FULL, timeout)
-    if parts.scheme != "http" or not parts.hostname:
-        raise wrong
-    path = _TOLD_IN_FULL if parts.path in ("", "/", "/healthz") else parts.path
-    path += f"?{parts.query}" if parts.query else ""
-    return lambda timeout: _ask_sidecar(parts.hostname or "", port, "", path, timeout)
-
-
 _TOLD_IN_FULL = "/readyz"
 """Has the same status as /healthz, and its JSON tells the driver's name and how far the probe came."""
-_BODY_MAX = 1 << 20
-"""Bytes of a response that are read: a driver's message of 64 KiB may come twice, each byte escaped."""
 
 
-def _ask_sidecar(host: str, port: int, socket_path: str, path: str, timeout: float) -> Outcome:
-    from http.client import HTTPConnection, HTTPException
+def _sidecar(url: str) -> Ask:
+    """How to ask the sidecar at `url`; raises FlagError if `url` is invalid."""
+    place, path = sidecar.parse_url(url)
+    path = _TOLD_IN_FULL if path in ("", "/", "/healthz") else path
+    return lambda timeout: _ask_sidecar(place, path, timeout)
 
-    # The sidecar's own probe may take the probe timeout.
-    connection = HTTPConnection(host, port or None, timeout=max(timeout, 0) + 1)
+
+def _ask_sidecar(place: sidecar.Place, path: str, timeout: float) -> Outcome:
     try:
-        if sys.platform != "win32" and socket_path:
-            connection.sock = socket.socket(socket.AF_UNIX)
-            connection.sock.settimeout(connection.timeout)
-            connection.sock.connect(socket_path)
-        else:
-            connection.connect()
-    except OSError as error:
-        return Outcome(NOT_CONNECTED, Reason.UNREACHABLE.value, f"cannot connect to the sidecar: {error.strerror or error}")
-    try:
-        connection.request("GET", path, headers={"Accept": "application/json"})
-        response = connection.getresponse()
-        body = response.read(_BODY_MAX).decode(errors="replace")
-        word = response.getheader("X-Livenessprobe-Reason", "")
+        # The sidecar's own probe may take the probe timeout.
+        answer = sidecar.get(place, path, "application/json", max(timeout, 0) + 1)
+    except sidecar.NotConnected as error:
+        return Outcome(NOT_CONNECTED, Reason.UNREACHABLE.value, f"cannot connect to the sidecar: {error}")
     except TimeoutError:
         return Outcome(CALL_FAILED, Reason.DEADLINE.value, "the sidecar sent no response within the probe timeout plus 1 s")
-    except (OSError, HTTPException, ValueError) as error:
-        return Outcome(CALL_FAILED, Reason.CONNECTION_LOST.value, f"the sidecar sent no valid response: {error!r}")
-    finally:
-        connection.close()
-    return _read_report(response.status, word, body)
+    except sidecar.NoAnswer as error:
+        return Outcome(CALL_FAILED, Reason.CONNECTION_LOST.value, f"the sidecar sent no valid response: {error}")
+    return _read_report(answer.status, answer.reason, answer.body)
 
 
 def _read_report(status: int, word: str, body: str) -> Outcome:

@@ -86,7 +86,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         print("Usage: livenessprobe demo [flags of livenessprobe]\nKeys, each followed by Enter:\n" + HELP)
         return 0
     except (command_line.FlagError, ListenError, AddressError) as error:
-        print(f"livenessprobe demo: {error}", file=sys.stderr)
+        hint = error.hint if isinstance(error, command_line.FlagError) else ""
+        print(f"livenessprobe demo: {error}{hint}", file=sys.stderr)
         return 2
     if fault := threads.fault():  # where no thread can be started, no process can either (posix_spawn)
         print(f"livenessprobe demo: {fault}", file=sys.stderr)

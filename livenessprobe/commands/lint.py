@@ -51,7 +51,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         _print(usage())
         return CLEAN
     except command_line.FlagError as error:
-        write_all(2, f"livenessprobe lint: {error}")
+        write_all(2, f"livenessprobe lint: {error}{error.hint}")
         return UNUSABLE
     limit = flags.COUNT.check(values["max-bytes"])
     try:

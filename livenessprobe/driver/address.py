@@ -46,6 +46,18 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
 _GO_RESOLVER = "failed to exit idle mode: failed to start resolver: "
 
 
+_VARIABLE = re.compile(r"\$\(([-.\w]*)\)|\$\{?([A-Za-z_]\w*)\}?")
+
+
+def unexpanded(text: str) -> str:
+    """What to do about a variable in `text` that Kubernetes has not expanded; empty if there is none."""
+    if (found := _VARIABLE.search(text)) is None:
+        return ""
+    if found[2]:
+        return f"{found[0]} is not expanded: Kubernetes expands only $({found[2]})"
+    return f"{found[0]} was not expanded: the container has no variable {found[1]}; set it under env"
+
+
 def parse_csi_address(text: str, platform: str) -> CSIAddress:
     """
     Read `--csi-address` for `platform` (as sys.platform spells it).

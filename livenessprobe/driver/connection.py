@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import stat
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -23,8 +21,9 @@ import grpc.aio
 
 from livenessprobe import __version__
 from livenessprobe.driver.address import CSIAddress
-from livenessprobe.driver.diagnosis import NotConnected, closes, explanation, no_descriptors, not_connected
+from livenessprobe.driver.diagnosis import NotConnected, Phase, judge, no_descriptors, stale_mount
 from livenessprobe.driver.result import Reason
+from livenessprobe.driver.socket_file import Look, SocketFile, SocketIdentity, is_mount_point, look
 
 _MILLISECONDS_MAX = (1 << 31) - 1
 QUIET_SECONDS = 0.05
@@ -36,23 +35,17 @@ DESCRIPTORS = 12
 _FOREVER = 10.0**8
 """Seconds; gRPC's timeout header has eight digits."""
 
-# Go's spelling of the codes (google.golang.org/grpc/codes).
-_CODES = {
-    code: "Canceled" if code is grpc.StatusCode.CANCELLED else code.name.title().replace("_", "") for code in grpc.StatusCode
-} | {grpc.StatusCode.OK: "OK"}
-
 State = grpc.ChannelConnectivity
-SocketIdentity = tuple[int, int, int]
 
 
 class CallFailed(Exception):
-    """An RPC that failed: its code in Go's spelling, its message, and its reason."""
+    """An RPC that failed, for `diagnosis.judge`: grpcio's name of the code, its words, and how far the connection had come."""
 
-    def __init__(self, code: str, details: str, reason: Reason) -> None:
-        super().__init__(f"{code}: {details}")
+    def __init__(self, code: str, words: str, phase: Phase = Phase.CALL) -> None:
+        super().__init__(f"{code}: {words}")
         self.code = code
-        self.details = details
-        self.reason = reason
+        self.words = words
+        self.phase = phase
 
 
 @dataclass(slots=True)
@@ -70,24 +63,49 @@ class Connection:
         try:
             response: bytes | None = await call
         except grpc.aio.AioRpcError as error:
-            details = _undecodable.original(error.details() or "")
-            code = error.code()
-            raise CallFailed(_CODES[code], details, _reason_of(code, details, self.channel.get_state())) from None
+            raise self._failure(error) from None
         finally:
-            # A call and its task refer to each other.  In grpcio 1.83 a closed channel keeps its connection open as long as one of
-            # its calls exists, which would be until the garbage collector runs.
-            if call.done():
-                vars(call).clear()
+            _forget(call)
         if response is None:  # the call succeeded, but its message was missing or cut off
-            raise CallFailed("Internal", "the answer has no complete message", Reason.PROTOCOL_ERROR)
+            raise CallFailed("OK", "")
         return response
+
+    async def stream(self, method: str, request: bytes, timeout: float | None) -> list[bytes]:
+        """
+        The messages of the response, read one by one until it ends or a second has come; raises CallFailed.
+
+        Reads a response that `call` waits on in vain, as it has bytes behind its message; but takes it for a complete one.
+        """
+        call = self.channel.unary_stream(method)(request, timeout=timeout and min(timeout, _FOREVER))
+        messages: list[bytes] = []
+        try:
+            while len(messages) < 2 and (message := await call.read()) is not grpc.aio.EOF:
+                messages.append(message)
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error) from None
+        finally:
+            call.cancel()
+            _forget(call)
+        return messages
+
+    def _failure(self, error: grpc.aio.AioRpcError) -> CallFailed:
+        phase = Phase.CALL if self.channel.get_state() is State.READY else Phase.LOST
+        return CallFailed(error.code().name, _undecodable.original(error.details() or ""), phase)
+
+
+def _forget(call: grpc.aio.Call) -> None:
+    # A call and its task refer to each other.  In grpcio 1.83 a closed channel keeps its connection open as long as one of
+    # its calls exists, which would be until the garbage collector runs.
+    if call.done():
+        vars(call).clear()
 
 
 class Dialer:
     """Connects to one driver, and keeps a connection for the next Probe for `reuse` seconds."""
 
-    def __init__(self, address: CSIAddress, on_dial: Callable[[], object]) -> None:
+    def __init__(self, address: CSIAddress, on_dial: Callable[[], object], look: Look = look) -> None:
         self.address = address
+        self.socket_file = SocketFile(address, look)
         self.reuse = 0.0
         """Seconds for which a connection may serve Probes; may be changed at any time."""
         self._on_dial = on_dial
@@ -96,12 +114,19 @@ class Dialer:
         self._kept: Connection | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def dial(self, deadline: float) -> Connection:
-        """A fresh connection; raises NotConnected, at `deadline` (the loop's time) at the latest."""
-        self.look_at_socket()
+    async def look(self, deadline: float) -> SocketIdentity | None:
+        """
+        Wait until a dial may begin; the identity of the socket file, for `dial`.
+
+        Raises NotConnected if a dial could not succeed, at `deadline` (the loop's time) at the latest.
+        """
         if (quiet := min(self._quiet_until, deadline) - asyncio.get_running_loop().time()) > 0:
+            await self.socket_file.look(deadline)
             await asyncio.sleep(quiet)
-        socket = self.look_at_socket()
+        return await self.socket_file.look(deadline)
+
+    async def dial(self, socket: SocketIdentity | None, deadline: float) -> Connection:
+        """A fresh connection, right after a `look` has found `socket`; raises NotConnected, at `deadline` at the latest."""
         self._keep_grpc_running()
         self._on_dial()
         now = asyncio.get_running_loop().time()
@@ -157,13 +182,13 @@ class Dialer:
             try:
                 while not change.done():
                     await asyncio.wait({change}, timeout=LOOK_SECONDS)
-                    if not change.done() and self.look_at_socket() != socket:
+                    if not change.done() and self.has_changed(socket):
                         raise NotConnected(Reason.REFUSED, f"{self.address.name} was replaced while it was dialled")
             finally:
                 change.cancel()
             state = channel.get_state()
             if state is State.IDLE:  # connected and closed between two looks; gRPC does not connect again by itself
-                raise NotConnected(Reason.PROTOCOL_ERROR, closes(self.address))
+                raise self._not_connected("UNAVAILABLE", "", Phase.GREETED)
         return state
 
     def _options(self, left: float) -> list[tuple[str, object]]:
@@ -188,42 +213,39 @@ class Dialer:
             options.append(("grpc.default_authority", "localhost"))
         return options
 
-    def look_at_socket(self) -> SocketIdentity | None:
+    def has_changed(self, socket: SocketIdentity | None) -> bool:
         """
-        The identity of the socket file; None if the address is no path, or on Windows, where there is none.
+        Whether the socket file is another than `socket`; raises NotConnected if there is none.
 
-        Raises NotConnected if a dial could not succeed: looking is cheaper, and its reason more exact.
+        False if a look might hang: then only the next Probe finds out.
         """
-        if self.address.network != "unix":
-            return None
-        path = self.address.name
-        try:
-            found = os.lstat(path) if sys.platform == "win32" else os.stat(path)
-        except OSError as error:
-            raise not_connected(error.errno, path) from None
-        if sys.platform == "win32":
-            return None
-        if not stat.S_ISSOCK(found.st_mode):
-            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a file"
-            raise NotConnected(Reason.NOT_A_SOCKET, f"{path} is {kind}, not a socket: the driver listens elsewhere")
-        # A new socket may have the inode number of the old one, but not its change time.
-        return (found.st_dev, found.st_ino, found.st_ctime_ns)
+        return self.socket_file.is_local() and self.socket_file.look_in_place() != socket
 
     async def _explain(self, connection: Connection) -> NotConnected:
         """Why the channel failed: a call on it fails at once, without another dial, and its error has gRPC's words."""
         try:
             await connection.call("/csi.v1.Identity/Probe", b"", 1)
         except CallFailed as error:
-            return explanation(self.address, error.details)
+            return self._not_connected(error.code, error.words, Phase.DIAL)
         return NotConnected(Reason.UNREACHABLE, f"the connection to {self.address.text} failed and came back; asking again")
 
-    async def kept(self) -> Connection | None:
-        """The kept connection, if it is open, no older than `reuse`, and its socket file is still at the address."""
+    def _not_connected(self, code: str, words: str, phase: Phase) -> NotConnected:
+        verdict = judge(code, words, phase, self.address)
+        if verdict.reason is Reason.REFUSED and self.address.network == "unix" and is_mount_point(self.address.name):
+            return stale_mount(self.address.name)
+        return NotConnected(verdict.reason, verdict.sentence, again=verdict.again)
+
+    async def kept(self, deadline: float) -> Connection | None:
+        """
+        The kept connection, if it is open, no older than `reuse`, and its socket file is still at the address.
+
+        Ends at `deadline` (the loop's time) at the latest.
+        """
         kept = self._take()
         if kept is None:
             return None
         try:
-            same = self.look_at_socket() == kept.socket
+            same = await self.socket_file.look(deadline) == kept.socket
         except NotConnected:
             same = False
         ready = kept.channel.get_state() is State.READY
@@ -263,25 +285,10 @@ class Dialer:
         if (kept := self._take()) is not None:
             await self.drop(kept)
         await asyncio.gather(*self._closing)
+        self.socket_file.close()
         if self._idle_channel is not None:
             await self._idle_channel.close()
             self._idle_channel = None
-
-
-def _reason_of(code: grpc.StatusCode, details: str, state: grpc.ChannelConnectivity) -> Reason:
-    # grpcio's message begins with "Stream removed (" if a stream ended without a status from the driver.  A driver may send
-    # such a message of its own gRPC library, about its backend; the two cannot be told apart for certain.
-    removed = details.startswith("Stream removed (")
-    if code is grpc.StatusCode.UNAVAILABLE and (state is not State.READY or (removed and "RST_STREAM" not in details)):
-        return Reason.CONNECTION_LOST
-    if removed or details.startswith(_GRPCS_WORDS):
-        return Reason.PROTOCOL_ERROR
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        return Reason.UNIMPLEMENTED
-    return Reason.DEADLINE if code is grpc.StatusCode.DEADLINE_EXCEEDED else Reason.DRIVER_ERROR
-
-
-_GRPCS_WORDS = ("Received http2 header with status", "Compression bit set", "Decompressed message larger than max")
 
 
 def _refuse_without_descriptors(address: CSIAddress) -> None:

@@ -12,19 +12,21 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError, Message
 
 from livenessprobe.csi import csi_pb2
-from livenessprobe.driver.connection import CallFailed, Connection, Dialer, SocketIdentity
-from livenessprobe.driver.diagnosis import NotConnected
+from livenessprobe.driver.connection import CallFailed, Connection, Dialer
+from livenessprobe.driver.diagnosis import BYTES_BEHIND, SECOND_MESSAGE, NotConnected, hung_mount, judge
 from livenessprobe.driver.methods import HEALTH_CHECK, PROBE
 from livenessprobe.driver.result import (
     CALL_TIMED_OUT,
     DEADLINE,
     NOT_READY,
+    OUT_OF_TIME,
     READY,
     ProbeResult,
     Reason,
     rpc_error,
     unreachable,
 )
+from livenessprobe.driver.socket_file import SocketIdentity
 from livenessprobe.klog.log import get_logger
 
 log = get_logger(__file__, "connection")
@@ -45,6 +47,8 @@ class PluginInfo(NamedTuple):
     """Why there is no name, in upstream's words."""
     code: str
     """The gRPC code in Go's spelling, for the metric."""
+    socket: SocketIdentity | None = None
+    """The socket file of the connection that the name came from."""
 
 
 class Question(NamedTuple):
@@ -70,6 +74,8 @@ class Found(NamedTuple):
     """Whether the driver was reached; until then the Probe is connecting."""
     socket: SocketIdentity | None = None
     """The socket file that the driver was reached through, where the system tells."""
+    refused: bool = False
+    """Whether the driver has not looked at the call, as its HTTP/2 says."""
 
 
 Update = Callable[[Found], object]
@@ -81,13 +87,15 @@ class Identity:
 
     def __init__(self, dialer: Dialer) -> None:
         self.dialer = dialer
+        self._suspects: set[str] = set()
+        """Methods whose last call had no response within its time."""
 
     # --- Probe
 
     def is_same_socket(self, found: Found) -> bool:
         """Whether the socket file at the address is the same as when a Probe connected through it."""
         try:
-            return not found.connected or self.dialer.look_at_socket() == found.socket
+            return not found.connected or not self.dialer.has_changed(found.socket)
         except NotConnected:
             return False
 
@@ -97,41 +105,60 @@ class Identity:
 
         Every outcome is a result; only cancellation comes out as an exception.  Ends at `question.deadline`.
         """
-        kept = await self.dialer.kept()
+        if not self.dialer.socket_file.is_local():
+            update(Found(question.unreachable or self._hung_mount()))
+        kept = await self.dialer.kept(question.deadline)
         if kept is not None:
             found = await self._ask(kept, question, update)
             if found.result.reason not in (Reason.CONNECTION_LOST, Reason.PROTOCOL_ERROR):
                 return found
             # It was closed or used up before this call, perhaps because the driver was restarted: this says nothing about now.
+        found = await self._ask_anew(question, update)
+        if found.refused:
+            # Go makes such a call again.  A second refusal is the result, or nothing would bound the connections to this driver.
+            again = await self._ask_anew(question, update)
+            found = found if again.result.reason in OUT_OF_TIME and not again.connected else again
+        if found.result.reason is Reason.CONNECTION_LOST and self.dialer.address.logs_lost_connections:
+            log.error("Lost connection", address=self.dialer.address.text, **found.result.cause)
+        return found
+
+    async def _ask_anew(self, question: Question, update: Update) -> Found:
+        """Ask over a new connection."""
         log.v(5).info("Connecting", address=self.dialer.address.text)
         connection = await self._connect(question, update)
-        if isinstance(connection, ProbeResult):
-            return Found(connection)
-        found = await self._ask(connection, question, update)
-        if found.result.reason is Reason.CONNECTION_LOST and self.dialer.address.logs_lost_connections:
-            log.error("Lost connection", address=self.dialer.address.text)
-        return found
+        return Found(connection) if isinstance(connection, ProbeResult) else await self._ask(connection, question, update)
 
     async def _connect(self, question: Question, update: Update) -> Connection | ProbeResult:
         """A new connection; if none is made until `question.redial_until`, the reason, and not before that time."""
         end = min(question.redial_until, question.deadline)
         unreached = question.unreachable
-        update(Found(unreached or unreachable(Reason.DEADLINE, self.dialer.hung().sentence, timed_out=True)))
+        hung = unreachable(Reason.DEADLINE, self.dialer.hung().sentence, timed_out=True)
+        repeated = False
         while True:
             dialled = _now()
             try:
-                return await self.dialer.dial(question.deadline)
+                if not self.dialer.socket_file.is_local():
+                    update(Found(unreached or self._hung_mount()))
+                socket = await self.dialer.look(question.deadline)
+                update(Found(unreached or hung))
+                return await self.dialer.dial(socket, question.deadline)
             except NotConnected as error:
                 now = _now()
-                cut_short = error.reason is Reason.DEADLINE and now - dialled <= CUT_SHORT_SECONDS
+                cut_short = error.reason in OUT_OF_TIME and now - dialled <= CUT_SHORT_SECONDS
                 if unreached is None or not cut_short:
                     unreached = unreachable(error.reason, error.sentence, timed_out=now >= question.deadline)
                     update(Found(unreached))
-            if now + REDIAL_SECONDS >= end:
-                break
+                if now + REDIAL_SECONDS >= end and (repeated or not error.again):
+                    break
+                repeated = repeated or error.again
             await asyncio.sleep(REDIAL_SECONDS)
         await asyncio.sleep(end - _now())  # upstream reports it only when the time is up
         return unreached if question.redial_until < question.deadline else unreached._replace(err=DEADLINE)
+
+    def _hung_mount(self) -> ProbeResult:
+        """What is reported if time runs out during a look at the socket file."""
+        failure = hung_mount(self.dialer.address.name)
+        return unreachable(failure.reason, failure.sentence, timed_out=True)
 
     async def _ask(self, connection: Connection, question: Question, update: Update) -> Found:
         """Make the call, then keep the connection for the next Probe, or close it if the driver gave no answer."""
@@ -140,7 +167,7 @@ class Identity:
         main_log.v(5).info("Sending probe request to CSI driver", driver=question.driver_name)
         alive = False
         try:
-            result = await self._call(connection, question)
+            result, refused = await self._call(connection, question)
             alive = result.alive
         finally:
             if alive:
@@ -148,27 +175,64 @@ class Identity:
             else:
                 self.dialer.pause()
                 await self.dialer.drop(connection)
-        return connected._replace(result=result)
+        return connected._replace(result=result, refused=refused)
 
-    async def _call(self, connection: Connection, question: Question) -> ProbeResult:
+    async def _call(self, connection: Connection, question: Question) -> tuple[ProbeResult, bool]:
+        """The result, and whether the driver has not looked at the call."""
         method = _method(question.method, question.service)
         log.v(5).info("GRPC call", method=question.method, request=method.shown)
-        left = max(question.deadline - _now(), 0.001)
+        shown, refused = None, False
         try:
-            # gRPC sends the deadline to the driver and keeps it; this timer is for a fault of gRPC.
-            async with asyncio.timeout(left + 0.5):
-                result, shown = method.read(await connection.call(question.method, method.request, left))
+            # gRPC sends the deadline to the driver and keeps it; the timer is for a fault of gRPC.
+            answer = await self._answer(connection, question.method, method.request, question.deadline, told=True)
+            result, shown = method.read(answer)
         except CallFailed as error:
-            # At the deadline the message is ours; a driver that sends DeadlineExceeded does so earlier, and keeps its message.
-            timed_out = error.code == "DeadlineExceeded" and _now() >= question.deadline - 0.001
-            reason = Reason.DRIVER_ERROR if error.reason is Reason.DEADLINE else error.reason
-            result, shown = CALL_TIMED_OUT if timed_out else rpc_error(reason, error.code, error.details), None
-        except TimeoutError:
-            result, shown = CALL_TIMED_OUT, None
+            result, refused = self._judge(error, question.deadline)
         except DecodeError:
-            result, shown = UNPARSABLE, None
+            result = UNPARSABLE
         self._log_response(shown, result.err)
-        return result
+        return result, refused
+
+    async def _answer(self, connection: Connection, method: str, request: bytes, deadline: float, *, told: bool) -> bytes:
+        """
+        The message of the response; raises CallFailed.  Whether the driver is `told` the deadline depends on the method.
+
+        A unary call waits in vain for the end of a response that has bytes behind its message.  So after a call without a
+        response the next is made as a stream first, which sees a second message at once.  But a stream also takes a wrong
+        message for a right one, so only a unary call decides that a response is good.
+        """
+        timer = max(deadline, _now() + 0.001) + (0.5 if told else 0)  # with a deadline that gRPC keeps, for a fault of gRPC
+        ends_as_stream = False
+        try:
+            async with asyncio.timeout_at(timer):
+                if method in self._suspects:
+                    began = _now()
+                    messages = await connection.stream(method, request, _left(deadline) if told else None)
+                    if len(messages) != 1:
+                        raise CallFailed("OK", SECOND_MESSAGE if messages else "")
+                    ends_as_stream = _left(deadline) > 2 * (_now() - began)  # else the unary call may just be slow
+                answer = await connection.call(method, request, _left(deadline) if told else None)
+        except TimeoutError:
+            failure = CallFailed("DEADLINE_EXCEEDED", DEADLINE)
+        except CallFailed as error:
+            failure = error
+        else:
+            self._suspects.discard(method)
+            return answer
+        if _is_timeout(failure, deadline):
+            self._suspects.add(method)
+            if ends_as_stream:
+                failure = CallFailed("OK", BYTES_BEHIND)
+        raise failure
+
+    def _judge(self, failure: CallFailed, deadline: float) -> tuple[ProbeResult, bool]:
+        """The result of a failed call, and whether the driver has not looked at the call."""
+        # At the deadline the message is ours; a driver that sends DeadlineExceeded does so earlier, and keeps its message.
+        if _is_timeout(failure, deadline):
+            return CALL_TIMED_OUT, False
+        verdict = judge(failure.code, failure.words, failure.phase, self.dialer.address)
+        reason = Reason.DRIVER_ERROR if verdict.reason is Reason.DEADLINE else verdict.reason
+        return rpc_error(reason, verdict.code, verdict.sentence), verdict.again
 
     def _log_response(self, response: Message | None, err: str | None) -> None:
         if (verbose := log.v(5)).enabled:
@@ -179,32 +243,43 @@ class Identity:
     @asynccontextmanager
     async def connected(self, timeout: float) -> AsyncIterator[Connection]:
         """A connection of its own, for `get_plugin_info`; raises NotConnected."""
-        connection = await self.dialer.dial(_now() + timeout)
+        deadline = _now() + timeout
+        connection = await self.dialer.dial(await self.dialer.look(deadline), deadline)
         try:
             yield connection
         finally:
             await self.dialer.drop(connection)
 
     async def get_plugin_info(self, connection: Connection, timeout: float) -> PluginInfo:
-        """The driver's name; every failure is a result too."""
+        """The driver's name; every failure is a result too.  A refused call is made once more on a fresh connection."""
+        deadline = _now() + timeout
+        info, refused = await self._ask_name(connection, deadline)
+        if refused:
+            self.dialer.pause()
+            try:
+                async with self.connected(deadline - _now()) as fresh:
+                    info, _ = await self._ask_name(fresh, deadline)
+            except NotConnected:
+                pass  # the refusal is the result
+        return info
+
+    async def _ask_name(self, connection: Connection, deadline: float) -> tuple[PluginInfo, bool]:
+        """The driver's name, and whether the driver has not looked at the call."""
         log.v(5).info("GRPC call", method=GET_PLUGIN_INFO, request="{}")
-        response, failure = csi_pb2.GetPluginInfoResponse(), None
+        request, response = csi_pb2.GetPluginInfoRequest().SerializeToString(), csi_pb2.GetPluginInfoResponse()
+        failure, refused = None, False
         try:
             # Upstream sends no deadline with this call, and some drivers look at it.
-            async with asyncio.timeout(timeout):
-                answer = await connection.call(GET_PLUGIN_INFO, csi_pb2.GetPluginInfoRequest().SerializeToString(), None)
-            response.ParseFromString(answer)
-        except TimeoutError:
-            failure = CALL_TIMED_OUT
+            response.ParseFromString(await self._answer(connection, GET_PLUGIN_INFO, request, deadline, told=False))
         except CallFailed as error:
-            failure = rpc_error(error.reason, error.code, error.details)
+            failure, refused = self._judge(error, deadline)
         except DecodeError:
             failure = UNPARSABLE
         if failure is not None:
             self._log_response(None, failure.err)
-            return PluginInfo("", failure.err, failure.code)
+            return PluginInfo("", failure.err, failure.code, connection.socket), refused
         self._log_response(response, None)
-        return PluginInfo(response.name, None if response.name else "driver name is empty", "OK")
+        return PluginInfo(response.name, None if response.name else "driver name is empty", "OK", connection.socket), False
 
 
 class _Method(NamedTuple):
@@ -249,6 +324,14 @@ UNPARSABLE = rpc_error(
     "Internal",
     "grpc: failed to unmarshal the received message: proto: cannot parse invalid wire-format data",
 )
+
+
+def _is_timeout(failure: CallFailed, deadline: float) -> bool:
+    return failure.code == "DEADLINE_EXCEEDED" and _now() >= deadline - 0.001
+
+
+def _left(deadline: float) -> float:
+    return max(deadline - _now(), 0.001)
 
 
 def _now() -> float:

@@ -13,6 +13,7 @@ class Reason(str, Enum):
     NOT_A_SOCKET = "not_a_socket"
     PERMISSION_DENIED = "permission_denied"
     STALE_MOUNT = "stale_mount"
+    HUNG_MOUNT = "hung_mount"
     REFUSED = "refused"
     UNRESOLVED = "unresolved"
     UNREACHABLE = "unreachable"
@@ -24,6 +25,9 @@ class Reason(str, Enum):
     NOT_READY = "not_ready"
     INTERNAL = "internal"
 
+
+OUT_OF_TIME = (Reason.DEADLINE, Reason.HUNG_MOUNT)
+"""Reasons that only say that the time ran out; with more time the Probe might have ended otherwise."""
 
 NOT_CONNECTED = "Failed to establish connection to CSI driver"
 """Upstream's log message for a driver that was not reached."""
@@ -50,6 +54,13 @@ class ProbeResult(NamedTuple):
     def ready(self) -> bool:
         """Whether /healthz responds with 200."""
         return self.reason is None
+
+    @property
+    def cause(self) -> dict[str, str]:
+        """Why it failed, as pairs behind upstream's record: `reason`, and `detail` if `err` does not say the same."""
+        if self.reason is None:
+            return {}
+        return {"reason": self.reason.value, **({"detail": self.body} if self.body != self.err else {})}
 
     @property
     def alive(self) -> bool:
@@ -88,7 +99,7 @@ def unreachable(reason: Reason, sentence: str, *, timed_out: bool) -> ProbeResul
     If the whole timeout has passed, which upstream always waits for, the record has upstream's words.
     """
     err = DEADLINE if timed_out else sentence
-    code = "DeadlineExceeded" if reason is Reason.DEADLINE else "Unavailable"
+    code = "DeadlineExceeded" if reason in OUT_OF_TIME else "Unavailable"
     return ProbeResult(reason, sentence, NOT_CONNECTED, err, code)
 
 

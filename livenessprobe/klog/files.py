@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import math
 import os
-import platform
 import re
 import socket
 import sys
@@ -105,6 +104,8 @@ class _File:
 
 
 def _header() -> str:
+    import platform  # for log files only
+
     return (
         f"Log file created at: {time.strftime('%Y/%m/%d %H:%M:%S')}\n"
         f"Running on machine: {_host()}\n"

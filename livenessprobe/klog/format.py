@@ -93,12 +93,28 @@ def _compact_json(value: object) -> str:
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n|\Z)")
 """All but line ends.  They are escaped because klog prints them unchanged, and a terminal would act on them."""
-_JSON_ESCAPES = str.maketrans(
-    {chr(c): f"\\u{c:04x}" for c in range(0x20)}
-    | {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
-    | {chr(c): "\\ufffd" for c in range(0xD800, 0xE000)}
+
+
+class _Surrogates(dict[int, str]):
+    """A table for str.translate with one `replacement` for all surrogates, which UTF-8 cannot encode."""
+
+    def __init__(self, replacement: str, others: dict[int, str]) -> None:
+        super().__init__(others)
+        self._replacement = replacement
+
+    def __missing__(self, code: int) -> str:
+        if 0xD800 <= code < 0xE000:
+            return self._replacement
+        raise LookupError  # the character stays
+
+
+_JSON_ESCAPES = _Surrogates(
+    "\\ufffd",
+    str.maketrans(
+        {chr(c): f"\\u{c:04x}" for c in range(0x20)} | {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
+    ),
 )
-_REPLACE_SURROGATES = str.maketrans({chr(c): "\ufffd" for c in range(0xD800, 0xE000)})
+_REPLACE_SURROGATES = _Surrogates("\ufffd", {})
 
 
 def _json_string(text: str) -> str:

@@ -17,14 +17,12 @@ from livenessprobe.lint.programs import (
     program_of,
 )
 from livenessprobe.settings import command_line, flags
-from livenessprobe.settings.file import fault_of_file, from_file
-from livenessprobe.settings.layers import DEFAULT_FILE, PREFIX, Layer, SettingsError, overlay
-from livenessprobe.settings.load import NO_FILE, load
+from livenessprobe.settings.file import FileContent
+from livenessprobe.settings.layers import DEFAULT_FILE, PREFIX, Layer, overlay
+from livenessprobe.settings.load import NO_FILE, load, with_file
 from livenessprobe.settings.model import Loaded, Settings
 from livenessprobe.settings.variables import LONGHORN_VARIABLES
 
-COMMANDS = frozenset({"check", "config", "demo", "lint"})
-"""First arguments with which the program is no sidecar."""
 OWN_FLAGS = frozenset({flag.name for flag in flags.FLAGS if flag.group == "own"} - {"version"})
 _PROGRAM = re.compile(r"(?:.*[/\\])?liveness-?probe(?:\.exe)?", re.IGNORECASE)
 
@@ -166,7 +164,7 @@ class Sidecar:
         elif "connection-timeout" in given:
             self._no_effect("connection-timeout")
         given.setdefault("probe-timeout", go_default_timeout(version))
-        return self._checked(given, {}, NO_FILE)
+        return self._checked(given, {})
 
     def _load_ours(self, given: dict[str, str]) -> Loaded | None:
         environ = {}
@@ -178,74 +176,56 @@ class Sidecar:
                 environ[name] = text
         for name in {"connection-timeout", "log_backtrace_at"} & given.keys():
             self._no_effect(name)
-        loaded = self._checked(given, environ, NO_FILE)
-        if loaded is None:
-            return None
-        self.file, layer = self._settings_file(loaded.raw["config"].text or DEFAULT_FILE)
-        return self._with_file(given, environ, layer) or loaded if layer else loaded
+        loaded = self._checked(given, environ)
+        return self._with_file(loaded, given, environ) if loaded else None
 
     def _no_effect(self, name: str) -> None:
         self._mistake("deprecated", name, f"--{name} has no effect; remove it")
 
-    def _with_file(self, given: dict[str, str], environ: Mapping[str, str], layer: Layer) -> Loaded | None:
-        loaded, fault = _try_load(given, environ, layer, windows=self.container.is_windows)
-        if fault is not None:
-            self.file = self.file._replace(fault=fault_of_file(self.file.path, fault))
-        return loaded
-
-    def _checked(self, given: Mapping[str, str], environ: Mapping[str, str], layer: Layer) -> Loaded | None:
+    def _checked(self, given: Mapping[str, str], environ: Mapping[str, str]) -> Loaded | None:
+        """The settings of flags and variables; None if the program refuses them."""
         for name in ("health-port", "metrics-address"):
             if name in given and (self.program.ours or self.program.go >= (2, 2)):
                 self._mistake("deprecated", name, f"--{name} is deprecated; use --http-endpoint, which also serves metrics")
-        loaded, fault = _try_load(given, environ, layer, windows=self.container.is_windows)
-        if fault is not None:
-            conflict = "Only one of" in fault.message or "Contradicting" in fault.message
-            named = next((flag.name for flag in flags.FLAGS if f"-{flag.name}" in str(fault)), "")
-            if fault.message == "Failed to start http server":
-                named = "http-endpoint" if "http-endpoint" in given else "health-port"
-            elif "CSI driver" in fault.message:
-                named = "csi-address"
-            hint = f"use --http-endpoint={given[named]}" if named == "health-port" and ":" in given[named] else "correct it"
-            hint = "remove one of them" if conflict else hint
-            self._mistake("conflict" if conflict else "value", named, f"is refused: {fault}; {hint}")
-        elif loaded is not None:
-            for warning in loaded.warnings:
-                self._mistake("deprecated", "", f"ignores a setting: {warning}")
-        return loaded
+        loaded = _load(given, environ, windows=self.container.is_windows)
+        for mistake in loaded.mistakes:
+            conflict = "Only one of" in mistake.message or "Contradicting" in mistake.message
+            named = next((flag.name for flag in flags.FLAGS if f"flag --{flag.name}" in f"{mistake.source} "), "")
+            hint = "" if mistake.hint else "; remove one of them" if conflict else "; correct it"
+            if named == "health-port" and ":" in given.get(named, ""):
+                hint = f"; use --http-endpoint={given[named]}"
+            self._mistake("conflict" if conflict else "value", named, f"is refused: {mistake.sentence}{hint}")
+        for warning in loaded.warnings:
+            self._mistake("deprecated", "", f"ignores a setting: {warning}; correct its name")
+        return None if loaded.mistakes else loaded
 
-    def _settings_file(self, path: str) -> tuple[File, Layer]:
-        """The file at `path`, and what it sets, if it comes from a ConfigMap of the input."""
-        container = self.container
-        mount = container.mount(path)
+    def _with_file(self, without: Loaded, given: Mapping[str, str], environ: Mapping[str, str]) -> Loaded:
+        """The settings with their file, if it comes from a ConfigMap of the input."""
+        path = without.raw["config"].text or DEFAULT_FILE
+        mount = self.container.mount(path)
         if mount is None:
-            return File(path), NO_FILE
-        source = container.pod.source(mount.at("name").text)
+            self.file = File(path)
+            return without
+        source = self.container.pod.source(mount.at("name").text)
         name = source.at("configMap", "name").text
-        file = File(path, mount, name)
-        data = container.pod.config_map(name) if name else None
-        if data is None:
-            return file, NO_FILE
+        data = self.container.pod.config_map(name) if name else None
         key = path.rpartition("/")[2]
         for item in source.at("configMap", "items").items:
             if item.at("path").text == key:
                 key = item.at("key").text
-        content = data.at(key)
-        if content.missing:
-            return file, NO_FILE
-        try:
-            return file._replace(found=True), from_file(path, content.text.encode())
-        except ValueError as error:
-            return file._replace(found=True, fault=fault_of_file(path, error)), NO_FILE
+        if data is None or data.at(key).missing:
+            self.file = File(path, mount, name)
+            return without
+        content = FileContent(path, data.at(key).text.encode())
+        windows = self.container.is_windows
+        loaded = with_file(without, content, lambda layer: _load(given, environ, layer, windows=windows))
+        self.file = File(path, mount, name, found=True, fault=loaded.file_error.replace("\n", "; "))
+        return loaded
 
 
-def _try_load(
-    given: Mapping[str, str], environ: Mapping[str, str], layer: Layer, *, windows: bool
-) -> tuple[Loaded | None, SettingsError | None]:
-    """The settings, or why the program refuses them."""
-    try:
-        return load(given, environ, layer, platform="win32" if windows else "linux", merger=overlay), None
-    except SettingsError as error:
-        return None, error
+def _load(given: Mapping[str, str], environ: Mapping[str, str], file: Layer = NO_FILE, *, windows: bool) -> Loaded:
+    """The settings as the program reads them, with all its mistakes."""
+    return load(given, environ, file, platform="win32" if windows else "linux", merger=overlay)
 
 
 def _name(argument: str) -> str:
@@ -259,7 +239,7 @@ def is_sidecar(container: Container) -> bool:
     first = next(iter(arguments), "")
     if container.command and not _PROGRAM.fullmatch(container.command[0].text):
         return False
-    if first in COMMANDS:
+    if first in command_line.COMMANDS:
         return False
     if container.command or first == "livenessprobe" or is_named_livenessprobe(container.image):
         return True

@@ -10,22 +10,18 @@ from typing import NamedTuple
 from livenessprobe.gotext import format_seconds
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
+from livenessprobe.probing.askers import KUBELET, Asker, Askers, Client
 from livenessprobe.probing.prober import Prober
 from livenessprobe.probing.standing import Standing
 
 log = get_logger(__file__)
 
-KUBELET = "kube-probe/"
-"""The user agent of a kubelet's probe begins so."""
 SHORTEST_SECONDS = 0.9
 """timeoutSeconds is an integer of 1 or more, so a kubelet hangs up sooner only when it stops; 0.1 s for its other clock."""
 LATE_SECONDS = 1.0
 """A response this late after the probe timeout is late through our fault: a hang-up then is not too early."""
 FORGET_SECONDS = 600.0
 CLIENTS_MAX = 64
-
-Client = tuple[str, str, str]
-"""Address, user agent and path of a request."""
 
 
 class Caller(NamedTuple):
@@ -86,8 +82,14 @@ class Callers:
         self._metrics = metrics
         self._clock = clock
         self._timeouts = KubeletTimeouts()
+        self.askers = Askers()
         self._warned = False
         metrics.kubelet_patience.set_function(lambda: self._timeouts.shortest(clock()))
+
+    @property
+    def kubelet_timeout(self) -> float:
+        """The shortest timeout of a kubelet that hung up before the probe timeout, in seconds; 0 if none did."""
+        return self._timeouts.shortest(self._clock())
 
     @property
     def driver(self) -> str:
@@ -98,18 +100,21 @@ class Callers:
         """What is reported of the driver now.  Cancel this call only if the connection is gone, so that there is no response."""
         started = self._clock()
         client, hang_up = caller
+        asker = self.askers.came(client, started)
         if hang_up is not None:
-            hang_up.add_done_callback(lambda at: self._hung_up(client, started, at.result()))
+            hang_up.add_done_callback(lambda at: self._hung_up(client, asker, started, at.result()))
         standing = await self._prober.check()
         if hang_up is None or not hang_up.done():
             now = self._clock()
             self._timeouts.saw(client, now - started, now, hung_up=False)
+            asker.answered(now - started, good=_is_good(client[2], standing))
         return standing
 
-    def _hung_up(self, client: Client, started: float, at: float) -> None:
+    def _hung_up(self, client: Client, asker: Asker, started: float, at: float) -> None:
         """The client hung up `at` this time of the clock, before its response."""
         now = max(at, started)  # a request may have come ahead of the FIN, and been started behind it
         self._metrics.callers_gone.inc()
+        asker.hung_up(now - started)
         too_early = now - started <= self._prober.settings.probe_timeout + LATE_SECONDS
         self._timeouts.saw(client, now - started, now, hung_up=too_early)
         if (shortest := self._timeouts.shortest(now)) and not self._warned:
@@ -120,3 +125,15 @@ class Callers:
                 probeTimeout=format_seconds(self._prober.settings.probe_timeout),
                 advice="set timeoutSeconds of the liveness probe above --probe-timeout",
             )
+
+
+def _is_good(path: str, standing: Standing) -> bool:
+    """Whether the response of `path` to `standing` is a 200."""
+    match path:
+        case "/livez":
+            return bool(standing.alive.stands)
+        case "/startupz":
+            return standing.started
+        case "/readyz":
+            return bool(standing.alive.stands and standing.ready.stands)
+    return standing.ready.report is not None and standing.ready.report.ready

@@ -20,7 +20,7 @@ TIMEOUT_SECONDS = 10.0
 """For connecting and for GetPluginInfo, at least; no request waits for the name."""
 STILL_CONNECTING_SECONDS = 10.0
 PAUSE_SECONDS, PAUSE_MAX_SECONDS = 0.1, 1.0
-"""Between attempts: the first pause, doubled each time, and the longest."""
+"""Between attempts: the first pause, doubled each time, and the longest; also the time for which a name is not asked for again."""
 
 
 class DriverName:
@@ -28,6 +28,8 @@ class DriverName:
 
     def __init__(self, identity: Identity, probe_path: str, metrics: Metrics, changed: Callable[[], object]) -> None:
         self.text = UNKNOWN_DRIVER
+        self.since: float | None = None
+        """When the driver first told this name, in the loop's time; None until it does."""
         self.probe_timeout = 0.0
         """Seconds; may be changed at any time."""
         self._is_csi = probe_path.startswith("/csi.")
@@ -38,6 +40,10 @@ class DriverName:
         self._named_socket: object = None
         """The socket file that the driver was reached through when it told its name."""
         self._was_lost = False
+        self._not_before = 0.0
+        """When the driver may be asked again (the loop's time); nothing shortens that, or each probe might lead to a call."""
+        self._pause = PAUSE_SECONDS
+        """The pause after the next call that fails."""
         self._wanted = asyncio.Event()
         self._wanted.set()
 
@@ -63,6 +69,7 @@ class DriverName:
         still_connecting = loop.time() + STILL_CONNECTING_SECONDS
         pause, announced = PAUSE_SECONDS, False
         while True:
+            await asyncio.sleep(self._not_before - loop.time())
             timeout = max(self.probe_timeout, TIMEOUT_SECONDS)
             try:
                 async with self._identity.connected(timeout) as connection:
@@ -72,24 +79,29 @@ class DriverName:
                     started = loop.time()
                     answer = await self._identity.get_plugin_info(connection, timeout)
                     self._metrics.operation(GET_PLUGIN_INFO, answer.code, loop.time() - started)
-                    if answer.err is None:
-                        self._named_socket = connection.socket
-                        self._named(answer.name)
-                        return
-                    log.error("Failed to get CSI driver name", err=answer.err)
-            except NotConnected:
+            except NotConnected as error:
                 if loop.time() >= still_connecting:
-                    log_connection.info("Still connecting", address=address)
+                    cause = {"reason": error.reason.value, "detail": error.sentence}
+                    log_connection.info("Still connecting", address=address, **cause)
                     still_connecting = loop.time() + STILL_CONNECTING_SECONDS
-            # A probe that reaches the driver ends the pause.
-            await _nap(self._wanted, pause)
-            pause = min(pause * 2, PAUSE_MAX_SECONDS)
+                # A probe that reaches the driver ends the pause.
+                await _nap(self._wanted, pause)
+                pause = min(pause * 2, PAUSE_MAX_SECONDS)
+                continue
+            if answer.err is None:
+                self._not_before, self._pause = loop.time() + PAUSE_MAX_SECONDS, PAUSE_SECONDS
+                self._named_socket = answer.socket
+                self._named(answer.name)
+                return
+            log.error("Failed to get CSI driver name", err=answer.err)
+            self._not_before, self._pause = loop.time() + self._pause, min(self._pause * 2, PAUSE_MAX_SECONDS)
 
     def _named(self, name: str) -> None:
         before, self.text = self.text, shown(name)
         self._metrics.name_driver(self.text)
+        log.info("CSI driver name", driver=name[:NAME_MAX])  # also if it is the same: the call was announced
         if self.text != before or before == UNKNOWN_DRIVER:
-            log.info("CSI driver name", driver=name[:NAME_MAX])
+            self.since = asyncio.get_running_loop().time()
             self._changed()
         self._wanted.clear()
 

@@ -26,11 +26,12 @@ import random
 from dataclasses import dataclass, field
 
 from livenessprobe.driver.identity import CUT_SHORT_SECONDS, Found, Identity, Question
-from livenessprobe.driver.result import NO_TIME, ProbeResult, Reason
+from livenessprobe.driver.result import NO_TIME, OUT_OF_TIME, ProbeResult, Reason
 from livenessprobe.gotext import format_seconds
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.probing.driver_name import DriverName
+from livenessprobe.probing.history import History
 from livenessprobe.probing.schedule import Schedule, report_lasts
 from livenessprobe.probing.standing import Standing
 from livenessprobe.settings.model import Settings
@@ -61,6 +62,8 @@ class _Flight:
     """The result, once it has ended; until then, what is reported to callers whose time is up."""
     callers: int = 0
     """How many requests wait for it."""
+    joined: int = 0
+    """How many requests have waited for it."""
     cancelled: bool = False
     """Whether later flights have taken its place."""
     task: asyncio.Task[Standing | None] = field(init=False)
@@ -83,6 +86,7 @@ class Prober:
     def __init__(self, identity: Identity, settings: Settings, metrics: Metrics) -> None:
         self.standing = Standing()
         """What is reported."""
+        self.history = History()
         self.changed = asyncio.Event()
         """Set after each Probe, and after each change of settings or of the driver's name."""
         self.driver_name = DriverName(identity, settings.probe_path, metrics, self.changed.set)
@@ -138,7 +142,7 @@ class Prober:
         settings = self.settings
         now = asyncio.get_running_loop().time()
         if settings.probe_timeout <= 0:
-            return self._note(_Flight(now, Question(now, now), Found(NO_TIME)), now)
+            return self._note(_Flight(now, Question(now, now), Found(NO_TIME), joined=1), now)
         caller = _Caller(now + settings.probe_timeout, now + settings.unreachable_grace)
         self._callers.add(caller)
         try:
@@ -215,7 +219,7 @@ class Prober:
         try:
             await self._ask(flight)
             late = loop.time() - flight.question.deadline
-            if flight.found.result.reason is Reason.DEADLINE and late > STOOD_STILL_SECONDS:
+            if flight.found.result.reason in OUT_OF_TIME and late > STOOD_STILL_SECONDS:
                 # The driver may have responded in time, while this process was stopped or starved of CPU.
                 log.info("This process did not run while the probe did; probing again", late=format_seconds(late))
                 flight.begin_anew(loop.time())
@@ -225,7 +229,7 @@ class Prober:
                 raise  # the process ends
             return None
         except Exception as error:  # noqa: BLE001  a fault of ours must become a response, or its callers would hang
-            log.error("Probe failed inside the sidecar", err=repr(error))
+            log.error("Probe failed inside the sidecar", err=repr(error), reason=Reason.INTERNAL.value)
             body = f"livenessprobe: internal error: {error!r}"
             result = ProbeResult(Reason.INTERNAL, body, "Health check failed", repr(error))
             flight.update(flight.found._replace(result=result))
@@ -255,7 +259,7 @@ class Prober:
 
         The earlier failure says more, and a threshold must not count it twice.
         """
-        out_of_time = found.result.reason is Reason.DEADLINE or (not found.result.ready and not found.connected)
+        out_of_time = found.result.reason in OUT_OF_TIME or (not found.result.ready and not found.connected)
         failed_before = self.standing.result is not None and not self.standing.result.ready
         return out_of_time and failed_before and seconds < _least_seconds(self.settings.probe_timeout)
 
@@ -277,21 +281,23 @@ class Prober:
         return self.standing
 
     def _record(self, flight: _Flight, now: float) -> None:
-        """Record and count one Probe, as upstream does."""
+        """Record and count one Probe, as upstream does, and keep it in the history."""
         result = flight.found.result
+        self.history.probed(flight.started, now - flight.started, result.reason, flight.joined)
         if result is not NO_TIME:
             self._metrics.operation(flight.question.method, result.code, now - flight.started)
         if result.reason is None:
             log.v(5).info(result.record)
         else:
             self._metrics.failed(result.reason)
-            log.error(result.record, err=result.err)
+            log.error(result.record, err=result.err, **result.cause)
 
     def _record_change(self, now: float) -> None:
         """One record when what is reported has changed."""
         report = self.standing.ready.report
         assert report is not None  # there is a result
         self._metrics.reported(report.reason is None)
+        self.history.reported(now, report, self.driver_name.text)
         if report.reason is self._reported:
             return
         driver = self.driver_name.text
@@ -334,6 +340,7 @@ class Prober:
 async def _end_of(flight: _Flight, deadline: float) -> Standing | None:
     """What is reported once `flight` has ended; None if it goes on after `deadline`, or was cancelled."""
     flight.callers += 1
+    flight.joined += 1
     try:
         if flight.question.deadline <= deadline:
             return await asyncio.shield(flight.task)
@@ -350,7 +357,7 @@ def _least_seconds(timeout: float) -> float:
 
 def _ran_out_of_time(flight: _Flight, caller: _Caller) -> bool:
     """Whether `flight` ended only because its time was up, while `caller` has more."""
-    if flight.found.result.reason is Reason.DEADLINE:
+    if flight.found.result.reason in OUT_OF_TIME:
         return caller.deadline > flight.question.deadline
     unreachable = not flight.found.result.ready and not flight.found.connected
     return unreachable and caller.redial_until > flight.question.redial_until

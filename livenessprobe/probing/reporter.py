@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from livenessprobe.probing.health_file import REQUEST_MODE_LASTS, HealthFileErro
 from livenessprobe.probing.prober import Prober
 from livenessprobe.probing.schedule import report_lasts
 from livenessprobe.probing.standing import Standing
-from livenessprobe.process import termination
+from livenessprobe.process import termination, threads
 from livenessprobe.settings.model import Settings
 
 log = get_logger(__file__)
@@ -22,7 +23,7 @@ log = get_logger(__file__)
 REPEAT_SECONDS = 60.0
 """After which a fault of the health file that lasts is recorded again."""
 HUNG_SECONDS = 1.0
-"""How long `close` waits for a write: a disk that hangs must not keep the process from ending."""
+"""How long the end waits for a file: a disk that hangs must not keep the process from ending."""
 
 
 @dataclass(eq=False)
@@ -47,6 +48,7 @@ class Reporter:
             await self.prober.changed.wait()
             self.prober.changed.clear()
             standing = self.prober.standing
+            self.tell_termination()
             if self.settings.health_file:
                 await self._report_in_file(standing)
             if self.settings.exit_on_failure and standing.ready.failures >= self.prober.settings.thresholds.failure:
@@ -61,7 +63,9 @@ class Reporter:
         if self._write is not None:
             await asyncio.wait({self._write}, timeout=HUNG_SECONDS)
         if self.settings.health_file:
-            self._try(partial(health_file.remove, self.settings.health_file))
+            remove = partial(health_file.remove, self.settings.health_file)
+            with contextlib.suppress(TimeoutError):
+                threads.run_apart(partial(self._try, remove), HUNG_SECONDS)
 
     async def _report_in_file(self, standing: Standing) -> None:
         loop, settings = asyncio.get_running_loop(), self.prober.settings
@@ -100,6 +104,18 @@ class Reporter:
         assert result is not None and result.reason is not None  # noqa: PT018  it has failed
         reason, address = result.reason.value, self.prober.settings.csi_address.text
         log.error("CSI driver failed; exiting as --exit-on-failure says", failures=failures, reason=reason)
-        message = f"CSI driver at {address} failed {failures} probes in a row: {reason}: {result.body}"
-        if fault := termination.write_message(self.settings.termination_log, message):
+        self.leave_message(f"CSI driver at {address} failed {failures} probes in a row: {reason}: {result.body}")
+
+    def tell_termination(self) -> None:
+        """Have the termination message tell what is reported now."""
+        history = self.prober.history
+        if history.changes:
+            reason, sentence = history.changes[-1].reason, history.changes[-1].sentence
+            state, why = ("driver healthy", "") if reason is None else ("driver unhealthy", f"{reason.value}: {sentence}")
+            termination.report(state, history.side_since, why)
+
+    def leave_message(self, cause: str) -> None:
+        """Leave the termination message that `cause` ends the process, unless there is one."""
+        self.tell_termination()
+        if fault := termination.leave(cause):
             log.error("Termination log cannot be written", err=fault)

@@ -1,10 +1,17 @@
-"""Hides optional dependencies while a library is imported, so that they cost no memory."""
+"""Keeps modules that a library imports and this program does not use out of memory: hidden, or with a placeholder."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.machinery
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+
+from livenessprobe.klog.log import get_logger
+
+log = get_logger(__file__)
 
 
 @contextlib.contextmanager
@@ -22,3 +29,71 @@ def hide_modules(*names: str) -> Iterator[None]:
     finally:
         for name in hidden:
             del sys.modules[name]
+
+
+@contextlib.contextmanager
+def hide_openssl() -> Iterator[None]:
+    """
+    While this is entered, hashlib is loaded without OpenSSL, which takes 0.7 MiB: hashes come from Python's own modules.
+
+    Not where Python was built without these, as on Red Hat's systems.
+    """
+    try:
+        for name in ("_md5", "_sha1"):
+            importlib.import_module(name)
+    except ImportError:
+        yield
+        return
+    with hide_modules("_hashlib"):
+        import hashlib  # noqa: F401  before the context ends, even with lazy imports
+
+        yield
+
+
+class Placeholder(ModuleType):
+    """
+    Stands for a module of which a library imports some names and this program uses none: each name is an empty class.
+
+    Another name loads the real module, with a warning.  Submodules are the real ones.
+    """
+
+    def __init__(self, name: str, names: tuple[str, ...]) -> None:
+        super().__init__(name)
+        vars(self).update({each: type(each, (), {"__module__": name}) for each in names})
+
+    def __getattr__(self, name: str) -> object:
+        """An attribute that the placeholder lacks."""
+        if name == "__path__":  # where the import system looks for submodules
+            spec = _spec(self.__name__)
+            if spec is not None and spec.submodule_search_locations is not None:
+                return spec.submodule_search_locations
+        if name.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        if sys.modules.get(self.__name__) is self:
+            log.warning("A module is loaded that should not be needed; it costs memory", module=self.__name__, name=name)
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def install_placeholders(modules: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Install a placeholder for each of `modules`, a name and what is imported from it; returns those that had none."""
+    missing = [name for name in modules if name not in sys.modules]
+    for name in missing:
+        sys.modules[name] = Placeholder(name, modules[name])
+    return missing
+
+
+def forget_modules(*packages: str) -> None:
+    """Forget the modules of `packages`, and all placeholders, so that the next import loads the real ones."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in packages or isinstance(module, Placeholder):
+            del sys.modules[name]
+
+
+def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
+    """Where the module is found; no module is imported, where importlib.util.find_spec imports the parent."""
+    parent, _, _ = name.rpartition(".")
+    if not parent:
+        return importlib.machinery.PathFinder.find_spec(name)
+    above = _spec(parent)
+    return above and importlib.machinery.PathFinder.find_spec(name, above.submodule_search_locations)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
+from livenessprobe.process import termination
+
 if TYPE_CHECKING:
     import asyncio  # loading it takes long, and `install_early` must be called before that
 
@@ -20,10 +22,14 @@ class Events(NamedTuple):
 
     stop: asyncio.Event
     reload: asyncio.Event
+    stopped_by: list[str]
+    """The names of the signals that have set `stop`, the first one first."""
 
 
-def exit_successfully(_number: int, _frame: FrameType | None) -> None:
+def exit_successfully(number: int, _frame: FrameType | None) -> None:
     """Exit with 0: a sidecar that is told to stop has not failed."""
+    with contextlib.suppress(Exception):  # modules may be partly imported
+        termination.leave(f"stopped by {signal.Signals(number).name}", threads=False)
     _exit(0)
 
 
@@ -36,6 +42,8 @@ def _exit_on_sigquit(_number: int, _frame: FrameType | None) -> None:
     """Exit with 2 as Go's runtime does; faulthandler has printed all stacks by now."""
     with contextlib.suppress(OSError):
         os.write(2, b"SIGQUIT: quit\n")
+    with contextlib.suppress(Exception):  # as above
+        termination.leave("ended by SIGQUIT; the stacks of all threads are in the log", threads=False)
     _exit(2)
 
 
@@ -75,20 +83,33 @@ def as_events() -> Iterator[Events]:
     """While this is entered, signals set events of the running loop; then the handlers of `install_early` are back."""
     import asyncio
 
-    events = Events(asyncio.Event(), asyncio.Event())
+    events = Events(asyncio.Event(), asyncio.Event(), [])
     loop = asyncio.get_running_loop()
     if sys.platform == "win32":
         from livenessprobe.process.windows import on_console_end
 
-        def stop(*_: object) -> None:
+        def stop(number: int, _frame: FrameType | None) -> None:
+            events.stopped_by.append(signal.Signals(number).name)
+            stop_soon()
+
+        def stop_at_console_end() -> None:
+            events.stopped_by.append("the end of the console")
+            stop_soon()
+
+        def stop_soon() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, so the process is already ending
                 loop.call_soon_threadsafe(events.stop.set)
 
         install_early(stop)
-        on_console_end(stop)
+        on_console_end(stop_at_console_end)
     else:
-        loop.add_signal_handler(signal.SIGTERM, events.stop.set)
-        loop.add_signal_handler(signal.SIGINT, events.stop.set)
+
+        def stop_by(name: str) -> None:
+            events.stopped_by.append(name)
+            events.stop.set()
+
+        loop.add_signal_handler(signal.SIGTERM, stop_by, "SIGTERM")
+        loop.add_signal_handler(signal.SIGINT, stop_by, "SIGINT")
         loop.add_signal_handler(signal.SIGHUP, events.reload.set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     try:

@@ -1,4 +1,4 @@
-"""Whether this process can start threads, which gRPC and the log need."""
+"""Whether this process can start threads, which gRPC and the log need; and a thread for a job that may hang."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import errno
 import os
 import sys
 import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 CAUSES = {
     # The C library starts threads by clone3, and by clone only where clone3 is answered with ENOSYS.
@@ -34,3 +38,31 @@ def _error_number() -> int:
             if error.errno not in (None, errno.ENOENT):  # ENOENT: there was no program to start
                 return error.errno
     return errno.ENOMEM
+
+
+def run_apart(job: Callable[[], Result], seconds: float | None = None) -> Result:
+    """
+    The result of `job`, which runs in a thread of its own; raises TimeoutError after `seconds`, and what `job` raises.
+
+    For system calls that never return on a hung file system: handlers of signals run in the main thread only, and only
+    between its own calls.  If no thread can be started, `job` runs in this one.
+    """
+    results, failures = list[Result](), list[BaseException]()
+
+    def work() -> None:
+        try:
+            results.append(job())
+        except BaseException as error:  # noqa: BLE001  raised again below
+            failures.append(error)
+
+    thread = threading.Thread(target=work, name="apart", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return job()
+    thread.join(seconds)
+    if failures:
+        raise failures[0]
+    if not results:
+        raise TimeoutError
+    return results[0]

@@ -46,10 +46,9 @@ class Detector:
 
 
 class Watchdog:
-    """Watches the running event loop while this is entered; `termination_log` is the path for the kubelet's message."""
+    """Watches the running event loop while this is entered."""
 
-    def __init__(self, termination_log: str) -> None:
-        self._termination_log = termination_log
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._callbacks = 0
         self._stopped = threading.Event()
@@ -77,6 +76,6 @@ class Watchdog:
     def _exit(self) -> NoReturn:
         message = f"livenessprobe: event loop stuck for {STUCK_SECONDS:.0f}s; exiting to be restarted by the kubelet"
         log.error("Event loop is stuck; exiting", seconds=int(STUCK_SECONDS))
-        termination.write_message(self._termination_log, message)
+        termination.leave(message)
         klog.flush()
         os._exit(EXIT_CODE)

@@ -8,23 +8,47 @@ argument, booleans only after `=`.  Parsing ends at the first argument that is n
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from livenessprobe.driver.address import unexpanded
 from livenessprobe.gotext import quote
 from livenessprobe.settings.flags import BY_NAME, FLAGS, LONGHORN, STRING, Flag, Group, find
+from livenessprobe.settings.mistakes import nearest
+
+COMMANDS: Mapping[str, str] = {
+    "check": "Probe once, and exit with 0 (healthy), 2 (not connected), 3 (call failed) or 4 (not ready).",
+    "config": "Print the settings in force as JSON, with the source of each, and exit.",
+    "demo": "Run with an example driver, to try this program.",
+    "lint": "Tell what the kubelet will do with manifests, and what is wrong with them.",
+    "status": "Print the status page of the running sidecar, and exit with 0, or with 2 (not connected) or 3 (no page).",
+}
+"""What the program can do besides serving."""
+_MEANT = {
+    "help": "--help",
+    "version": "--version",
+    "health": "check",
+    "probe": "check",
+    "test": "check",
+    "settings": "config",
+    "example": "demo",
+}
+"""Words that other programs have for a command or a flag of this one."""
 
 
 class FlagError(Exception):
     """
     A command line that Go would refuse with exit code 2; the text is Go's error line.
 
-    `given` holds the flags before the error: upstream acts on some flags while it parses.
+    `hint` is the way out, to be put behind the text.  `before` holds the flags before the error: upstream acts on some flags
+    while it parses.  `key` is the setting whose flag was refused; empty if there is no such flag.
     """
 
-    def __init__(self, message: str, given: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(self, message: str, hint: str = "", before: CommandLine | None = None, key: str = "") -> None:
         super().__init__(message)
-        self.given = given
+        self.hint = hint
+        self.before = before or CommandLine()
+        self.key = key
 
 
 class HelpRequested(Exception):
@@ -34,7 +58,7 @@ class HelpRequested(Exception):
 class CommandLine(NamedTuple):
     """A command line that Go accepts."""
 
-    given: tuple[tuple[str, str], ...]
+    given: tuple[tuple[str, str], ...] = ()
     """Flag names and texts in the order given, repetitions included."""
     unread: tuple[str, ...] = ()
     """The arguments behind the flags, without a `--` in front."""
@@ -64,25 +88,34 @@ def parse(arguments: Sequence[str], more: Sequence[Flag] = ()) -> CommandLine:
             break
         name, equals, text = argument[2 if argument.startswith("--") else 1 :].partition("=")
         if not name or name.startswith("-"):
-            raise FlagError(f"bad flag syntax: {argument}", tuple(given))
+            hint = "; a flag has one or two dashes and a name"
+            raise FlagError(f"bad flag syntax: {argument}", hint, CommandLine(tuple(given)))
         flag = next((flag for flag in more if flag.name == name), None) or find(name)
         if flag is None:
             if name in ("h", "help"):
                 raise HelpRequested
-            raise FlagError(f"flag provided but not defined: -{name}", tuple(given))
+            line = CommandLine(tuple(given))
+            raise FlagError(f"flag provided but not defined: -{name}", _nearest_flag(name, line, more), line)
         if not equals:
             if flag.kind.is_bool:
                 text = "true"
             elif not rest:
-                raise FlagError(f"flag needs an argument: -{name}", tuple(given))
+                hint = f"; write --{name}={flag.kind.placeholder.upper()}"
+                raise FlagError(f"flag needs an argument: -{name}", hint, CommandLine(tuple(given)), flag.key)
             else:
                 text = rest.pop(0)
         try:
             flag.kind.check(text)
         except ValueError as reason:
-            raise FlagError(_refusal(flag, name, text, reason), tuple(given)) from None
+            line = CommandLine(tuple(given))
+            raise FlagError(_refusal(flag, name, text, reason), _hint(flag, text), line, flag.key) from None
         given.append((name, text))
     return CommandLine(tuple(given), tuple(rest))
+
+
+def _hint(flag: Flag, text: str) -> str:
+    variable = unexpanded(text)
+    return f"; {variable}" if variable else flag.kind.hint
 
 
 def _refusal(flag: Flag, name: str, text: str, reason: ValueError) -> str:
@@ -91,11 +124,48 @@ def _refusal(flag: Flag, name: str, text: str, reason: ValueError) -> str:
     return f"invalid value {quote(text)} for flag -{name}: {reason}"
 
 
-def usage(program: str, more: Sequence[Flag] = ()) -> str:
+def _nearest_flag(name: str, before: CommandLine, more: Sequence[Flag]) -> str:
+    known = [*(flag.name for flag in more), *BY_NAME, "help"]
+    if any(given in LONGHORN for given, _ in before.given):  # else a flag of that image would select its defaults
+        known += LONGHORN
+    plain = {each.lower().replace("_", "-"): f"--{each}" for each in known}
+    return nearest(name.lower().replace("_", "-"), plain) or "; --help lists all flags"
+
+
+def first_word(arguments: Sequence[str]) -> tuple[str, str]:
+    """The first argument if it is no flag, with a sentence about what may be meant; both empty if it is one."""
+    word = next(iter(arguments[arguments[:1] == ["livenessprobe"] :]), "")
+    if not word or (word.startswith("-") and word != "-"):
+        return "", ""
+    if word in COMMANDS:
+        return word, f"{word} is a command only as the first argument of the program"
+    if word[0] in "\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}":
+        return word, f"it begins with a dash that is no hyphen; write --{word.lstrip(word[0] + '-')}"
+    known = {each: each for each in COMMANDS} | _MEANT
+    return word, nearest(word.lower(), known).removeprefix("; ") or f"the commands are {', '.join(COMMANDS)}"
+
+
+def usage(program: str) -> str:
     """The text of `--help`: upstream's flags exactly as upstream prints them, then the other flags and the commands."""
-    sections = [
-        f"Usage of {program}:",
-        *rows(more),
+    commands = (f"  {name} [flags]\n    \t{text}" for name, text in COMMANDS.items())
+    return "\n".join([f"Usage of {program}:", *_sections(), "", "Commands (as first argument):", *commands]) + "\n"
+
+
+def usage_of_command(program: str, command: str, more: Sequence[Flag] = ()) -> str:
+    """The text of `--help` behind `command`: what it does, its own flags, which are `more`, and those that it has too."""
+    own = ["", "Flags of this command:", *map(_row, more)] if more else []
+    head = [
+        f"Usage of {program} {command} [flags]:",
+        f"  {COMMANDS[command]}",
+        *own,
+        "",
+        "Flags of the sidecar, with the same meaning:",
+    ]
+    return "\n".join([*head, *_sections()]) + "\n"
+
+
+def _sections() -> list[str]:
+    return [
         *_rows("upstream"),
         "",
         "Flags of older upstream releases, still accepted:",
@@ -106,14 +176,7 @@ def usage(program: str, more: Sequence[Flag] = ()) -> str:
         "",
         "Flags of Longhorn's image:",
         *(f"  -{name} {BY_NAME[flag].kind.placeholder}\n    \tThe same as -{flag}." for name, flag in LONGHORN.items()),
-        "",
-        "Commands (as first argument):",
-        "  check [flags]\n    \tProbe once, and exit with 0 (healthy), 2 (not connected), 3 (call failed) or 4 (not ready).",
-        "  config [flags]\n    \tPrint the settings in force as JSON, with the source of each, and exit.",
-        "  demo [flags]\n    \tRun with an example driver, to try this program.",
-        "  lint [flags] [FILE]\n    \tTell what the kubelet will do with manifests, and what is wrong with them.",
     ]
-    return "\n".join(sections) + "\n"
 
 
 def _rows(group: Group) -> list[str]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from livenessprobe import gotext
 from livenessprobe.driver.address import CSIAddress
 from livenessprobe.settings import flags
-from livenessprobe.settings.layers import KEYS
+from livenessprobe.settings.layers import KEYS, Raw
 from livenessprobe.settings.listen_address import ListenAddress
 from livenessprobe.settings.model import LIVE_KEYS, Loaded
 
@@ -33,6 +33,36 @@ def changes(running: Loaded, wanted: Loaded) -> tuple[Change, ...]:
     )
 
 
+class Overridden(NamedTuple):
+    """A setting that has changed in the file and has no effect; both values as JSON shows them."""
+
+    key: str
+    running: object
+    wanted: object
+    source: str
+    """The file, the line and the key."""
+    by: str
+    """The flag or the variable."""
+
+
+def newly_overridden(running: Loaded, wanted: Loaded) -> tuple[Overridden, ...]:
+    """The keys of the file of `wanted` that differ from those of `running` and are overridden, in the order of the file."""
+    shown = values(wanted)
+    return tuple(
+        Overridden(key, shown[key], _filed(key, raw), raw.source, wanted.raw[key].source)
+        for key, raw in wanted.overridden.items()
+        if key not in running.in_file or _filed(key, running.in_file[key]) != _filed(key, raw)
+    )
+
+
+def _filed(key: str, raw: Raw) -> object:
+    """What a file says; an overridden text may be one that cannot be read."""
+    try:
+        return _shown(KEYS[key].kind, raw.text)
+    except ValueError:
+        return raw.text
+
+
 def values(loaded: Loaded) -> dict[str, object]:
     """Each key with its value: booleans and numbers as such, durations in Go's form, vmodule as a list."""
     shown = {key: _shown(flag.kind, loaded.raw[key].text) for key, flag in KEYS.items()}
@@ -55,12 +85,16 @@ def _shown(kind: flags.Kind, text: str) -> object:
 def document(loaded: Loaded) -> dict[str, object]:
     """What `livenessprobe config` prints."""
     settings = loaded.settings
-    shown = values(loaded)
+    shown, overridden = values(loaded), loaded.overridden
     listen = [_listener(settings.http, ["healthz", "metrics"] if settings.metrics_on_http else ["healthz"])]
     if settings.metrics is not None:
         listen.append(_listener(settings.metrics, ["metrics"]))
     return {
-        "settings": {key: {"value": shown[key], "source": loaded.raw[key].source} for key in KEYS},
+        "settings": {
+            key: {"value": shown[key], "source": loaded.raw[key].source}
+            | ({"overridden": {"value": _filed(key, raw), "source": raw.source}} if (raw := overridden.get(key)) else {})
+            for key in KEYS
+        },
         "target": settings.csi_address.target,
         "dial": _dial(settings.csi_address),
         "listen": listen,

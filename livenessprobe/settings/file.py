@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple
 
 from livenessprobe import gotext
+from livenessprobe.process import threads
 from livenessprobe.settings import flags
-from livenessprobe.settings.layers import DEFAULT_FILE, FILE_KEYS, INVALID, KEYS, NOT_IN_FILES, PREFIX, Layer, Raw, nearest
+from livenessprobe.settings.layers import DEFAULT_FILE, FILE_KEYS, KEYS, NOT_IN_FILES, PREFIX, Layer, Raw
+from livenessprobe.settings.mistakes import INVALID, Mistake, nearest
 
 FILE_LIMIT = 1 << 20
 """Bytes; a ConfigMap cannot hold more."""
+HUNG_SECONDS = 5.0
+"""How long a start waits for the file."""
 
 
 class FileContent(NamedTuple):
@@ -25,8 +31,12 @@ class FileContent(NamedTuple):
 
 
 def read_settings_file(named: str, default: str = DEFAULT_FILE) -> FileContent:
-    """The content of the file `named` by --config, or of the default file, which may be missing."""
-    return look(named or default, expected=bool(named))
+    """The content of the file `named` by --config, or of the default file, which may be missing; for the start."""
+    path = named or default
+    try:
+        return threads.run_apart(partial(look, path, expected=bool(named)), HUNG_SECONDS)
+    except TimeoutError:
+        return FileContent(path, fault=f"settings file {path}: its file system does not respond")
 
 
 def look(path: str, *, expected: bool) -> FileContent:
@@ -61,8 +71,25 @@ def fingerprint(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def from_file(path: str, content: bytes) -> Layer:
-    """The layer of a TOML file; raises ValueError with a sentence for the first fault."""
+def from_file(path: str, content: bytes) -> tuple[Layer, tuple[Mistake, ...]]:
+    """The layer of a TOML file, and its mistakes: one for the whole file, or one for each key that cannot be read."""
+    try:
+        text, table = _parse(content)
+    except ValueError as error:
+        return {}, (_mistake(f"file {path}", path, str(error)),)
+    layer, mistakes = {}, []
+    for key, value in table.items():
+        line = _line(text, key)
+        source = f"file {path}, " + (f"line {line}, " if line else "") + f"key {key}"
+        try:
+            layer[key] = Raw(_as_text(key, value), source)
+        except ValueError as error:
+            mistakes.append(_mistake(source, path, (f"line {line}: " if line else "") + str(error)))
+    return layer, tuple(mistakes)
+
+
+def _parse(content: bytes) -> tuple[str, dict[str, object]]:
+    """A TOML file as text and as values by key; raises ValueError with what is wrong with the whole of it."""
     import tomllib
 
     if content.startswith(b"\xef\xbb\xbf"):
@@ -74,18 +101,26 @@ def from_file(path: str, content: bytes) -> Layer:
     except UnicodeDecodeError as error:
         raise ValueError(f"is not UTF-8: {error.reason} at byte {error.start}") from None
     try:
-        table = tomllib.loads(text)
+        return text, tomllib.loads(text)
     except (RecursionError, ValueError) as error:
-        raise ValueError(f"is not TOML: {error}") from None
-    layer = {}
-    for key, value in table.items():
-        line = _line(text, key)
-        where = f"line {line}: " if line else ""
-        if key not in FILE_KEYS:
-            shown = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else gotext.quote(key)
-            raise ValueError(f"{where}{shown} is not a setting{_nearest_key(key)}")
-        layer[key] = Raw(_as_text(key, value, where), f"file {path}, " + (f"line {line}, " if line else "") + f"key {key}")
-    return layer
+        raise ValueError(f"is not TOML: {error}{_quotes(text, str(error))}") from None
+
+
+def _quotes(text: str, error: str) -> str:
+    """What to write if the line of tomllib's `error` has a value without quotes; empty if it has none."""
+    place = re.search(r"\(at line ([0-9]+), ", error)
+    line = text.split("\n")[int(place[1]) - 1] if place else ""
+    bare = re.fullmatch(r"""\s*([A-Za-z0-9_-]+)\s*=\s*([^\s"'\[{#][^"'#]*?)\s*(?:#.*)?""", line)
+    if bare is None:
+        return ""
+    key, value = bare.groups()
+    kind = KEYS[key].kind if key in FILE_KEYS else flags.STRING
+    meant = value.lower() if kind.is_bool else value
+    try:
+        kind.check(meant)
+    except ValueError:
+        return ""
+    return f"; write {key} = {meant}" if kind.is_bool else f"; write {key} = {gotext.quote(meant)}"
 
 
 def _nearest_key(key: str) -> str:
@@ -128,8 +163,11 @@ def _is_toml(text: str) -> bool:
 _NUMBERS = (flags.VERBOSITY, flags.SIZE, flags.COUNT, flags.THRESHOLD, flags.QUANTITY)
 
 
-def _as_text(key: str, value: object, where: str) -> str:
-    """A TOML value as the text of a flag."""
+def _as_text(key: str, value: object) -> str:
+    """A TOML value as the text of a flag; raises ValueError for a key that is no setting, and for a value of a wrong type."""
+    if key not in FILE_KEYS:
+        shown = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else gotext.quote(key)
+        raise ValueError(f"{shown} is not a setting{_nearest_key(key)}")
     kind = KEYS[key].kind
     match value:
         case str():
@@ -141,7 +179,7 @@ def _as_text(key: str, value: object, where: str) -> str:
         case list() if kind is flags.VMODULE and all(isinstance(item, str) for item in value):
             return ",".join(value)
     expected = kind.expected or 'a text, such as "…"'
-    raise ValueError(f"{where}{key} is {_toml_type(value)}; write {expected}")
+    raise ValueError(f"{key} is {_toml_type(value)}; write {expected}")
 
 
 def _toml_type(value: object) -> str:
@@ -162,10 +200,21 @@ _SENTENCE_MAX = 1000
 
 
 def fault_of_file(path: str, error: Exception) -> str:
-    """Why the file at `path` is ignored, as a sentence that names it once."""
-    if isinstance(error, OSError):
-        return f"{path}: {error.strerror or error}"
-    sentence = str(error).removeprefix(f"{INVALID}: ").replace(f"file {path}, ", "")
+    """Why the file at `path` cannot be read, as a sentence that names it."""
+    return _sentence(path, error.strerror or str(error) if isinstance(error, OSError) else str(error))
+
+
+def mistakes_of_file(path: str, mistakes: Iterable[Mistake]) -> tuple[Mistake, ...]:
+    """Mistakes that settings have because of the file at `path`, in the form of those of `from_file`."""
+    return tuple(_mistake(each.source, path, each.sentence.removeprefix(f"{INVALID}: ")) for each in mistakes)
+
+
+def _mistake(source: str, path: str, sentence: str) -> Mistake:
+    """A mistake whose `err` is a sentence that names the file once."""
+    return Mistake(source, INVALID, _sentence(path, sentence.replace(f"file {path}, ", "")))
+
+
+def _sentence(path: str, sentence: str) -> str:
     if len(sentence) > _SENTENCE_MAX:
         sentence = f"{sentence[:_SENTENCE_MAX]}… (and {len(sentence) - _SENTENCE_MAX} more)"
     return f"{path}: {sentence}"

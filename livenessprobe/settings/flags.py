@@ -27,6 +27,11 @@ class Kind(NamedTuple):
     """A value of the type in a settings file, as a fault says it; empty if any text is accepted."""
     is_bool: bool = False
 
+    @property
+    def hint(self) -> str:
+        """What to write instead of a refused value, to be put behind the reason; empty if the reason says it."""
+        return f"; write {self.expected.replace(' as text', '')}" if self.expected else ""
+
 
 class Flag(NamedTuple):
     """One row of the table.  `default` is text, as it would be given."""
@@ -110,15 +115,25 @@ def _backtrace(text: str) -> str:
     return text
 
 
+PAGES = ("local", "all", "off")
+
+
+def _pages(text: str) -> str:
+    if text not in PAGES:
+        raise ValueError(f"it must be {', '.join(PAGES[:-1])} or {PAGES[-1]}")
+    return text
+
+
 STRING = Kind("string", str)
+PAGES_TO = Kind("string", _pages, '"local", "all" or "off"')
 DURATION = Kind("duration", parse_seconds, 'a duration as text, such as "1m30s"')
 OPTIONAL_DURATION = Kind("duration", lambda text: parse_seconds(text) if text else None, DURATION.expected)
 BOOL = Kind("", _plain_bool, "true or false", is_bool=True)
 AUTOMAXPROCS = Kind("", lambda text: text == "" or parse_bool(text), BOOL.expected, is_bool=True)
 VERBOSITY = Kind("value", functools.partial(parse_uint, bits=31), "a whole number, such as 5")
 VMODULE = Kind("value", parse_vmodule, 'a list such as ["prober=5"]')
-QUANTITY = Kind("value", _quantity)
-THRESHOLD = Kind("value", _threshold)
+QUANTITY = Kind("value", _quantity, "0")
+THRESHOLD = Kind("value", _threshold, "INFO, WARNING, ERROR, FATAL or a whole number")
 BACKTRACE = Kind("value", _backtrace)
 SIZE = Kind("uint", _size, "a whole number, such as 1800")
 COUNT = Kind("count", _count, "a whole number, such as 3")
@@ -267,6 +282,12 @@ FLAGS: tuple[Flag, ...] = (
         "Time between probes on a schedule; /healthz then reports the last result. 0s: probe when /healthz is requested.",
     ),
     _own(
+        "pages",
+        PAGES_TO,
+        "local",
+        "To whom /statusz and /flagz are shown: `local`, clients on a loopback address or a unix socket; all; or off, nobody.",
+    ),
+    _own(
         "probe-path",
         STRING,
         PROBE,
@@ -277,7 +298,7 @@ FLAGS: tuple[Flag, ...] = (
         "termination-log",
         STRING,
         "/dev/termination-log",
-        "The `file` where --exit-on-failure and a stuck event loop leave their reason for the kubelet.",
+        "The `file` where the process leaves one line for the kubelet: why it ended. A missing file is not created.",
     ),
     _own(
         "unreachable-grace",

@@ -21,12 +21,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from livenessprobe import gotext
-from livenessprobe.klog.format import Options
 from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import flags
+from livenessprobe.settings.mistakes import Mistake
 
 PREFIX = "LIVENESSPROBE_"
-INVALID = "Invalid setting"
 DEFAULT_FILE = "/etc/livenessprobe/settings.toml"
 
 KEYS: Mapping[str, flags.Flag] = {flag.key: flag for flag in flags.FLAGS if flag.name != "version"}
@@ -40,25 +39,6 @@ LONGHORN_DEFAULTS: Mapping[str, str] = {
     "health_file": "/tmp/health",  # noqa: S108  as documented there
 }
 """What Longhorn's image documents as its defaults."""
-
-
-class SettingsError(Exception):
-    """
-    Settings that cannot be used.
-
-    `message`, `err` and `pairs` are the log record; `code` is the exit code.  `log` has the log options of these settings, or
-    the defaults if the log options themselves are in error.
-    """
-
-    def __init__(
-        self, message: str, err: str | None = None, code: int = 1, *, log: Options = Options(), **pairs: str
-    ) -> None:
-        super().__init__(message if err is None else f"{message}: {err}")
-        self.message = message
-        self.err = err
-        self.code = code
-        self.pairs = pairs
-        self.log = log
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,30 +87,24 @@ def defaults(*, longhorn: bool = False) -> Layer:
     return layer
 
 
-def from_flags(given: Mapping[str, str]) -> Layer:
-    """The layer of flags, given by name; raises SettingsError for two flags that contradict each other."""
+def from_flags(given: Mapping[str, str]) -> tuple[Layer, tuple[Mistake, ...]]:
+    """The layer of flags, given by name; a mistake for each two of them that contradict each other."""
     found = ((flags.find(name), Raw(text, f"flag --{name}")) for name, text in given.items())
     return layer_of((flag.key, raw) for flag, raw in found if flag is not None and flag.key in KEYS)
 
 
-def nearest(name: str, known: Mapping[str, str]) -> str:
-    """A hint at the key of `known` that resembles `name`, showing its value; empty if none does."""
-    import difflib
-
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {known[near[0]]}?" if near else ""
-
-
-def layer_of(found: Iterable[tuple[str, Raw]]) -> Layer:
-    """Values by key; raises SettingsError for a setting with two names and two different values."""
+def layer_of(found: Iterable[tuple[str, Raw]]) -> tuple[Layer, tuple[Mistake, ...]]:
+    """Values by key; a mistake for each setting with two names and two different values."""
     layer: dict[str, Raw] = {}
+    mistakes = []
     for key, raw in found:
         other = layer.get(key)
         if other is not None and not _says_the_same(key, raw.text, other.text):
-            raise SettingsError("Contradicting settings", f"{other} and {raw} are the same setting; give one of them")
+            err = f"{other} and {raw} are the same setting; give one of them"
+            mistakes.append(Mistake(f"{other.source} and {raw.source}", "Contradicting settings", err))
         if other is None or raw.source in (f"flag --{KEYS[key].name}", f"variable {PREFIX}{key.upper()}"):
             layer[key] = raw
-    return layer
+    return layer, tuple(mistakes)
 
 
 def _says_the_same(key: str, one: str, other: str) -> bool:

@@ -31,6 +31,13 @@ class ListenAddress(NamedTuple):
         """Go opens one socket for IPv4 and IPv6 when the host is a wildcard of either, or is missing."""
         return not self.path and (not self.host or (self.ip is not None and self.ip.is_unspecified))
 
+    def is_same_as(self, other: ListenAddress) -> bool:
+        """Whether both are one address, however they are written; names of hosts and ports are compared as text."""
+        hosts_are_same = self.host == other.host or (self.ip is not None and self.ip == other.ip)
+        return (self.path, self.port) == (other.path, other.port) and (
+            hosts_are_same or (self.dual_stack and other.dual_stack)
+        )
+
 
 def parse_listen_address(text: str) -> ListenAddress:
     """

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
-from livenessprobe.settings import flags
-from livenessprobe.settings.file import FileContent, fault_of_file, from_file
-from livenessprobe.settings.layers import KEYS, Layer, Raw, SettingsError, defaults, from_flags, merge
+from livenessprobe.settings.file import FileContent, from_file, mistakes_of_file
+from livenessprobe.settings.layers import KEYS, Layer, Raw, defaults, from_flags, merge
+from livenessprobe.settings.mistakes import INVALID, Mistake
 from livenessprobe.settings.model import LIVE_KEYS, Loaded
 from livenessprobe.settings.validate import validate
 from livenessprobe.settings.variables import from_environment, longhorn_is_meant
 
 NO_FILE: Layer = {}
+FILE_MISTAKES_MAX = 20
+"""Mistakes of one file that are told; a file that is no settings file may have thousands."""
 
 
 def load(
@@ -20,34 +22,43 @@ def load(
     environ: Mapping[str, str],
     file: Layer = NO_FILE,
     *,
+    unreadable: Collection[str] = (),
     platform: str = sys.platform,
     merger: Callable[..., dict[str, Raw]] = merge,
 ) -> Loaded:
-    """`given` flags over `environ` over `file` over defaults; raises SettingsError for the first invalid setting."""
-    by_flag = from_flags(given)
-    by_variable, warnings = from_environment(environ, by_flag)
-    raw = merger(defaults(longhorn=longhorn_is_meant(given, environ)), file, by_variable, by_flag)
-    return Loaded(validate(raw, platform), raw, warnings)
+    """
+    `given` flags over `environ` over `file` over defaults, with all mistakes; raises nothing.
+
+    `unreadable` are the keys of flags that are given and could not be read: what they override is not checked.
+    """
+    by_flag, contradictions = from_flags(given)
+    by_flag = {**by_flag, **{key: Raw(KEYS[key].default, "default") for key in unreadable}}
+    variables = from_environment(environ, by_flag)
+    raw = merger(defaults(longhorn=longhorn_is_meant(given, environ)), file, variables.layer, by_flag)
+    settings, mistakes = validate(raw, platform)
+    return Loaded(settings, raw, variables.unknown, (*contradictions, *variables.mistakes, *mistakes))
 
 
 def with_file(without: Loaded, file: FileContent, load: Callable[[Layer], Loaded]) -> Loaded:
-    """
-    What `load` makes of the file, or `without` the file and with the reason in `file_error`.
-
-    With --config-strict a bad file raises SettingsError instead.
-    """
-    fault = file.fault
-    if file.content is not None:
-        try:
-            return load(from_file(file.path, file.content))._replace(file=file.path, fingerprint=file.fingerprint)
-        except (SettingsError, ValueError) as error:
-            fault = fault_of_file(file.path, error)
-    if fault and flags.BOOL.check(without.raw["config_strict"].text):
-        raise SettingsError("Settings file refused", fault, log=without.settings.log)
-    return without._replace(file=file.path if fault else "", file_error=fault, fingerprint=file.fingerprint)
+    """What `load` makes of the file, or `without` the file and with the reasons in `file_mistakes`."""
+    if file.fault:
+        return without._replace(file=file.path, file_mistakes=(Mistake(f"file {file.path}", INVALID, file.fault),))
+    if file.content is None:
+        return without
+    layer, mistakes = from_file(file.path, file.content)
+    loaded = load(layer)
+    mistakes += mistakes_of_file(file.path, (each for each in loaded.mistakes if each not in without.mistakes))
+    if not mistakes:
+        return loaded._replace(mistakes=without.mistakes, file=file.path, in_file=layer, fingerprint=file.fingerprint)
+    if (more := len(mistakes) - FILE_MISTAKES_MAX) > 0:
+        last = Mistake(f"file {file.path}", INVALID, f"{file.path}: {more} more mistakes")
+        mistakes = (*mistakes[:FILE_MISTAKES_MAX], last)
+    return without._replace(file=file.path, file_mistakes=mistakes, fingerprint=file.fingerprint)
 
 
 def keep_restart_keys(running: Loaded, wanted: Loaded, platform: str = sys.platform) -> Loaded:
     """The live keys of `wanted` and the restart keys of `running`: valid, since live keys can contradict only each other."""
     raw = {key: (wanted if key in LIVE_KEYS else running).raw[key] for key in KEYS}
-    return wanted._replace(settings=validate(raw, platform), raw=raw)
+    settings, mistakes = validate(raw, platform)
+    assert not mistakes, mistakes
+    return wanted._replace(settings=settings, raw=raw)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
+from typing import NamedTuple
 
 from livenessprobe.settings import flags
-from livenessprobe.settings.layers import KEYS, PREFIX, Layer, Raw, layer_of, nearest
+from livenessprobe.settings.layers import KEYS, PREFIX, Layer, Raw, layer_of
+from livenessprobe.settings.mistakes import Mistake, nearest
 
 LONGHORN_VARIABLES: Mapping[str, str] = {
     "CSI_ENDPOINT": "csi_address",
@@ -34,13 +36,18 @@ def longhorn_is_meant(given: Mapping[str, str], environ: Mapping[str, str]) -> b
 _SERVICE_LINK = re.compile(r"(SERVICE_|PORT(_|$)).*|.*_SERVICE_(HOST|PORT(_.*)?)|.*_PORT_[0-9]+_(TCP|UDP|SCTP)(_.*)?")
 
 
-def from_environment(environ: Mapping[str, str], overridden: Container[str] = ()) -> tuple[Layer, tuple[str, ...]]:
-    """
-    The layer of variables, and a sentence for each unknown variable with the prefix of a setting.
+class Variables(NamedTuple):
+    """The settings among the variables."""
 
-    Keys `overridden` by flags are left out, so their values are not checked.  Raises SettingsError for two variables that
-    contradict each other.
-    """
+    layer: Layer
+    unknown: tuple[str, ...]
+    """A sentence for each unknown variable with the prefix of a setting."""
+    mistakes: tuple[Mistake, ...]
+    """Variables that contradict each other."""
+
+
+def from_environment(environ: Mapping[str, str], overridden: Container[str] = ()) -> Variables:
+    """The settings in `environ`.  Keys `overridden` by flags are left out, so their values are not checked."""
     found, unknown = [], []
     for name, text in environ.items():
         key = _variable_key(name)
@@ -49,7 +56,8 @@ def from_environment(environ: Mapping[str, str], overridden: Container[str] = ()
                 found.append((key, Raw(text, f"variable {name}")))
         elif name.startswith((PREFIX, _LONGHORN_PREFIX)) and not is_service_link(name, text):
             unknown.append(f"variable {name} is not a setting{_nearest_variable(name)}")
-    return layer_of(found), tuple(unknown)
+    layer, mistakes = layer_of(found)
+    return Variables(layer, tuple(unknown), mistakes)
 
 
 def _variable_key(name: str) -> str | None:
@@ -73,5 +81,7 @@ def is_service_link(name: str, text: str) -> bool:
 def _nearest_variable(name: str) -> str:
     # Compared without the prefix, which would make any two names similar.
     known = {key.upper(): f"{PREFIX}{key.upper()}" for key in KEYS}
+    if name.startswith(PREFIX):  # a name of Longhorn's image would select the defaults of that image
+        return nearest(name.upper().removeprefix(PREFIX), known)
     known |= {longhorns.removeprefix(_LONGHORN_PREFIX): longhorns for longhorns in LONGHORN_VARIABLES}
-    return nearest(name.upper().removeprefix(PREFIX).removeprefix(_LONGHORN_PREFIX), known)
+    return nearest(name.upper().removeprefix(_LONGHORN_PREFIX), known)

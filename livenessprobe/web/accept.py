@@ -16,7 +16,7 @@ log = get_logger(__file__)
 ACCEPT_AT_A_TIME = 16
 """Connections accepted in one step of the event loop, so that open connections get their turn; the kernel holds the others."""
 PAUSE_SECONDS = 0.02
-"""How long accepting pauses where there is no room, before it looks again."""
+"""How long accepting pauses while requests take all places, before it looks again."""
 RETRY_SECONDS = 0.1
 """How long accepting pauses after it has failed."""
 
@@ -67,11 +67,12 @@ class _Acceptor:
         self._timer = self._loop.call_later(seconds, self._resume)
 
     def _accept(self) -> None:
-        for _ in range(ACCEPT_AT_A_TIME):
-            self._connections.full = not self._connections.has_room(len(self._coming))
-            if self._connections.full:
-                self._pause(PAUSE_SECONDS)
-                return
+        room = self._connections.room(len(self._coming), ACCEPT_AT_A_TIME)
+        # Connections that are being set up have their turn before the next call, and make room then.
+        self._connections.full = not room and not self._coming
+        if self._connections.full:
+            self._pause(PAUSE_SECONDS)
+        for _ in range(room):
             try:
                 client, _ = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):

@@ -1,14 +1,18 @@
 """
-The Quart application: metrics behind the health callable; Quart is imported in a thread after the first health response.
+The Quart application: metrics and pages behind the health callable.
 
-Loading Quart takes 0.2 s of CPU, which is 10 s where a container has 20 mCPU: it must not compete with the first probes.
+Quart is imported in a thread after the first health response, or for the first page if no metrics are served.  Loading it takes
+0.2 s of CPU, which is 10 s where a container has 20 mCPU: it must not compete with the first probes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -16,9 +20,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
-from livenessprobe.process import memory
-from livenessprobe.web.health import ASGI, METRICS_PATH, Health, Receive, Scope, Send, deliver, failure
-from livenessprobe.web.routes import HEALTH, Handler
+from livenessprobe.process import imports, memory
+from livenessprobe.web import responses
+from livenessprobe.web.health import ASGI, INNER, METRICS_PATH, Health, Known, Receive, Scope, Send, deliver, failure
+from livenessprobe.web.routes import HEALTH, PAGE_PATHS
+from livenessprobe.web.unused import OF_QUART
 
 if TYPE_CHECKING:
     from quart import Quart
@@ -35,8 +41,8 @@ def create_app(health: Health, metrics: Metrics) -> Quart:
     """
     The Quart application of one listener.
 
-    `health` stands in front of its dispatch and decides which requests reach it; Quart itself serves metrics, at one fixed
-    path, for every method as upstream does.
+    `health` stands in front of its dispatch and decides which requests reach it; Quart itself serves metrics and pages, at fixed
+    paths, for every method as upstream does.
     """
     from quart import Quart, Response, request
     from quart.routing import QuartRule
@@ -47,7 +53,9 @@ def create_app(health: Health, metrics: Metrics) -> Quart:
         def __init__(self, path: str, methods: object = None, **options: object) -> None:  # noqa: ARG002  Quart gives GET
             super().__init__(path, methods=None, **options)  # type: ignore[arg-type]
 
-    app = Quart(__name__, static_folder=None)
+    # Unless it is given these folders, which serve nothing here, Quart searches them, for which it loads more modules.
+    nowhere = os.path.abspath(os.sep)
+    app = Quart(__name__, static_folder=None, template_folder=None, root_path=nowhere, instance_path=nowhere)
     app.url_rule_class = AnyMethod  # type: ignore[assignment]  # declared as QuartRule itself
 
     # On the event loop, as all changes of metrics are: in a thread some would be read before a change and some after it.
@@ -59,12 +67,66 @@ def create_app(health: Health, metrics: Metrics) -> Quart:
 
     async def fail(error: Exception) -> Response:
         response = failure(error)
-        return Response(response.body, response.status, {name.decode(): value.decode() for name, value in response.headers})
+        return Response(response.body, response.status, _as_dict(response.headers))
+
+    draw: Draw | None = None
+
+    async def show() -> Response:
+        nonlocal draw
+        if draw is None:
+            draw = await _in_own_thread(_import_draw)
+        assert health.known is not None
+        page = draw(
+            request.path, health.known, health.routes.paths(), request.headers.get("Accept", ""), request.query_string
+        )
+        return Response(page.body, page.status, _as_dict(page.headers))
 
     app.add_url_rule(METRICS_PATH, "metrics", expose, provide_automatic_options=False)
+    if health.known is not None:
+        for path in PAGE_PATHS:
+            app.add_url_rule(path, f"page {path}", show, provide_automatic_options=False)
     app.register_error_handler(Exception, fail)
     app.asgi_app = replace(health, inner=app.asgi_app)  # type: ignore[method-assign]  # as Quart documents for middleware
     return app
+
+
+def create_lean_app(health: Health, metrics: Metrics) -> Quart:
+    """
+    The same at less than half the memory: without OpenSSL, and with placeholders for the modules in OF_QUART.
+
+    For the sidecar's own process, since test_client(), templates and the command line do not work.
+    """
+    placeholders = imports.install_placeholders(OF_QUART) if "quart" not in sys.modules else []
+    try:
+        with imports.hide_openssl():
+            return create_app(health, metrics)
+    except Exception as error:
+        if not placeholders:
+            raise
+        log.warning("Quart needs more than it should; loading all of it, which costs memory", err=repr(error))
+        imports.forget_modules("quart", "flask", "werkzeug")
+        return create_app(health, metrics)
+
+
+Draw = Callable[[str, Known, tuple[str, ...], str, bytes], responses.Response]
+"""Draws the page of a path: from what is known, for the paths of the listener, the Accept header and the query string."""
+
+
+def _import_draw() -> Draw:
+    """Import what draws pages; takes 20 ms of CPU, and memory that a sidecar without viewers does not need."""
+    from livenessprobe.probing.status import Now, gather
+    from livenessprobe.web import pages
+
+    def draw(path: str, known: Known, paths: tuple[str, ...], accept: str, query: bytes) -> responses.Response:
+        prober, callers, follower, started = known
+        status = gather(prober, callers, follower.in_force, started, paths, Now(time.monotonic(), time.time()))
+        return pages.respond(path, status, accept, query.decode("latin-1"))
+
+    return draw
+
+
+def _as_dict(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in headers}
 
 
 class Applications:
@@ -121,12 +183,12 @@ class Application:
         self.current: ASGI = health
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; a metrics request waits until Quart is loaded."""
+        """Answer one request; a request for metrics or a page waits until Quart is loaded."""
         if self.current is not self._health:
             await self.current(scope, receive, send)
             return
         handler = self._health.route(scope).handler
-        if handler is Handler.METRICS:
+        if handler in INNER:
             try:
                 await self._applications.load()
             except Exception as error:  # noqa: BLE001  the client is told, and so is the log

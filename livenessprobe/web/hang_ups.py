@@ -13,7 +13,7 @@ import select
 import sys
 from collections.abc import Sequence
 
-from livenessprobe.probing.callers import KUBELET
+from livenessprobe.probing.askers import KUBELET
 
 RESET_SECONDS = 0.1
 """How long after a response a reset may take to arrive."""

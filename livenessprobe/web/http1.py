@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import Any, NamedTuple
 
 import h11
@@ -21,7 +22,9 @@ from hypercorn.protocol.http_stream import HTTPStream
 
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
+from livenessprobe.web import heads
 from livenessprobe.web.hang_ups import HangUps, pending
+from livenessprobe.web.heads import Refusal
 from livenessprobe.web.health import HANG_UP
 from livenessprobe.web.limits import Connections
 from livenessprobe.web.responses import REASONS, refusal
@@ -37,37 +40,17 @@ attack the process grew by 7.5 MiB instead of 3.3.
 """
 AHEAD_BYTES = 16_384
 """Bytes that a client may send ahead of a response; the rest stays with the kernel, and so does the news of a hang-up."""
+NEXT_BYTES = 4
+"""
+Bytes from which on a further request is looked at, as in Go: some clients send an empty line behind a request, which is no
+second request to be refused.
+"""
+REFUSES_CONNECT = 300
+"""The status from which on a response has refused a CONNECT (RFC 9110, 9.3.6)."""
 STREAM_ID = 1
 """Hypercorn numbers requests for HTTP/2; HTTP/1 has one at a time."""
 
-_REQUEST_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+ [\x21-\x7e]+ HTTP/[0-9]\.[0-9]\r?\n")
 _HEAD_END = re.compile(rb"\n\r?\n")
-_HOST = re.compile(rb"[A-Za-z0-9!$%&'()*+,\-.:;=\[\]_~]*")
-"""What Go's server accepts as a Host header (httpguts.ValidHostHeader)."""
-
-
-class Refusal(NamedTuple):
-    """Why a request is refused before any handler sees it: the status, and what net/http writes behind it."""
-
-    status: int
-    why: bytes = b""
-
-
-def fault(request: h11.Request, header_bytes: int) -> Refusal | None:
-    """What is wrong with a request that h11 accepts and Go's net/http refuses."""
-    headers = {name.lower(): value for name, value in request.headers}
-    if request.http_version not in (b"1.0", b"1.1"):
-        return Refusal(400 if request.method == b"PRI" else 505)
-    if len(request.method) + len(request.target) + sum(len(n) + len(v) for n, v in request.headers) > header_bytes:
-        return Refusal(431)
-    # With both lengths a proxy in front may see two requests where we see one (RFC 9112, 6.3).
-    if request.target.startswith(b"?") or (b"content-length" in headers and b"transfer-encoding" in headers):
-        return Refusal(400)
-    if not _HOST.fullmatch(headers.get(b"host", b"")):
-        return Refusal(400, b"malformed Host header")
-    if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
-        return Refusal(417)
-    return None
 
 
 class Listener(NamedTuple):
@@ -104,7 +87,8 @@ class HTTP1(asyncio.BufferedProtocol):
         """Of the request in progress: each request has its own, so bytes behind a request stay out of it."""
         self._stream: HTTPStream | None = None
         """Runs the request in progress."""
-        self._version = b"1.1"
+        self._request: h11.Request | None = None
+        """The request in progress, or the last one."""
         self._response = b""
         """What of the response is there so far; it is written in one piece, which costs both sides less."""
         self._status = 0
@@ -184,9 +168,9 @@ class HTTP1(asyncio.BufferedProtocol):
     def _next_request(self) -> None:
         """Start the next request if its head is complete, or refuse it."""
         received, header_bytes = self._received, self._connections.limits.header_bytes
-        if not received:
+        if not received or (self._request is not None and len(received) < NEXT_BYTES):
             return
-        if received[0] < 0x21 or (b"\n" in received and not _REQUEST_LINE.match(received)):
+        if received[0] < 0x21 or (b"\n" in received and not heads.line_is_valid(received)):
             self._refuse(Refusal(400))
             return
         end = _HEAD_END.search(received)
@@ -198,22 +182,25 @@ class HTTP1(asyncio.BufferedProtocol):
             return
         head = bytes(received[: end.end()])
         del received[: end.end()]
+        refused = Refusal(431) if len(head) > header_bytes else heads.fault(head)
+        if refused is not None:
+            self._refuse(refused)
+            return
         self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=header_bytes)
-        self._parser.receive_data(head)
+        self._parser.receive_data(heads.escaped(head))
         try:
             request = self._parser.next_event()
         except h11.RemoteProtocolError as error:
             self._refuse(Refusal(error.error_status_hint))
             return
         assert isinstance(request, h11.Request)
-        if (refused := fault(request, header_bytes)) is not None:
-            self._refuse(refused)
-            return
         self._start(request)
 
     def _start(self, request: h11.Request) -> None:
         self._connections.is_served(self)
-        self._version = request.http_version
+        self._request = request
+        target = heads.origin_form(request.method, request.target)
+        assert target is not None
         shared = self._listener
         self._stream = HTTPStream(
             shared.app,
@@ -232,7 +219,7 @@ class HTTP1(asyncio.BufferedProtocol):
             headers=list(request.headers),
             http_version=request.http_version.decode(),
             method=request.method.decode(),
-            raw_path=request.target,
+            raw_path=target,
             state={HANG_UP: self._hang_ups.begin(request.headers)},  # type: ignore[arg-type]  # meant for a lifespan
         )
         shared.group.spawn(_run, self._stream, asked)
@@ -286,14 +273,18 @@ class HTTP1(asyncio.BufferedProtocol):
                 await self._write()
 
     def _head(self, response: Response) -> bytes:
-        """The status line and the headers, with the status line as Go writes it."""
-        headers = [*response.headers, *self._listener.config.response_headers("h11")]
+        """The status line and the headers as Go writes them."""
+        assert self._request is not None
+        headers = [*response.headers, (b"date", _date())]
         # Close behind a body that was not read to its end, or if another client waits for a place.
-        if self._parser.their_state in (h11.SEND_BODY, h11.ERROR) or self._connections.full:
+        refused_connect = self._request.method == b"CONNECT" and response.status_code >= REFUSES_CONNECT
+        if self._parser.their_state in (h11.SEND_BODY, h11.ERROR) or self._connections.full or refused_connect:
             headers.append((b"connection", b"close"))
         reason = REASONS.get(response.status_code, b"")
         head = self._encode(h11.Response(status_code=response.status_code, headers=headers, reason=reason))
-        return head.replace(b"HTTP/1.1", b"HTTP/1.0", 1) if self._version == b"1.0" else head
+        if self._request.http_version == b"1.0":
+            head = head.replace(b"HTTP/1.1", b"HTTP/1.0", 1).replace(b"Connection: close\r\n", b"")
+        return head
 
     def _encode(self, event: h11.Response | h11.Data | h11.EndOfMessage) -> bytes:
         if self._parser.our_state is h11.SWITCHED_PROTOCOL:  # by CONNECT, which Go answers as any other method
@@ -340,3 +331,8 @@ def _endpoint(transport: asyncio.Transport, name: str) -> tuple[str, int] | None
     """An address of the connection as ASGI has it; None for a unix socket."""
     address: Any = transport.get_extra_info(name)
     return (address[0], address[1]) if isinstance(address, tuple) else None
+
+
+def _date() -> bytes:
+    """The value of the Date header (RFC 9110, 5.6.7).  The process keeps the C locale, so the names are English."""
+    return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()).encode()

@@ -61,10 +61,11 @@ class Connections:
         self.full = False
         """Whether a client waits for a place, while requests in progress take them all."""
 
-    def has_room(self, coming: int = 0) -> bool:
-        """Whether one more connection than those open and the `coming` can be held, others being closed if need be."""
-        excess = len(self._waiting) + len(self._served) + coming + 1 - self.limits.connections
-        return excess <= 0 or len(list(islice(self._closable(), excess))) == excess
+    def room(self, coming: int, wanted: int) -> int:
+        """How many of `wanted` more connections can be held beside those open and the `coming`, others being closed if need be."""
+        free = self.limits.connections - len(self._waiting) - len(self._served) - coming
+        lacking = wanted - free
+        return wanted if lacking <= 0 else max(0, free + len(list(islice(self._closable(), lacking))))
 
     def _closable(self) -> Iterator[Connection]:
         return (connection for connection in self._waiting if not connection.has_unread())

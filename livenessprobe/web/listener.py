@@ -11,6 +11,7 @@ import sys
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
+from livenessprobe.process import port_holder
 from livenessprobe.settings.listen_address import ListenAddress, join_host_port
 
 _WILDCARD = "0.0.0.0"  # noqa: S104  the wildcard is what was asked for
@@ -19,7 +20,15 @@ BACKLOG = 1024
 
 
 class ListenError(Exception):
-    """A listener cannot be opened; the text names the address and the cause."""
+    """
+    A listener cannot be opened; the text names the address and the cause.
+
+    `taken` is what is known about an address that exists and cannot be had; None if the address itself is wrong.
+    """
+
+    def __init__(self, message: str, taken: str | None = None) -> None:
+        super().__init__(message)
+        self.taken = taken
 
 
 class SocketAddress(NamedTuple):
@@ -117,9 +126,20 @@ def _listen_tcp(address: SocketAddress) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise ListenError(f"listen tcp {address.text}: bind: {_go_errno(error)}") from None
+        raise ListenError(
+            f"listen tcp {address.text}: bind: {_go_errno(error)}", _known(error, address.sockaddr[1])
+        ) from None
     listener.setblocking(False)
     return listener
+
+
+def _known(error: OSError, port: int) -> str:
+    """What is known of a TCP port that cannot be had."""
+    if error.errno == errno.EADDRINUSE:
+        return port_holder.holder(port)
+    if error.errno == errno.EACCES:
+        return "a port below 1024 needs root or the capability NET_BIND_SERVICE"
+    return "no network interface of this pod has the address" if error.errno == errno.EADDRNOTAVAIL else ""
 
 
 def _listen_unix(path: str) -> socket.socket:
@@ -132,7 +152,7 @@ def _listen_unix(path: str) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise ListenError(f"listen unix {path}: bind: {_go_errno(error)}") from None
+        raise ListenError(f"listen unix {path}: bind: {_go_errno(error)}", "") from None
     listener.setblocking(False)
     return listener
 

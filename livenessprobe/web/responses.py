@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from functools import lru_cache
-from http import HTTPStatus
 from typing import NamedTuple
 
 from livenessprobe.driver.result import ProbeResult
@@ -43,7 +42,7 @@ def _whole(status: int, headers: dict[str, str], body: bytes) -> Response:
 
 
 PLAIN = {
-    Handler.BAD_REQUEST: _whole(400, {"Content-Type": TEXT, "Connection": "close"}, b"400 Bad Request"),
+    Handler.BAD_REQUEST: _whole(400, {"Connection": "close"}, b""),
     Handler.SERVER_OPTIONS: _whole(200, {}, b""),
     Handler.NOT_FOUND: _whole(404, {"Content-Type": TEXT, "X-Content-Type-Options": "nosniff"}, b"404 page not found\n"),
 }
@@ -89,11 +88,25 @@ def redirect(method: str, location: str, query: str) -> Response:
 
 
 _REFUSALS = {417: b"", 501: b"Unsupported transfer encoding"}
-REASONS = {status.value: status.phrase.encode() for status in HTTPStatus} | {
+REASONS = {
+    200: b"OK",
+    307: b"Temporary Redirect",
+    400: b"Bad Request",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    406: b"Not Acceptable",
+    408: b"Request Timeout",
+    413: b"Request Entity Too Large",
+    417: b"Expectation Failed",
+    429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    503: b"Service Unavailable",
     505: b"HTTP Version Not Supported",
 }
-"""Reason phrases in Go's spelling."""
+"""Reason phrases in Go's spelling (net/http, `StatusText`).  Python's `http` has most of them too, and costs memory."""
 
 
 def refusal(status: int, why: bytes = b"") -> bytes:

@@ -48,7 +48,6 @@ async def serve(
 
 def _config() -> Config:
     config = Config()
-    config.include_server_header = False
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn")
     config.errorlog.setLevel(logging.WARNING)

@@ -163,6 +163,16 @@ def test_help_exits_with_0() -> None:
     done = check("--help")
     assert done.code == HEALTHY
     assert "-url" in done.out and "-wait" in done.out and "-csi-address" in done.out
+    assert "check [flags]:\n  Probe once" in done.out
+
+
+def test_a_refusal_has_the_way_out_and_all_mistakes() -> None:
+    flag = check("--prob-timeout=3s")
+    variables = check("--csi-address=", LIVENESSPROBE_V="x")
+
+    assert (flag.code, variables.code) == (USAGE, USAGE)
+    assert flag.err == ("livenessprobe check: flag provided but not defined: -prob-timeout; did you mean --probe-timeout?\n")
+    assert [line.partition(": ")[2][:15] for line in variables.err.splitlines()] == ["Invalid setting", "Failed to estab"]
 
 
 def test_json_output_has_the_result_the_reason_and_the_address(driver: FakeDriver) -> None:

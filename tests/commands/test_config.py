@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from livenessprobe.klog import log as klog
 from livenessprobe.klog.folding import RepeatFilter
 from livenessprobe.klog.format import Options
 from livenessprobe.klog.writer import Sink
+from livenessprobe.settings.command_line import usage
 from livenessprobe.settings.describe import document
 from livenessprobe.settings.file import read_settings_file
 from livenessprobe.settings.layers import KEYS
@@ -79,7 +81,11 @@ def test_the_settings_in_force_are_printed_and_nothing_is_logged(run: Callable[.
     assert list(printed) == ["settings", "target", "dial", "listen"]
     assert list(printed["settings"]) == list(KEYS)
     assert printed["settings"]["probe_timeout"] == {"value": "1m30s", "source": "flag --probe-timeout"}
-    assert printed["settings"]["v"] == {"value": 4, "source": "variable LIVENESSPROBE_V"}
+    assert printed["settings"]["v"] == {
+        "value": 4,
+        "source": "variable LIVENESSPROBE_V",
+        "overridden": {"value": 3, "source": f"file {folder}/settings.toml, line 1, key v"},
+    }
     assert printed["settings"]["log_dir"] == {"value": "/l", "source": f"file {folder}/settings.toml, line 2, key log_dir"}
     assert printed["settings"]["log_file"] == {"value": "", "source": "default"}
     assert (printed["target"], printed["dial"]) == ("unix:/run/csi/socket", {"network": "unix", "path": "/run/csi/socket"})
@@ -186,8 +192,16 @@ def test_config_refuses_what_the_sidecar_refuses_with_the_same_words_and_code(
     assert said in config.err.replace(f"{folder}/", "")
 
 
-@pytest.mark.parametrize("line", [["--help"], ["-h"], ["--v=1", "-help"], ["--version"], ["--version=1", "--v=2"]])
-def test_help_and_version_are_those_of_the_sidecar(line: list[str], run: Callable[..., Done]) -> None:
+@pytest.mark.parametrize("line", [["--help"], ["-h"], ["--v=1", "-help"]])
+def test_help_is_its_own(line: list[str], run: Callable[..., Done]) -> None:
+    done = run("config", *line)
+
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"Usage of {sys.argv[0]} config [flags]:\n  Print the settings in force as JSON")
+
+
+@pytest.mark.parametrize("line", [["--version"], ["--version=1", "--v=2"]])
+def test_the_version_is_that_of_the_sidecar(line: list[str], run: Callable[..., Done]) -> None:
     config, sidecar = run("config", *line), run(*line)
 
     assert config == sidecar
@@ -198,6 +212,112 @@ def test_help_and_version_are_those_of_the_sidecar(line: list[str], run: Callabl
 def test_config_is_a_command_only_as_the_first_argument(run: Callable[..., Done]) -> None:
     with pytest.raises(AssertionError, match="not refused"):
         run("--v=1", "config")
+
+
+MANY = "probe_timeot = 1\nv = 1\nhealth_port = 1.5\n"
+
+
+@pytest.mark.parametrize("command", [[], ["config"]])
+def test_all_mistakes_are_told_at_once(command: list[str], run: Callable[..., Done], folder: Path) -> None:
+    """The first record is that of the first mistake alone; the others have their source."""
+    (folder / "f").write_text(MANY)
+
+    done = run(
+        *command,
+        f"--config={folder}/f",
+        "--csi-address=",
+        "--http-endpoint=:nosuchport",
+        LIVENESSPROBE_V="x",
+        LIVENESSPROBE_METRICS_PATH="m",
+        LIVENESSPROBE_TIMEUOT="1s",
+    )
+
+    bad_v = r"variable LIVENESSPROBE_V = \"x\": strconv.ParseUint: parsing \"x\": invalid syntax; write a whole number, such as 5"
+    bad_path = r"variable LIVENESSPROBE_METRICS_PATH = \"m\": it must begin with a slash, as /metrics does"
+    empty = "failed to exit idle mode: failed to start resolver: passthrough: received empty target in Build()"
+    way_out = "write the path of the driver's socket, such as /csi/csi.sock; a variable may be empty"
+    no_port = "a port is a number from 0 to 65535, or the name of a service that the system knows"
+    assert (done.code, done.out) == (2, "")
+    assert records(done.err) == [
+        f'"Invalid setting" err="{bad_v}"',
+        f'"Failed to establish connection to CSI driver" err="{empty}" detail="{way_out}" source="flag --csi-address"',
+        f'"Invalid setting" err="{bad_path}" source="variable LIVENESSPROBE_METRICS_PATH"',
+        '"Failed to start http server" err="listen tcp: lookup tcp/nosuchport: unknown port" '
+        f'detail="{no_port}" source="flag --http-endpoint"',
+        f'"Invalid setting" err="{folder}/f: line 1: probe_timeot is not a setting; did you mean probe_timeout?" '
+        f'source="file {folder}/f, line 1, key probe_timeot"',
+        f'"Invalid setting" err="{folder}/f: line 3: health_port is the number 1.5; write a text, such as \\"…\\"" '
+        f'source="file {folder}/f, line 3, key health_port"',
+        '"Unknown setting" detail="variable LIVENESSPROBE_TIMEUOT is not a setting; did you mean LIVENESSPROBE_PROBE_TIMEOUT?"',
+    ]
+
+
+@pytest.mark.parametrize("command", [[], ["config"]])
+def test_behind_a_refused_flag_all_other_mistakes_are_told(
+    command: list[str], run: Callable[..., Done], folder: Path
+) -> None:
+    """Of the arguments only those in front of that flag count; and a variable that the flag would override does not."""
+    (folder / "f").write_text(MANY)
+    line = [f"--config={folder}/f", "--logging-format=json", "--csi-address=", "--probe-timeout=3", "--health-port=80:80"]
+
+    done = run(*command, *line, LIVENESSPROBE_V="x", LIVENESSPROBE_PROBE_TIMEOUT="4")
+
+    first, *others = records(done.err)
+    told = [record for record in others if isinstance(record, dict)]
+    assert (done.code, first) == (2, 'invalid value "3" for flag -probe-timeout: parse error')
+    assert others[0] == f"Usage of {sys.argv[0]}:"
+    assert [record["source"] for record in told] == [
+        "variable LIVENESSPROBE_V",
+        "flag --csi-address",
+        f"file {folder}/f, line 1, key probe_timeot",
+        f"file {folder}/f, line 3, key health_port",
+    ]
+
+
+@pytest.mark.parametrize("command", [[], ["config"]])
+@pytest.mark.parametrize(
+    ("argument", "last"),
+    [
+        ("--prob-timeout=3s", "flag provided but not defined: -prob-timeout; did you mean --probe-timeout?"),
+        ("--probe-timeout=3", 'invalid value "3" for flag -probe-timeout: parse error; write a duration, such as "1m30s"'),
+        ("--bogus", "flag provided but not defined: -bogus; --help lists all flags"),
+    ],
+)
+def test_the_last_line_repeats_the_error_of_a_flag_with_the_way_out(
+    command: list[str], argument: str, last: str, run: Callable[..., Done]
+) -> None:
+    """With one mistake all other lines are the Go program's error and the usage."""
+    alone = run(*command, argument)
+    with_another = run(*command, argument, LIVENESSPROBE_V="x")
+
+    assert alone.code == with_another.code == 2
+    assert alone.err == f"{last.partition(';')[0]}\n{usage(sys.argv[0])}{last}\n"
+    assert with_another.err.splitlines()[-1] == last
+    assert "variable LIVENESSPROBE_V" in with_another.err.splitlines()[-2]
+
+
+def test_a_word_that_is_no_command_is_named_first(run: Callable[..., Done]) -> None:
+    done = run("config", "chek", "--v=5", LIVENESSPROBE_X="1", LIVENESSPROBE_V="3")
+
+    first, *_ = records(done.err)
+    assert done.code == 0
+    assert json.loads(done.out)["settings"]["v"]["value"] == 3
+    assert first == (
+        '"The first argument is no flag, so no argument is read" argument="chek" detail="did you mean check?" '
+        'unread="chek --v=5"'
+    )
+
+
+def test_a_bad_file_and_unknown_variables_alone_are_warnings(run: Callable[..., Done], folder: Path) -> None:
+    (folder / "f").write_text(MANY)
+
+    done = run("config", f"--config={folder}/f", LIVENESSPROBE_TIMEUOT="1s")
+
+    assert done.code == 0
+    assert [str(record)[:24] for record in records(done.err)] == [
+        '"Unknown setting" detail',
+        *2 * ['"Settings file ignored; r'[:24]],
+    ]
 
 
 # --- warnings, which do not stop it
@@ -213,7 +333,7 @@ def test_warnings_do_not_stop_config_from_printing(run: Callable[..., Done], fol
     assert records(done.err) == [
         r'"Warning: option connection-timeout=\"3s\" is deprecated and has no effect"',
         '"Arguments after the first one that is no flag are not read" unread="more"',
-        '"Unknown setting" detail="variable LIVENESSPROBE_TIMEUOT is not a setting; did you mean LIVENESS_PROBE_TIMEOUT?"',
+        '"Unknown setting" detail="variable LIVENESSPROBE_TIMEUOT is not a setting; did you mean LIVENESSPROBE_PROBE_TIMEOUT?"',
         '"Settings file ignored; running on flags, environment and defaults" '
         f'err="{folder}/bad: line 1: probe_timeot is not a setting; did you mean probe_timeout?"',
     ]

@@ -55,4 +55,4 @@ def test_without_a_keyboard_it_serves_until_stopped() -> None:
 def test_a_bad_flag_is_refused_in_one_line() -> None:
     done = subprocess.run([*COMMAND, "--nope"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "livenessprobe demo: flag provided but not defined: -nope\n"
+    assert done.stderr == "livenessprobe demo: flag provided but not defined: -nope; --help lists all flags\n"

@@ -83,11 +83,26 @@ def parse_log(text: str) -> tuple[str, ...]:
             records.append(f"{header[1]} {line[header.end() :]}")
         elif line.startswith("{"):
             records.append(_json_record(line))
-        elif records and records[-1][0] in "IWEF" and (line.startswith("\t") or line == " >"):
+        elif records and records[-1][0] in "IWEF" and (line.startswith("\t") or line.startswith(" >")):
             records[-1] += f"\n{line}"
         elif line:
             records.append(f"? {line}")
     return tuple(records)
+
+
+_OWN_PAIRS = re.compile(r'(?: (?:reason|detail)=(?:"(?:[^"\\]|\\.)*"|<\n(?:\t[^\n]*\n)* >))+$')
+
+
+def without_own_pairs(record: str) -> str:
+    """
+    A record without the cause that the sidecar puts behind the Go program's words, as `reason` and `detail`.
+
+    Difference 21; what is in front of them, `err` included, is the Go program's.
+    """
+    if not record.startswith("J "):
+        return _OWN_PAIRS.sub("", record) if record[:2] in ("E ", "I ") else record
+    pairs = json.loads(record[2:])
+    return f"J {json.dumps({key: value for key, value in pairs.items() if key not in ('reason', 'detail')}, ensure_ascii=False)}"
 
 
 def _json_record(line: str) -> str:

@@ -12,7 +12,15 @@ import pytest
 
 from tests.conformance import checks, raw_driver
 from tests.conformance.checks import problems
-from tests.conformance.observation import Call, DriverSeen, Observation, StepSeen, parse_log, parse_response
+from tests.conformance.observation import (
+    Call,
+    DriverSeen,
+    Observation,
+    StepSeen,
+    parse_log,
+    parse_response,
+    without_own_pairs,
+)
 from tests.conformance.vectors import HERE, HTTP_KEYS, Expectation, Vector, load_exemptions, load_vectors
 
 PLACES = {name: f"the-{name}" for name in ("SOCK", "DIR", "ABS", "HPORT", "MPORT", "DPORT", "BIN")}
@@ -31,6 +39,27 @@ SEEN = Observation(
     steps=(STEP,),
     driver=DRIVER,
 )
+
+
+@pytest.mark.parametrize(
+    ("own", "upstreams"),
+    [
+        ('E "a" err="b \\" c" reason="x" detail="y \\" z"', 'E "a" err="b \\" c"'),
+        ('E "a" err=<\n\tb\n\tc\n > reason="x" detail=<\n\td\n\te\n >', 'E "a" err=<\n\tb\n\tc\n >'),
+        ('E "a" reason="x"', 'E "a"'),
+        ('I "Still connecting" address="b" reason="x" detail="y"', 'I "Still connecting" address="b"'),
+        ('J {"msg": "a", "reason": "x", "detail": "y", "err": "b"}', 'J {"msg": "a", "err": "b"}'),
+        # Not behind, or of another name.
+        ('E "a" reason="x" err="b"', 'E "a" reason="x" err="b"'),
+        ('E "a" source="x"', 'E "a" source="x"'),
+        ('E "a" err=" reason=x"', 'E "a" err=" reason=x"'),
+        ('W "a" reason="x"', 'W "a" reason="x"'),
+        ("? x reason=y", "? x reason=y"),
+    ],
+)
+def test_only_the_cause_behind_a_record_is_left_out(own: str, upstreams: str) -> None:
+    assert without_own_pairs(own) == upstreams
+
 
 PROCESS_CASES = [
     # key, a value that holds, a value that does not

@@ -27,6 +27,7 @@ def test_the_reasons_never_change() -> None:
         "not_a_socket",
         "permission_denied",
         "stale_mount",
+        "hung_mount",
         "refused",
         "unresolved",
         "unreachable",
@@ -112,6 +113,22 @@ def test_an_unreachable_driver_has_a_sentence(reason: Reason, code: str, timed_o
     record = "Failed to establish connection to CSI driver"
 
     assert unreachable(reason, sentence, timed_out=timed_out) == ProbeResult(reason, sentence, record, err, code)
+
+
+@pytest.mark.parametrize(
+    ("result", "cause"),
+    [
+        (ProbeResult(), {}),
+        (NOT_READY, {"reason": "not_ready", "detail": "driver responded but is not ready"}),
+        (NO_TIME, {"reason": "deadline"}),
+        (CALL_TIMED_OUT, {"reason": "deadline"}),
+        (rpc_error(Reason.DRIVER_ERROR, "Internal", "x"), {"reason": "driver_error"}),
+        (unreachable(Reason.REFUSED, "nobody listens", timed_out=True), {"reason": "refused", "detail": "nobody listens"}),
+        (unreachable(Reason.REFUSED, "nobody listens", timed_out=False), {"reason": "refused"}),
+    ],
+)
+def test_the_cause_says_what_the_record_does_not(result: ProbeResult, cause: dict[str, str]) -> None:
+    assert result.cause == cause
 
 
 @pytest.mark.parametrize("reason", Reason)

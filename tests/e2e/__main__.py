@@ -6,17 +6,18 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 import traceback
 
-from tests.e2e import containers, drivers, image, kubelet, newest, prometheus
+from tests.e2e import containers, drivers, image, kubelet, limits, newest, prometheus
 from tests.e2e.host import Failed, Skip
 
 SHORT = {
     "image": image.stage_image,
     "tools": image.stage_tools,
-    "hardened": containers.stage_hardened,
+    "hardened": limits.stage_hardened,
     "uid": containers.stage_uid,
     "smoke": containers.stage_smoke,
     "longhorn": containers.stage_longhorn,
@@ -28,8 +29,8 @@ SHORT = {
 }
 STAGES = {
     **SHORT,
-    "limits": containers.stage_limits,
-    "hour": containers.stage_hour,
+    "limits": limits.stage_limits,
+    "hour": limits.stage_hour,
     "ember": drivers.stage_ember,
     "go": drivers.stage_go,
     "prometheus": prometheus.stage_prometheus,
@@ -45,6 +46,7 @@ def main(chosen: list[str]) -> int:
     if unknown := [name for name in names if name not in STAGES]:
         print(f"no stage has the name {', '.join(unknown)}; there are: short, {', '.join(STAGES)}")
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that mounts and containers are removed
     outcomes = {}
     for name in names:
         print(f"== {name}: {STAGES[name].__doc__}", flush=True)

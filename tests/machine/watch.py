@@ -43,6 +43,11 @@ FAILURES = re.compile(r'livenessprobe_probe_failures_total\{reason="(\w+)"\}')
 LABEL = re.compile(r'driver_name="((?:[^"\\]|\\.)*)"')
 LINE = re.compile(r'[IWE]\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ [\w./-]+:\d+\] "')
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x0c\x0e-\x1f]|\r(?!$)")
+FAILED = re.compile(
+    r'(?:\] |"msg":)"(?:Health check failed|Driver responded but is not ready|Lost connection|Failed to establish [^"]*)"'
+)
+CAUSE = re.compile(r' reason="\w+"|"reason":"\w+"|=<$')
+"""In the record of a failed probe; the first line of a value with several lines says nothing of what follows."""
 BAD = ("Traceback", "never retrieved", "inside the sidecar", "internal error", "fault of the sidecar", "exception", "ASGI")
 
 
@@ -407,6 +412,8 @@ class Watch:
                 self._fail(f"not a record: {line[:300]!r}")
         elif not LINE.match(line) and not line.startswith(("\t", " >")):
             self._fail(f"not a record: {line[:300]!r}")
+        if FAILED.search(line) and not CAUSE.search(line):
+            self._fail(f"a failed probe without its cause: {line[:300]!r}")
         if CONTROL.search(line):
             self._fail(f"control bytes in the log: {line[:300]!r}")
         if any(bad in line for bad in BAD):

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,7 +40,8 @@ class Driver:
 
     async def get_plugin_info(self, _connection: object, _timeout: float) -> PluginInfo | None:
         await asyncio.sleep(0.25)
-        return self.answers.pop(0)
+        answer = self.answers.pop(0)
+        return answer and answer._replace(socket=self.socket)
 
 
 def named(name: str) -> PluginInfo:
@@ -70,8 +72,8 @@ async def test_the_name_is_asked_for_until_it_is_told_and_again_when_it_may_have
     running = asyncio.create_task(name.run())
     assert name.text == "unknown-driver"
     await asyncio.sleep(60)
-    # At once, after 0.1 s and after 0.2 s more, with the larger timeout.
-    assert [(round(at - began, 6), timeout) for at, timeout in driver.asked] == [(0, 15), (0.1, 15), (0.55, 15)]
+    # At once, 0.1 s after the failed dial, and 0.1 s after the failed call, with the larger timeout.
+    assert [(round(at - began, 6), timeout) for at, timeout in driver.asked] == [(0, 15), (0.1, 15), (0.45, 15)]
     assert (name.text, changed) == ("one", ["one"])
 
     reached = Found(READY, connected=True, socket=driver.socket)
@@ -111,6 +113,68 @@ async def test_a_probe_that_reaches_the_driver_ends_the_pause() -> None:
     await asyncio.sleep(0.5)
     assert name.text == "d"
     running.cancel()
+
+
+@virtual
+async def test_after_a_failed_call_nothing_ends_the_pause() -> None:
+    failed = PluginInfo("", "rpc error", "Unimplemented")
+    driver = Driver(*[failed] * 6, None, failed, named("d"))
+    began, name = loop().time(), DriverName(driver, PROBE, Metrics(0.0), lambda: None)  # type: ignore[arg-type]
+    running = asyncio.create_task(name.run())
+    for number in range(1000):
+        name.probed(Found(READY if number % 2 else NO_TIME, connected=bool(number % 2), socket=(1, 1, number)))
+        await asyncio.sleep(0.01)
+    # A call takes 0.25 s; then the pause is 0.1, 0.2, 0.4, 0.8 and 1 s.  The dial that fails at 6.0 s is repeated at once.
+    starts = [round(at - began, 2) for at, _ in driver.asked]
+    assert starts[:6] == [0, 0.35, 0.8, 1.45, 2.5, 3.75]
+    assert [later - sooner for sooner, later in zip(starts[5:8], starts[6:9], strict=True)] == pytest.approx(
+        [1.25, 0.01, 1.25], abs=0.02
+    )
+    assert name.text == "d"
+    running.cancel()
+
+
+@virtual
+async def test_a_known_name_is_asked_for_at_most_once_a_second() -> None:
+    driver = Driver(*[named("d")] * 5)
+    name = DriverName(driver, PROBE, Metrics(0.0), lambda: None)  # type: ignore[arg-type]
+    running, began = asyncio.create_task(name.run()), loop().time()
+    for number in range(450):  # the socket file changes all the time
+        name.probed(Found(READY, connected=True, socket=(1, 1, number)))
+        await asyncio.sleep(0.01)
+    assert [at - began for at, _ in driver.asked] == pytest.approx([0, 1.25, 2.5, 3.75], abs=0.02)
+    running.cancel()
+
+
+@virtual
+async def test_each_announced_call_has_an_outcome(logged: list[str]) -> None:
+    """Also if the name is the same as before."""
+    driver = Driver(named("one"), named("one"), PluginInfo("", "rpc error", "Unavailable"), named("one"))
+    name = DriverName(driver, PROBE, Metrics(0.0), lambda: None)  # type: ignore[arg-type]
+    running = asyncio.create_task(name.run())
+    for number in (2, 3):
+        await asyncio.sleep(60)
+        driver.socket = (1, number, 1)
+        name.probed(Found(READY, connected=True, socket=driver.socket))
+    await asyncio.sleep(60)
+    running.cancel()
+
+    told = [
+        'I "Calling CSI driver to discover driver name"',
+        'I "CSI driver name" driver="one"',
+    ]
+    assert logged == [*told, *told, told[0], 'E "Failed to get CSI driver name" err="rpc error"', told[1]]
+
+
+@virtual
+async def test_a_name_that_cannot_be_asked_for_has_its_reason_in_the_log(logged: list[str]) -> None:
+    driver = Driver(*[None] * 30)
+    running = asyncio.create_task(DriverName(driver, PROBE, Metrics(0.0), lambda: None).run())  # type: ignore[arg-type]
+    await asyncio.sleep(25)
+    running.cancel()
+
+    still = 'I "Still connecting" address="unix:///csi/csi.sock" reason="refused" detail="nobody listens"'
+    assert logged == [still, still]
 
 
 @virtual

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from livenessprobe.driver.address import parse_csi_address
+from livenessprobe.driver.address import CSIAddress, parse_csi_address
 from livenessprobe.driver.connection import Dialer
 from livenessprobe.driver.identity import Identity, Question
 from livenessprobe.driver.result import (
@@ -25,6 +25,7 @@ from livenessprobe.driver.result import (
     Reason,
     rpc_error,
 )
+from livenessprobe.driver.socket_file import SocketIdentity, look
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.format import Options
 from livenessprobe.metrics import Metrics
@@ -270,15 +271,15 @@ async def test_an_internal_error_is_a_result(error: Exception) -> None:
 @virtual
 async def test_a_missing_socket_is_looked_for_every_80_ms(tmp_path: Path, grace: float, looks: int) -> None:
     seen = []
-    dialer = Dialer(parse_csi_address(str(tmp_path / "csi.sock"), "linux"), lambda: None)
-    look, began = dialer.look_at_socket, loop().time()
+    began = loop().time()
 
-    def watched() -> None:
+    def watched(address: CSIAddress) -> SocketIdentity | None:
         seen.append(loop().time() - began)
         assert len(seen) < 100  # without a pause the virtual clock would stand still
-        look()
+        return look(address)
 
-    dialer.look_at_socket = watched
+    dialer = Dialer(parse_csi_address(str(tmp_path / "csi.sock"), "linux"), lambda: None, watched)
+    dialer.socket_file._is_local = True  # virtual time does not wait for a thread
     found = await Identity(dialer).probe(Question(began + 10, began + grace))
     assert found.result.reason is Reason.SOCKET_MISSING
     assert loop().time() - began == pytest.approx(grace)
@@ -433,13 +434,13 @@ async def test_each_failure_and_each_change_of_the_report_is_logged(logged: list
         await prober.check()
     broken = "rpc error: code = Internal desc = disk on fire"
     not_ready = [
-        'E "Driver responded but is not ready"',
+        'E "Driver responded but is not ready" reason="not_ready" detail="driver responded but is not ready"',
         'W "CSI driver is unhealthy" driver="csi.example.com" reason="not_ready" detail="driver responded but is not ready"',
     ]
     assert logged == [
-        f'E "Health check failed" err="{broken}"',
+        f'E "Health check failed" err="{broken}" reason="driver_error"',
         f'W "CSI driver is unhealthy" driver="csi.example.com" reason="driver_error" detail="{broken}"',
-        f'E "Health check failed" err="{broken}"',
+        f'E "Health check failed" err="{broken}" reason="driver_error"',
         *not_ready,
         'I "CSI driver is healthy again" driver="csi.example.com" unhealthyFor="1m1.25s"',
         *not_ready,
@@ -467,7 +468,10 @@ async def test_an_internal_error_is_logged_and_returned(logged: list[str]) -> No
 
     fault = "ZeroDivisionError('division by zero')"
     assert result == ProbeResult(Reason.INTERNAL, f"livenessprobe: internal error: {fault}", "Health check failed", fault)
-    assert logged[:2] == [f'E "Probe failed inside the sidecar" err="{fault}"', f'E "Health check failed" err="{fault}"']
+    assert logged[:2] == [
+        f'E "Probe failed inside the sidecar" err="{fault}" reason="internal"',
+        f'E "Health check failed" err="{fault}" reason="internal" detail="livenessprobe: internal error: {fault}"',
+    ]
 
 
 @pytest.mark.parametrize(

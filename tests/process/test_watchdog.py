@@ -50,10 +50,11 @@ def test_the_watchdog_counts_silence_only_between_checks_that_were_on_time(
 
 SCRIPT = """
 import asyncio, os, signal, sys, time
-from livenessprobe.process import watchdog
+from livenessprobe.process import termination, watchdog
 watchdog.CHECK_SECONDS, watchdog.STUCK_SECONDS = 0.05, {stuck_seconds}
+termination.expect(sys.argv[1])
 async def main():
-    with watchdog.Watchdog(sys.argv[1]):
+    with watchdog.Watchdog():
         await asyncio.sleep(0.3)
         {body}
 asyncio.run(main())
@@ -67,6 +68,7 @@ def start(log: Path, body: str, stuck_seconds: float = 0.5) -> subprocess.Popen[
 
 
 def test_a_stuck_loop_ends_the_process_with_a_termination_message(folder: Path) -> None:
+    (folder / "log").touch()
     process = start(folder / "log", "time.sleep(60)")
 
     assert process.wait(30) == 4
@@ -104,6 +106,7 @@ responses.health = lambda report: time.sleep(60)
 def test_a_sidecar_with_a_stuck_loop_exits(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
     (folder / "sitecustomize.py").write_text(STUCK_SIDECAR)  # Python runs it before anything else
     log = folder / "termination"
+    log.touch()
     process = sidecar(f"--termination-log={log}", environ={"PYTHONPATH": f"{folder}:{ROOT}"})
     process.await_name()
 

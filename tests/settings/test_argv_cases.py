@@ -50,3 +50,27 @@ def test_any_command_lines_joined_are_read_as_by_go(
         values |= seen
 
     assert outcome(argv) == (last[1] if "error" in last[1] else values | last[1])
+
+
+REFUSED = [(argv, seen) for argv, seen in CASES if seen.get("error") not in (None, "help")]
+
+
+@given(st.lists(st.sampled_from(GOOD), max_size=4), st.sampled_from(REFUSED), st.lists(st.sampled_from(CASES), max_size=2))
+def test_behind_a_refused_flag_nothing_is_judged_and_the_error_has_a_way_out(
+    first: list[tuple[list[str], Outcome]],
+    refused: tuple[list[str], Outcome],
+    behind: list[tuple[list[str], Outcome]],
+) -> None:
+    """The settings in front are those of the same arguments alone, and the way out follows Go's words."""
+    front = [argument for case, _ in first for argument in case]
+    argv = front + refused[0] + [argument for case, _ in behind for argument in case]
+    try:
+        parse(argv)
+    except FlagError as error:
+        # The refused case may have flags of its own in front of the error.
+        assert error.before.given[: len(parse(front).given)] == parse(front).given
+        if "flag needs an argument" not in str(refused[1]["error"]):  # then the next argument is its value
+            assert str(error) == refused[1]["error"]
+        assert error.hint.startswith("; ") or "file.go:234" in str(error)
+    else:
+        assert "flag needs an argument" in str(refused[1]["error"])

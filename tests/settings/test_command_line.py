@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from livenessprobe.settings import flags
-from livenessprobe.settings.command_line import CommandLine, FlagError, HelpRequested, parse, usage
+from livenessprobe.settings.command_line import (
+    CommandLine,
+    FlagError,
+    HelpRequested,
+    first_word,
+    parse,
+    usage,
+    usage_of_command,
+)
 from livenessprobe.settings.flags import BY_NAME, FLAGS
 from tests.support import ROOT, plain
 
@@ -144,7 +152,7 @@ def test_an_error_carries_the_flags_read_before_it(rest: list[str]) -> None:
     with pytest.raises(FlagError) as refused:
         parse(["--automaxprocs", "--v=1", *rest])
 
-    assert refused.value.given == (("automaxprocs", "true"), ("v", "1"))
+    assert refused.value.before.given == (("automaxprocs", "true"), ("v", "1"))
 
 
 def test_a_command_has_flags_of_its_own() -> None:
@@ -153,6 +161,71 @@ def test_a_command_has_flags_of_its_own() -> None:
     assert parse(["--at=x", "--v=1"], [own]).values() == {"at": "x", "v": "1"}
     with pytest.raises(FlagError):
         parse(["--v=x"], [own])
+
+
+# --- hints
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--prob-timeout=3s"], "; did you mean --probe-timeout?"),
+        (["--csi_address=/a"], "; did you mean --csi-address?"),
+        (["--CSI-Address=/a"], "; did you mean --csi-address?"),
+        (["--address=/a"], "; did you mean --csi-address?"),
+        (["--log-dir=/a"], "; did you mean --log_dir?"),
+        (["-v5"], "; did you mean --v?"),
+        (["--hlep"], "; did you mean --help?"),
+        (["--bogus"], "; --help lists all flags"),
+        # A flag of Longhorn's image selects the defaults of that image, so only its users are told of it.
+        (["--timout=3s"], "; did you mean --probe-timeout?"),
+        (["--retires=3"], "; --help lists all flags"),
+        (["--timeout=3s", "--retires=3"], "; did you mean --retries?"),
+        (["--probe-timeout=3"], '; write a duration, such as "1m30s"'),
+        (["--automaxprocs=maybe"], "; write true or false"),
+        (["--v=x"], "; write a whole number, such as 5"),
+        (["--vmodule=x"], '; write a list such as ["prober=5"]'),
+        (["--stderrthreshold=x"], "; write INFO, WARNING, ERROR, FATAL or a whole number"),
+        (["--probe-timeout"], "; write --probe-timeout=DURATION"),
+        (["---v=1"], "; a flag has one or two dashes and a name"),
+    ],
+)
+def test_an_error_has_a_way_out(arguments: list[str], hint: str) -> None:
+    with pytest.raises(FlagError) as refused:
+        parse(arguments)
+
+    assert refused.value.hint == hint
+
+
+def test_a_command_suggests_its_own_flags_too() -> None:
+    with pytest.raises(FlagError) as refused:
+        parse(["--ouput=json"], [flags.Flag("output", flags.STRING, "", "")])
+
+    assert refused.value.hint == "; did you mean --output?"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word", "meant"),
+    [
+        ([], "", ""),
+        (["--v=1", "chek"], "", ""),
+        (["--", "chek"], "", ""),
+        (["chek"], "chek", "did you mean check?"),
+        (["livenessprobe", "chek", "--v=1"], "chek", "did you mean check?"),
+        (["livenessprobe", "--v=1"], "", ""),
+        (["livenessprobe", "check"], "check", "check is a command only as the first argument of the program"),
+        (["Config"], "Config", "did you mean config?"),
+        (["help"], "help", "did you mean --help?"),
+        (["version"], "version", "did you mean --version?"),
+        (["status"], "status", "status is a command only as the first argument of the program"),
+        (["/bin/sh"], "/bin/sh", "the commands are check, config, demo, status"),
+        (["-"], "-", "the commands are check, config, demo, status"),
+        (["\N{EN DASH}-v=5"], "\N{EN DASH}-v=5", "it begins with a dash that is no hyphen; write --v=5"),
+        (["\N{EM DASH}v=5"], "\N{EM DASH}v=5", "it begins with a dash that is no hyphen; write --v=5"),
+    ],
+)
+def test_a_first_argument_that_is_no_flag_is_named(arguments: list[str], word: str, meant: str) -> None:
+    assert first_word(arguments) == (word, meant)
 
 
 # --- usage
@@ -196,9 +269,21 @@ def test_a_command_has_its_own_flags_in_front() -> None:
     """As in Go, the first word in back quotes names the value; later back quotes stay."""
     own = flags.Flag("at", flags.STRING, "now", "The `when` or `when` of it.")
 
-    assert usage("x", [own]).startswith(
-        'Usage of x:\n  -at when\n    \tThe when or `when` of it. (default "now")\n  -automaxprocs\n'
+    assert usage_of_command("x", "check", [own]).startswith(
+        "Usage of x check [flags]:\n"
+        "  Probe once, and exit with 0 (healthy), 2 (not connected), 3 (call failed) or 4 (not ready).\n"
+        "\nFlags of this command:\n"
+        '  -at when\n    \tThe when or `when` of it. (default "now")\n'
+        "\nFlags of the sidecar, with the same meaning:\n"
+        "  -automaxprocs\n"
     )
+
+
+def test_the_usage_text_of_a_command_has_no_other_commands() -> None:
+    text = usage_of_command("x", "config")
+
+    assert text.startswith("Usage of x config [flags]:\n  Print the settings in force as JSON")
+    assert "demo" not in text
 
 
 def test_the_usage_text_has_sections() -> None:
@@ -216,7 +301,7 @@ def test_the_usage_text_has_sections() -> None:
         "    \tPrint the settings in force as JSON, with the source of each, and exit.\n"
         "  demo [flags]\n"
         "    \tRun with an example driver, to try this program.\n"
-        "  lint [flags] [FILE]\n"
+        "  lint [flags]\n"
         "    \tTell what the kubelet will do with manifests, and what is wrong with them.\n"
     )
 
@@ -245,6 +330,20 @@ def test_any_arguments_are_read_or_refused(arguments: list[str]) -> None:
     assert list(line.unread) == arguments[len(arguments) - len(line.unread) :]
     for name, text in line.given:
         BY_NAME[name].kind.check(text)
+
+
+@given(st.lists(WORDS, max_size=8))
+def test_a_first_argument_is_named_if_it_ends_the_flags(arguments: list[str]) -> None:
+    try:
+        line = parse(arguments)
+    except (FlagError, HelpRequested):
+        assert first_word(arguments) == ("", "")
+        return
+    word, meant = first_word(arguments)
+
+    assert bool(word) is bool(meant)
+    if word:
+        assert (line.given, line.unread) == ((), tuple(arguments))
 
 
 @given(st.lists(WORDS, max_size=6), st.lists(st.text(max_size=6), max_size=4))

@@ -10,10 +10,10 @@ import pytest
 
 from livenessprobe.settings import command_line
 from livenessprobe.settings.describe import document
-from livenessprobe.settings.layers import FILE_KEYS, SettingsError
+from livenessprobe.settings.layers import FILE_KEYS
 from livenessprobe.settings.model import Loaded, Settings
 from tests.support import ROOT
-from tests.values import as_file, load_all
+from tests.values import Refused, as_file, load_all
 
 CASES = {case["id"]: case for case in json.loads((ROOT / "tests" / "data" / "deployments.json").read_text(encoding="utf-8"))}
 """By id: command and arguments as the kubelet passes them, the sidecar's environment, and what the Go program does."""
@@ -108,12 +108,13 @@ def test_every_argument_is_read(name: str) -> None:
 
 def test_an_address_as_health_port_is_refused_at_start() -> None:
     """Go notices only after the driver has responded, and exits with 0."""
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(Refused) as refused:
         settings(REFUSED)
 
     assert refused.value.code == 1
     assert str(refused.value) == (
-        "Failed to start http server: listen tcp: address 0.0.0.0:localhost:29613: too many colons in address"
+        "Failed to start http server: listen tcp: address 0.0.0.0:localhost:29613: too many colons in address; "
+        "write the port alone: 29613; --http-endpoint takes an address"
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livenessprobe.settings.describe import Change, changes, document, values
+from livenessprobe.settings.describe import Change, changes, document, newly_overridden, values
 from livenessprobe.settings.layers import FILE_KEYS, KEYS
 from livenessprobe.settings.model import RESTART_KEYS, Loaded
 from tests.values import GROUPS, VALID, as_file, as_flags, as_variables, load_all, native, two, typed
@@ -81,6 +81,63 @@ def test_sources_are_those_of_the_values() -> None:
     }
 
 
+# --- what a flag or a variable overrides in the file
+
+
+def test_a_value_of_the_file_that_is_overridden_is_shown_beside_the_one_in_force() -> None:
+    content = b'v = 3\nprobe_timeout = "5"\nlog_dir = "/l"'  # an overridden value is not checked
+    found = document(load_all({"v": "1"}, as_variables({"probe_timeout": "2s"}), content, path="/f"))["settings"]
+
+    assert found["v"] == {
+        "value": 1,
+        "source": "flag --v",
+        "overridden": {"value": 3, "source": "file /f, line 1, key v"},
+    }
+    assert found["probe_timeout"]["overridden"] == {"value": "5", "source": "file /f, line 2, key probe_timeout"}
+    assert [key for key, entry in found.items() if "overridden" in entry] == ["probe_timeout", "v"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (b"v = 3", b"v = 4", [("v", 4)]),
+        (b"#", b"v = 4", [("v", 4)]),
+        (b"v = 4", b"v = '4'", []),
+        (b"v = 4", b"#", []),
+        (b"v = 4", b"v = 4\nlog_dir = '/l'", []),
+        (b"v = 4", b"probe_timeout = '1m'\nv = 4", [("probe_timeout", "1m0s")]),
+        (b"probe_timeout = '60s'", b"probe_timeout = '1m'", []),
+        (b"probe_timeout = '60s'", b"probe_timeout = 'x'", [("probe_timeout", "x")]),
+    ],
+)
+def test_a_changed_value_of_the_file_that_is_overridden_is_named(
+    old: bytes, new: bytes, told: list[tuple[str, object]]
+) -> None:
+    given_flags, environ = {"probe-timeout": "2s"}, as_variables({"v": "1"})
+    running, wanted = (load_all(given_flags, environ, content, path="/f") for content in (old, new))
+
+    found = newly_overridden(running, wanted)
+
+    assert [(each.key, each.wanted) for each in found] == told
+    assert all(each.source.startswith("file /f, line ") for each in found)
+    by = {"v": (1, "variable LIVENESSPROBE_V"), "probe_timeout": ("2s", "flag --probe-timeout")}
+    assert [(each.running, each.by) for each in found] == [by[key] for key, _ in told]
+    assert changes(running, wanted) == () or b"log_dir" in new
+
+
+@settings(max_examples=20)
+@given(st.dictionaries(st.sampled_from(["v", "interval", "log_dir"]), st.sampled_from(["flag", "variable", "file"])))
+def test_only_keys_of_which_another_source_is_in_force_are_overridden(places: dict[str, str]) -> None:
+    texts = {"v": "5", "interval": "9s", "log_dir": "/x"}
+    given_flags = as_flags({key: texts[key] for key, place in places.items() if place == "flag"})
+    environ = as_variables({key: texts[key] for key, place in places.items() if place == "variable"})
+
+    loaded = load_all(given_flags, environ, as_file(texts), path="/f")
+
+    assert set(loaded.overridden) == {key for key, place in places.items() if place != "file"}
+    assert newly_overridden(loaded, loaded) == ()
+
+
 # --- the document
 
 
@@ -146,6 +203,8 @@ BOTH, HEALTH, METRICS = ["healthz", "metrics"], ["healthz"], ["metrics"]
         ({"metrics_address": ":81"}, [("0.0.0.0:9808", HEALTH, True), (":81", METRICS, True)]),
         ({"metrics_address": "[::1]:81"}, [("0.0.0.0:9808", HEALTH, True), ("[::1]:81", METRICS, False)]),
         ({"metrics_address": "unix:/m.sock"}, [("0.0.0.0:9808", HEALTH, True), ("/m.sock", METRICS, False)]),
+        ({"http_endpoint": "[::1]:80", "metrics_address": ":81"}, [("[::1]:80", HEALTH, False), (":81", METRICS, True)]),
+        ({"http_endpoint": ":80", "metrics_address": "0.0.0.0:80"}, [(":80", BOTH, True)]),
     ],
 )
 def test_addresses_of_the_listeners(texts: dict[str, str], listen: list[tuple[str, list[str], bool]]) -> None:

@@ -12,9 +12,8 @@ import warnings
 import pytest
 from dynaconf.utils.parse_conf import converters, parse_conf_data
 
-from livenessprobe.settings.layers import SettingsError
 from tests.support import ROOT
-from tests.values import PATH, as_file, as_flags, as_variables, load_all
+from tests.values import PATH, Refused, as_file, as_flags, as_variables, load_all
 
 PLACES = ("flag", "variable", "file")
 
@@ -48,7 +47,7 @@ def test_each_cast_would_act_if_dynaconf_saw_it(cast: str) -> None:
 @pytest.mark.parametrize("cast", sorted(converters))
 def test_no_cast_gives_a_setting_its_type(cast: str) -> None:
     """`@int 3` is no number, and an item of a list stays text."""
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(Refused) as refused:
         load_all({}, as_variables({"v": f"{cast} 3"}))
 
     assert f'v = "{cast} 3": strconv.ParseUint' in load_all(file=as_file({"v": f"{cast} 3"})).file_error

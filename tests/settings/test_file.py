@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from livenessprobe.settings.file import FileContent, read_settings_file
-from livenessprobe.settings.layers import FILE_KEYS, KEYS, Raw, SettingsError
+from livenessprobe.settings.layers import FILE_KEYS, KEYS, Raw
 from tests.support import ROOT
-from tests.values import FLAG_ALIASES, PATH, VARIABLE_ALIASES, as_file, as_variables, load_all
+from tests.values import FLAG_ALIASES, PATH, VARIABLE_ALIASES, Refused, as_file, as_variables, load_all
 
 # --- the faults of a file
 
@@ -69,7 +69,7 @@ FAULTS = [
     (
         "health_port = '80:80'",
         "Failed to start http server: listen tcp: address 0.0.0.0:80:80: too many colons in address "
-        "(line 1, key health_port)",
+        "(line 1, key health_port); write the port alone: 80; --http-endpoint takes an address",
     ),
     # of the whole
     ("", "is empty; a file of comments alone says that the defaults are meant"),
@@ -77,6 +77,17 @@ FAULTS = [
     ("\ufeffv = 1", "begins with a byte order mark; save it as UTF-8 without one"),
     ("v = 1\nv = 2", "is not TOML: Cannot overwrite a value (at end of document)"),
     ("v = ", "is not TOML: Invalid value (at end of document)"),
+    (
+        "probe_timeout = 2s",
+        "is not TOML: Expected newline or end of document after a statement (at line 1, column 18); "
+        'write probe_timeout = "2s"',
+    ),
+    (
+        "v = 1\ncsi_address = /csi/csi.sock # the driver's\n",
+        'is not TOML: Invalid value (at line 2, column 15); write csi_address = "/csi/csi.sock"',
+    ),
+    ("logtostderr = True", "is not TOML: Invalid value (at line 1, column 15); write logtostderr = true"),
+    ("logtostderr = maybe", "is not TOML: Invalid value (at line 1, column 15)"),
     ("v: 1", "is not TOML: Expected '=' after a key in a key/value pair (at line 1, column 2)"),
 ]
 
@@ -88,7 +99,7 @@ def test_an_error_names_the_line_and_the_fix(content: str, sentence: str) -> Non
     assert loaded.file_error == f"{PATH}: {sentence}"
     assert loaded.settings == load_all().settings
 
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(Refused) as refused:
         load_all({"config-strict": "true"}, file=content.encode())
     assert (str(refused.value), refused.value.code) == (f"Settings file refused: {PATH}: {sentence}", 1)
 
@@ -170,11 +181,13 @@ VALUES = st.sampled_from(["", ":1", "/a", "1s", "0", "json", "a=1", "80:80", "ht
 def test_any_error_of_a_file_names_the_file_once(file: dict[str, object], environ: dict[str, object]) -> None:
     texts = {key: text for key, text in environ.items() if isinstance(text, str)}
     try:
-        error = load_all({}, as_variables(texts), as_file(file)).file_error
-    except SettingsError as refused:
+        mistakes = load_all({}, as_variables(texts), as_file(file)).file_mistakes
+    except Refused as refused:
         assert PATH not in str(refused), "without the file it is refused as well"
-    else:
-        assert error == "" or (error.startswith(f"{PATH}: ") and error.count(PATH) == 1)
+        mistakes = tuple(mistake for mistake in refused.mistakes if PATH in mistake.source)
+    for mistake in mistakes:
+        assert mistake.err.startswith(f"{PATH}: ")
+        assert mistake.err.count(PATH) == 1
 
 
 # --- reading

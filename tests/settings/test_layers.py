@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from livenessprobe.settings import flags, layers
-from livenessprobe.settings.layers import KEYS, LONGHORN_DEFAULTS, PREFIX, Raw, SettingsError, defaults, merge, overlay
+from livenessprobe.settings.layers import KEYS, LONGHORN_DEFAULTS, PREFIX, Raw, defaults, merge, overlay
 from livenessprobe.settings.model import Loaded
-from tests.values import FLAG_ALIASES, VARIABLE_ALIASES, given_by, load_all, two
+from tests.values import FLAG_ALIASES, VARIABLE_ALIASES, Refused, given_by, load_all, two
 
 ALIASED = sorted({*FLAG_ALIASES.values(), *VARIABLE_ALIASES.values()})
 
@@ -100,11 +100,11 @@ def test_two_names_with_different_values_are_refused_by_both(
 ) -> None:
     text, other_text = data.draw(two(key))
 
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(Refused) as refused:
         read_names(place, **{one: text, other: other_text})
 
-    assert (refused.value.message, refused.value.code) == ("Contradicting settings", 1)
-    assert refused.value.err == (
+    assert (refused.value.mistakes[0].message, refused.value.code) == ("Contradicting settings", 1)
+    assert refused.value.mistakes[0].err == (
         f"{Raw(text, f'{place} {DASHES[place]}{one}')} and {Raw(other_text, f'{place} {DASHES[place]}{other}')} "
         "are the same setting; give one of them"
     )
@@ -135,7 +135,7 @@ def test_two_names_with_equal_values_are_accepted_and_the_projects_own_is_the_so
 
 
 def test_contradicting_values_are_quoted_as_given() -> None:
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(Refused) as refused:
         load_all({}, {"CSI_ENDPOINT": 'unix:///a "b"', "LIVENESSPROBE_CSI_ADDRESS": "/c\n"})
 
     assert str(refused.value) == (

@@ -47,6 +47,36 @@ def test_a_unix_socket_can_be_listened_on(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("127.0.0.1:1", "127.0.0.1:1", True),
+        ("localhost:http", "localhost:http", True),
+        ("[::1]:1", "[0:0::1]:1", True),
+        ("127.0.0.1:1", "[::ffff:127.0.0.1]:1", True),
+        # One socket for both IPs: all wildcards are one address.
+        (":1", "0.0.0.0:1", True),
+        ("[::]:1", ":1", True),
+        ("[::]:1", "0.0.0.0:1", True),
+        ("unix:///run/h.sock", "unix:/run/h.sock", True),
+        ("127.0.0.1:1", "127.0.0.1:2", False),
+        (":1", ":2", False),
+        ("127.0.0.1:1", ":1", False),
+        ("127.0.0.1:1", "[::1]:1", False),
+        ("a:1", "b:1", False),
+        ("127.0.0.1:1", "localhost:1", False),
+        (":1", "unix:///run/h.sock", False),
+        ("unix:///run/h.sock", "unix:///run/m.sock", False),
+    ],
+)
+def test_one_address_may_be_written_in_several_ways(one: str, other: str, same: bool) -> None:
+    """Names of hosts and ports are not looked up."""
+    first, second = parse_listen_address(one), parse_listen_address(other)
+
+    assert first.is_same_as(second) is same
+    assert second.is_same_as(first) is same
+
+
+@pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("abc", "missing port in address"),

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from livenessprobe.settings.layers import FILE_KEYS, KEYS, PREFIX, Raw, SettingsError
+from livenessprobe.settings.layers import FILE_KEYS, KEYS, PREFIX, Raw
 from livenessprobe.settings.load import keep_restart_keys
 from livenessprobe.settings.model import LIVE_KEYS, RESTART_KEYS, Loaded
-from tests.values import GROUPS, PATH, VALID, Texts, as_file, as_flags, as_variables, load_all, native, two, typed
+from tests.values import GROUPS, PATH, VALID, Refused, Texts, as_file, as_flags, as_variables, load_all, native, two, typed
 
 
 def read_all(flag: Texts, variable: Texts, file: bytes) -> Loaded:
@@ -193,7 +193,7 @@ def test_a_bad_file_is_ignored_with_an_error_sentence(content: bytes, sentence: 
     assert sentence in loaded.file_error
     assert loaded.settings == load_all().settings
 
-    with pytest.raises(SettingsError, match="Settings file refused"):
+    with pytest.raises(Refused, match="Settings file refused"):
         load_all({"config-strict": "true"}, {}, content, path="settings.toml")
 
 
@@ -244,7 +244,7 @@ def test_any_environment_is_settings_or_a_refusal(environ: dict[str, str]) -> No
     environ.pop("LIVENESSPROBE_CONFIG", None)
     try:
         load_all({}, environ)
-    except SettingsError as refused:
+    except Refused as refused:
         assert refused.code in (1, 2)
 
 

@@ -10,8 +10,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from livenessprobe.klog.format import Options
-from livenessprobe.settings.layers import KEYS, PREFIX, SettingsError
-from tests.values import GROUPS, PATH, VALID, as_file, as_flags, as_variables, load_all
+from livenessprobe.settings.layers import KEYS, PREFIX
+from tests.values import GROUPS, PATH, VALID, Refused, as_file, as_flags, as_variables, load_all
 
 # --- contradictions
 
@@ -25,7 +25,7 @@ def read_sides(**sides: tuple[str, str]) -> str:
     file = as_file({key: text for key, (place, text) in sides.items() if place == "file"})
     try:
         return load_all(given_flags, environ, file).file_error
-    except SettingsError as refused:
+    except Refused as refused:
         return str(refused)
 
 
@@ -38,20 +38,56 @@ def side(place: str, key: str, text: str, line: int) -> str:
     }[place]
 
 
-@pytest.mark.parametrize(("other", "text"), [("health_port", "2"), ("metrics_address", ":2")])
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("other_place", PLACES)
-def test_two_listeners_for_one_purpose_are_refused_by_both(other: str, text: str, place: str, other_place: str) -> None:
-    said = read_sides(**{other: (other_place, text), "http_endpoint": (place, ":1")})
+def test_two_listeners_for_health_are_refused_by_both(place: str, other_place: str) -> None:
+    said = read_sides(health_port=(other_place, "2"), http_endpoint=(place, ":1"))
 
-    upstream = f"Only one of `--{KEYS[other].name}` and `--http-endpoint` can be explicitly set"
+    upstream = "Only one of `--health-port` and `--http-endpoint` can be explicitly set"
     line = 2 if other_place == "file" else 1
-    sides = f"{side(other_place, other, text, 1)} and {side(place, 'http_endpoint', ':1', line)}"
+    sides = f"{side(other_place, 'health_port', '2', 1)} and {side(place, 'http_endpoint', ':1', line)}"
     if place == other_place == "flag":
         assert said == upstream  # upstream's record has no room for more
     else:
         path = f"{PATH}: " if "file" in (place, other_place) else ""
         assert said == f"{path}{upstream}: {sides}"
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("other_place", PLACES)
+def test_row_22_http_endpoint_and_metrics_address_go_together(place: str, other_place: str) -> None:
+    """Row 22 of docs/differences.md; the Go program refuses them."""
+    assert read_sides(metrics_address=(other_place, ":2"), http_endpoint=(place, ":1")) == ""
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "metrics_address"),
+    [("127.0.0.1:1", "127.0.0.1:1"), (":1", "0.0.0.0:1"), ("unix:/h.sock", "unix:///h.sock")],
+)
+def test_row_22_one_address_for_both_is_one_listener(endpoint: str, metrics_address: str) -> None:
+    found = load_all({"http-endpoint": endpoint, "metrics-address": metrics_address}).settings
+
+    assert (found.metrics, found.metrics_on_http) == (None, True)
+    with pytest.raises(Refused, match="that is where health is served"):
+        load_all({"http-endpoint": endpoint, "metrics-address": metrics_address, "metrics-path": "/healthz"})
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "metrics_address"), [("127.0.0.1:1", ":1"), ("127.0.0.1:1", "127.0.0.1:2"), (":1", "unix:/h.sock")]
+)
+def test_row_22_two_addresses_are_two_listeners(endpoint: str, metrics_address: str) -> None:
+    """Their paths do not collide, so the metrics may be at /healthz."""
+    found = load_all({"http-endpoint": endpoint, "metrics-address": metrics_address, "metrics-path": "/healthz"}).settings
+
+    assert found.metrics is not None
+    assert (found.http.text, found.metrics.text, found.metrics_on_http) == (endpoint, metrics_address, False)
+
+
+def test_row_22_one_address_for_health_port_and_metrics_is_two_listeners_as_for_the_go_program() -> None:
+    """So the second one cannot be opened."""
+    found = load_all({"health-port": "1", "metrics-address": ":1"}).settings
+
+    assert (found.metrics is not None, found.metrics_on_http) == (True, False)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -63,7 +99,7 @@ def test_vmodule_and_json_are_refused_by_both(place: str, other_place: str) -> N
     sides = f" ({side(place, 'vmodule', 'a=1', 1)} and "
     sides += f"{side(other_place, 'logging_format', 'json', 2 if place == 'file' else 1)})"
     path = f"{PATH}: " if "file" in (place, other_place) else ""
-    assert said == path + upstream + ("" if place == other_place == "flag" else sides)
+    assert said == path + upstream + ("" if place == other_place == "flag" else sides) + "; leave one of the two out"
 
 
 # --- values that are refused, and what becomes of the others
@@ -93,7 +129,7 @@ def test_vmodule_and_json_are_refused_by_both(place: str, other_place: str) -> N
 def test_a_bad_flag_or_variable_is_refused(
     given_flags: dict[str, str], environ: dict[str, str], code: int, record: str
 ) -> None:
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(Refused) as refused:
         load_all(given_flags, {PREFIX + name: text for name, text in environ.items()})
     assert refused.value.code == code
     assert record in str(refused.value)

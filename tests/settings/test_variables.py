@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livenessprobe.settings.layers import KEYS, LONGHORN_DEFAULTS, SettingsError
+from livenessprobe.settings.layers import KEYS, LONGHORN_DEFAULTS, overlay
 from livenessprobe.settings.variables import LONGHORN_VARIABLES, longhorn_is_meant
-from tests.values import given_by, load_all
+from tests.values import Refused, given_by, load_all
 
 # --- variables that are no settings
 
@@ -61,7 +61,7 @@ def test_variables_of_kubernetes_services_are_ignored(service: str, ports: list[
 def test_a_setting_that_looks_like_a_service_variable_is_still_a_setting(
     environ: dict[str, str], code: int, sentence: str
 ) -> None:
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(Refused) as refused:
         load_all({}, environ)
 
     assert refused.value.code == code
@@ -78,7 +78,9 @@ def test_a_setting_that_looks_like_a_service_variable_is_still_a_setting(
         ("LIVENESS_PROBE_TIMOUT", "; did you mean LIVENESS_PROBE_TIMEOUT?"),
         ("LIVENESS_PROBE_CSI_ADDRESS", "; did you mean LIVENESSPROBE_CSI_ADDRESS?"),
         ("LIVENESSPROBE_PROBE_TIMEOUT__X", "; did you mean LIVENESSPROBE_PROBE_TIMEOUT?"),
-        ("LIVENESSPROBE_TIMEOUT", "; did you mean LIVENESS_PROBE_TIMEOUT?"),
+        ("LIVENESSPROBE_TIMEOUT", "; did you mean LIVENESSPROBE_PROBE_TIMEOUT?"),
+        ("LIVENESSPROBE_RETRIES", ""),
+        ("LIVENESSPROBE_ENDPOINT", "; did you mean LIVENESSPROBE_HTTP_ENDPOINT?"),
         ("LIVENESSPROBE_", ""),
         ("LIVENESSPROBE_REPLICAS", ""),
         ("LIVENESSPROBE_QWJZK_QWJZK_QWJZK", ""),
@@ -89,6 +91,15 @@ def test_an_unknown_variable_is_a_warning_with_the_nearest_name(name: str, hint:
 
     assert loaded.warnings == (f"variable {name} is not a setting{hint}",)
     assert loaded.settings == load_all({"v": "3"}).settings
+
+
+UNKNOWN = st.text(st.sampled_from("ABCDEFGHIJKLMNOPQRSTUVWXYZ_"), max_size=12).filter(lambda rest: rest.lower() not in KEYS)
+
+
+@given(UNKNOWN | st.sampled_from([*LONGHORN_VARIABLES]))
+def test_a_variable_is_never_taken_for_one_that_selects_longhorns_defaults(rest: str) -> None:
+    for warning in load_all({}, {f"LIVENESSPROBE_{rest}": "1s"}, merger=overlay).warnings:
+        assert "did you mean" not in warning or "; did you mean LIVENESSPROBE_" in warning
 
 
 def test_variables_without_our_prefix_are_ignored() -> None:

@@ -136,7 +136,7 @@ async def test_metrics_are_read_on_the_event_loop() -> None:
 # --- loading Quart
 
 
-async def ask(app: Any, path: str) -> int:
+async def ask(app: Any, path: str, accept: str = "*/*") -> int:
     """The status of the response to a GET of `path`."""
     statuses: list[int] = []
     answered = asyncio.Event()
@@ -158,7 +158,7 @@ async def ask(app: Any, path: str) -> int:
         "method": "GET",
         "root_path": "",
         "query_string": b"",
-        "headers": [],
+        "headers": [(b"accept", accept.encode())],
         "client": ("127.0.0.1", 1),
         "path": path,
         "raw_path": path.encode(),

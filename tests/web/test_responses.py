@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from http import HTTPStatus
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from livenessprobe.driver.result import CALL_TIMED_OUT, NOT_READY, READY, ProbeResult, Reason, rpc_error, unreachable
 from livenessprobe.probing.standing import Standing
 from livenessprobe.settings.model import Thresholds
-from livenessprobe.web.responses import Check, as_json, as_text, checks, wants_json
+from livenessprobe.web.responses import REASONS, Check, as_json, as_text, checks, wants_json
 from livenessprobe.web.routes import Handler
 
 LIVEZ, READYZ, STARTUPZ = Handler.LIVEZ, Handler.READYZ, Handler.STARTUPZ
@@ -227,3 +228,11 @@ def test_a_part_shows_the_last_result_of_its_kind() -> None:
 
     assert answers == Check("answers", True, newest, 0.25)
     assert ready == Check("ready", False, newest, 0.25)
+
+
+OF_GO = {413: "Request Entity Too Large", 431: "Request Header Fields Too Large", 505: "HTTP Version Not Supported"}
+
+
+@pytest.mark.parametrize("status", REASONS)
+def test_reason_phrases_are_those_of_python_or_go(status: int) -> None:
+    assert REASONS[status].decode() == OF_GO.get(status, HTTPStatus(status).phrase)

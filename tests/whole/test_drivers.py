@@ -98,7 +98,10 @@ def test_by_default_an_unreachable_driver_is_reported_at_the_timeout(sidecar: St
     assert (answer.status, answer.reason) == (500, "socket_missing")
     assert answer.body == f"{socket_path} does not exist: the driver is not running, or its folder is not mounted here"
     assert 0.95 < answer.seconds < 5
-    process.await_log('"Failed to establish connection to CSI driver" err="context deadline exceeded"')
+    process.await_log(
+        '"Failed to establish connection to CSI driver" err="context deadline exceeded" '
+        f'reason="socket_missing" detail="{answer.body}"'
+    )
     assert (
         process.metric(
             'csi_sidecar_operations_seconds_count{driver_name="unknown-driver",grpc_status_code="Unavailable",'
@@ -108,6 +111,37 @@ def test_by_default_an_unreachable_driver_is_reported_at_the_timeout(sidecar: St
     )
     assert process.metric('livenessprobe_probe_failures_total{reason="socket_missing"}') == 1
     assert process.metric("livenessprobe_driver_up") == 0
+
+
+def test_metrics_name_the_driver_and_the_reason_of_the_last_failure(socket_path: str, sidecar: Start) -> None:
+    """While it is missing, hung, ready and not ready, and after it has come back under another name."""
+
+    def told() -> tuple[list[str], list[str]]:
+        ones = [series for series, value in process.figures().items() if value == 1]
+        names, reasons = (
+            [series.split('"')[1] for series in ones if series.startswith(f"{family}{{")]
+            for family in ("livenessprobe_driver_info", "livenessprobe_unhealthy_reason")
+        )
+        return names, reasons
+
+    process = sidecar(AT_ONCE, "--probe-timeout=500ms")
+    assert told() == (["unknown-driver"], [])
+    process.get()
+    assert told() == (["unknown-driver"], ["socket_missing"])
+    with FakeDriver(socket_path, "first.csi.test") as driver:
+        process.get()
+        eventually(lambda: told() == (["first.csi.test"], []))
+        driver.hang = True
+        process.get()
+        assert told() == (["first.csi.test"], ["deadline"])
+        driver.hang, driver.ready = False, False
+        process.get()
+        assert told() == (["first.csi.test"], ["not_ready"])
+    process.get()
+    assert told() == (["first.csi.test"], ["socket_missing"])
+    with FakeDriver(socket_path, "second.csi.test"):
+        process.get()
+        eventually(lambda: told() == (["second.csi.test"], []))
 
 
 def test_a_driver_that_refuses_is_dialled_ten_times_a_second(socket_path: str, sidecar: Start) -> None:
@@ -278,7 +312,6 @@ def test_a_drivers_error_is_in_the_body_and_has_a_reason(
     ("behaviour", "reason"),
     [
         ({"rst": 2}, "protocol_error"),
-        ({"rst": 7}, "protocol_error"),
         ({"body_hex": "", "end_without_trailers": True}, "protocol_error"),
         ({"body_hex": "00" * (4 << 20)}, "protocol_error"),
         # A response that is too large only after it is decompressed counts the same.
@@ -290,6 +323,7 @@ def test_a_drivers_error_is_in_the_body_and_has_a_reason(
             {"trailers_only": [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "x")]},
             "protocol_error",
         ),
+        ({"rst": 7}, "connection_lost"),
         ({"close": True}, "connection_lost"),
         ({"ready": True, "close_after_data": True}, "connection_lost"),
     ],
@@ -303,6 +337,10 @@ def test_a_status_made_by_grpc_is_not_a_driver_error(
     answer = process.get()
 
     assert (answer.status, answer.reason) == (500, reason)
+    process.await_log('"CSI driver is unhealthy"')
+    errors = [line for line in process.log().splitlines() if line.startswith("E") and "Failed to get CSI" not in line]
+    assert errors != []
+    assert [line for line in errors if f' reason="{reason}"' not in line] == []
     driver.stop()
 
 
@@ -349,7 +387,17 @@ def test_a_socket_without_permission_has_a_reason(driver: FakeDriver, sidecar: S
     answer = process.get()
 
     assert (answer.status, answer.reason) == (500, "permission_denied")
-    assert answer.body == f"{driver.path}: permission denied: run as the driver's user or as root"
+    advice = "this process is root without the capability DAC_OVERRIDE: add it, or run as the driver's user"
+    assert answer.body == f"{driver.path}: permission denied: {advice}"
+
+
+def test_a_socket_beside_the_missing_one_is_named(folder: Path, sidecar: Start) -> None:
+    with FakeDriver(f"{folder}/csi-nfs.sock"):
+        answer = sidecar(AT_ONCE, f"--csi-address={folder}/csi.sock").get()
+
+    missing = f"{folder}/csi.sock does not exist: the driver is not running, or its folder is not mounted here"
+    assert (answer.status, answer.reason) == (500, "socket_missing")
+    assert answer.body == f"{missing}; beside it is the socket {folder}/csi-nfs.sock"
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting needs root")
@@ -424,3 +472,22 @@ def test_a_driver_that_closes_every_connection_is_dialled_at_a_limited_rate(
     # Dials are at least 50 ms apart; the name request and the probes share that limit.
     assert driver.seen().connections < 25 * (time.monotonic() - began) + 2
     driver.stop()
+
+
+def test_a_driver_without_a_name_is_asked_at_most_8_times_in_5_s(driver: FakeDriver, sidecar: Start) -> None:
+    """However many probes reach it, and although its socket file changes all the time."""
+    driver.name_status = grpc.StatusCode.UNIMPLEMENTED, "no"
+    process = sidecar()
+    eventually(lambda: driver.names_asked > 0)
+    began, mode = time.monotonic(), 0
+    while time.monotonic() < began + 5:
+        mode ^= 0o111
+        os.chmod(driver.path, 0o666 | mode)
+        assert process.get().status == 200
+    assert driver.names_asked <= 8
+    assert driver.probes > 20
+
+    driver.name_status = None
+    given = time.monotonic()
+    process.await_name()
+    assert time.monotonic() - given < 1.1

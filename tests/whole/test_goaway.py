@@ -8,27 +8,23 @@ their own.  `make newest` and `make e2e` run these tests on the image's interpre
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import re
-import socket
-import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 
-import hpack
 import pytest
 
 from image import mend_grpc
 from livenessprobe.driver import connection
 from livenessprobe.driver.address import parse_csi_address
 from livenessprobe.driver.diagnosis import NotConnected
-from tests.conformance.raw_driver import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, answer, frame
+from tests.conformance.raw_driver import SETTINGS, frame
 from tests.support import ROOT, Sidecar, not_on_windows
+from tests.support.frames import GET_PLUGIN_INFO, LAST_STREAM, PROBE, Call, FrameDriver, goaway, ready
 
 pytestmark = not_on_windows("Python cannot listen on AF_UNIX there")
 
@@ -37,8 +33,6 @@ NAMED = 0xD
 CODES = (*range(256), 256 + NAMED, 70007, 2**31, 2**32 - 1)
 """70007 is what Apache httpd sends as a proxy; gRPC's core looks at the last eight bits."""
 FEW = (0, 2, 11, NAMED, 14, 100, 254, 255, 70007, 2**31, 2**32 - 1)
-LAST_STREAM = 2**31 - 1
-PROBE, GET_PLUGIN_INFO = "/csi.v1.Identity/Probe", "/csi.v1.Identity/GetPluginInfo"
 
 
 class Place(Enum):
@@ -50,60 +44,24 @@ class Place(Enum):
     INSTEAD = "instead of a response, and the call was not looked at"
 
 
-class Server:
+class Server(FrameDriver):
     """A driver that is ready, and sends a GOAWAY with `code` on each connection."""
 
     def __init__(self, path: str) -> None:
         self.code = 0
         self.place = Place.BEHIND
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(path)
-        self._listener.listen(128)
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(path, self._respond)
+        self.greeting = self._greet
 
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+    def _greet(self, _connection: int) -> bytes:
+        return frame(SETTINGS) + (goaway(LAST_STREAM, self.code) if self.place is Place.BEHIND_SETTINGS else b"")
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                accepted, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(accepted,), daemon=True).start()
-
-    def _serve(self, accepted: socket.socket) -> None:
-        code, place = self.code, self.place
-        decoder, encoder, path = hpack.Decoder(), hpack.Encoder(), ""
-        with accepted, accepted.makefile("rb") as reader, contextlib.suppress(OSError):
-            if reader.read(len(PREFACE)) != PREFACE:
-                return
-            accepted.sendall(frame(SETTINGS))
-            if place is Place.BEHIND_SETTINGS:
-                accepted.sendall(goaway(LAST_STREAM, code))
-            while len(head := reader.read(9)) == 9:
-                stream = int.from_bytes(head[5:], "big")
-                payload = reader.read(int.from_bytes(head[:3], "big"))
-                kind, flags = head[3], head[4]
-                if kind == HEADERS:
-                    path = dict(decoder.decode(payload))[":path"]
-                elif kind in (SETTINGS, PING) and not flags & ACK:
-                    accepted.sendall(frame(kind, ACK, payload=payload if kind == PING else b""))
-                if kind in (HEADERS, DATA) and flags & END_STREAM:
-                    behaviour = {"ready": None} if path == PROBE else {"name": "goaway.csi.test"}
-                    response = answer(stream, behaviour, lambda headers: encoder.encode(list(headers)))
-                    accepted.sendall(
-                        {
-                            Place.BEHIND_SETTINGS: response,
-                            Place.BEFORE: goaway(stream, code) + response,
-                            Place.BEHIND: response + goaway(stream, code),
-                            Place.INSTEAD: goaway(0, code),
-                        }[place]
-                    )
-
-
-def goaway(stream: int, code: int) -> bytes:
-    return frame(GOAWAY, payload=struct.pack(">II", stream, code))
+    def _respond(self, call: Call) -> bytes:
+        if self.place is Place.INSTEAD:
+            return goaway(0, self.code)
+        before = goaway(call.stream, self.code) if self.place is Place.BEFORE else b""
+        behind = goaway(call.stream, self.code) if self.place is Place.BEHIND else b""
+        return before + ready(call) + behind
 
 
 @pytest.fixture
@@ -158,7 +116,7 @@ def test_a_goaway_of_any_code_is_the_same_for_each_call(method: str, place: Plac
     assert child.returncode == 0, (lines[-1:], child.stderr)
     assert tuple(outcomes) == CODES
     if place is not Place.BEHIND_SETTINGS:
-        expected = "Unavailable" if place is Place.INSTEAD else "answered"
+        expected = "UNAVAILABLE" if place is Place.INSTEAD else "answered"
         assert {code: outcome for code, outcome in outcomes.items() if outcome != expected} == {}
 
 
@@ -176,7 +134,8 @@ async def call_for_each_code(path: str, method: str, place: Place) -> None:
 
 async def outcome(dialer: connection.Dialer, method: str) -> str:
     try:
-        dialled = await dialer.dial(asyncio.get_running_loop().time() + 5)
+        deadline = asyncio.get_running_loop().time() + 5
+        dialled = await dialer.dial(await dialer.look(deadline), deadline)
     except NotConnected:
         return "not connected"
     try:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pytest
 
 from tests.support import COMMAND, ROOT, FakeDriver, Start, eventually, free_port, request
 
@@ -66,8 +70,9 @@ def test_equal_errors_are_folded_and_recovery_has_one_record(driver: FakeDriver,
     process.wait()
 
     lines = [line.partition("] ")[2] for line in process.log().splitlines()]
-    assert lines.count('"Driver responded but is not ready"') == 10
-    assert lines.count('"Driver responded but is not ready" repeated=15') == 1
+    record = '"Driver responded but is not ready" reason="not_ready" detail="driver responded but is not ready"'
+    assert lines.count(record) == 10
+    assert lines.count(f"{record} repeated=15") == 1
     assert sum(line.startswith('"CSI driver is unhealthy"') for line in lines) == 1
     assert sum(line.startswith('"CSI driver is healthy again"') for line in lines) == 1
 
@@ -78,6 +83,23 @@ def test_arguments_after_a_positional_are_named(driver: FakeDriver, sidecar: Sta
         f"--http-endpoint=127.0.0.1:{free_port()}", "--automaxprocs", "false", "--probe-timeout=1s", await_http=False
     )
     process.await_log('unread="false --probe-timeout=1s"')
+
+
+def test_the_sidecar_runs_behind_a_word_that_is_no_command_and_says_so_first(sidecar: Start) -> None:
+    """As the Go program does; a person who types `chek` may wait for a check."""
+    port = free_port()
+    environ = {"LIVENESSPROBE_HTTP_ENDPOINT": f"127.0.0.1:{port}"}
+    process = sidecar("chek", "--csi-address=/a", environ=environ, await_http=False)
+    process.await_log("ServeMux listening")
+
+    assert (
+        process.log()
+        .splitlines()[0]
+        .endswith(
+            '"The first argument is no flag, so no argument is read" argument="chek" detail="did you mean check?" '
+            f'unread="chek --csi-address=/a --http-endpoint=127.0.0.1:{process.port}"'
+        )
+    )
 
 
 def test_old_log_files_are_written(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
@@ -98,3 +120,16 @@ def test_a_fifo_as_log_file_stops_neither_probes_nor_stderr(driver: FakeDriver, 
     process.await_name()
     process.await_log("cannot write log file")
     assert process.get().status == 200
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the zone is Windows' own")
+def test_a_time_zone_in_posix_form_counts(sidecar: Start) -> None:
+    """Go reads only names, and writes UTC."""
+    process = sidecar(environ={"TZ": "ABC-7"})
+
+    first = re.match(r"I(\d{4} \d\d:\d\d:\d\d)\.", process.log())
+
+    assert first is not None
+    now = datetime.now(UTC).replace(tzinfo=None)
+    logged = datetime.strptime(f"{now.year}{first[1]}", "%Y%m%d %H:%M:%S")
+    assert abs(logged - now - timedelta(hours=7)) < timedelta(minutes=5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -13,7 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import FakeDriver, Sidecar, Start, eventually, incomplete, is_closed, never_reading, with_little_room
+from tests.support import (
+    FakeDriver,
+    Sidecar,
+    Start,
+    eventually,
+    free_port,
+    incomplete,
+    is_closed,
+    never_reading,
+    with_little_room,
+)
 from tests.support.names import GET, METRICS
 
 
@@ -32,17 +43,50 @@ def test_a_connection_is_closed_when_its_client_closes_it(driver: FakeDriver, si
 
 
 def test_a_taken_port_exits_with_1_and_names_the_port(folder: Path, sidecar: Start) -> None:
-    """And an older health file is removed."""
+    """With the process that holds it, and the way out; and an older health file is removed."""
     file = folder / "health"
     file.write_text("{}")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = sidecar(f"--http-endpoint=127.0.0.1:{port}", f"--health-file={file}", await_http=False)
         assert process.wait() == 1
+    name = Path("/proc/self/comm").read_text().strip() if sys.platform == "linux" else ""
+    held = f"held by {name} (PID {os.getpid()})"
     assert process.log().endswith(
-        f'"Failed to start http server" err="listen tcp 127.0.0.1:{port}: bind: address already in use"\n'
+        f'"Failed to start http server" err="listen tcp 127.0.0.1:{port}: bind: address already in use" '
+        f'detail="{held}; choose another with --http-endpoint"\n'
     )
     assert not file.exists()
+
+
+def test_row_22_health_on_one_address_and_metrics_on_another(driver: FakeDriver, sidecar: Start) -> None:
+    """Row 22 of docs/differences.md: each address is a 404 at the other's path."""
+    numbers = free_port()
+    process = sidecar(f"--metrics-address=127.0.0.1:{numbers}")
+    health = process.port
+    assert (process.get("/healthz").body, process.get("/metrics").status, process.get("/readyz").status) == ("ok", 404, 200)
+    assert process.records("ServeMux listening") == [f'address="127.0.0.1:{health}"']
+    assert process.records("Separate metrics ServeMux listening") == [f'address="127.0.0.1:{numbers}"']
+
+    process.port = numbers
+
+    assert process.metric("livenessprobe_driver_up") == 1
+    assert (process.get("/healthz").status, process.get("/readyz").status) == (404, 404)
+
+
+def test_row_22_one_address_for_both_is_one_listener(driver: FakeDriver, sidecar: Start) -> None:
+    port = free_port()
+    process = sidecar(f"--http-endpoint=127.0.0.1:{port}", f"--metrics-address=127.0.0.1:{port}", port=port)
+
+    assert (process.get("/healthz").body, process.metric("livenessprobe_driver_up")) == ("ok", 1)
+    assert process.lines("Separate metrics") == []
+
+
+def test_row_22_health_port_and_http_endpoint_are_refused_as_by_the_go_program(sidecar: Start) -> None:
+    process = sidecar("--health-port=1", "--metrics-address=:2", "--http-endpoint=:3", await_http=False)
+
+    assert process.wait() == 1
+    assert process.log().endswith('"Only one of `--health-port` and `--http-endpoint` can be explicitly set"\n')
 
 
 def test_health_on_a_unix_socket(driver: FakeDriver, folder: Path, sidecar: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import re
 import select
 import socket
@@ -15,6 +16,7 @@ import pytest
 
 from tests.support import FakeDriver, Sidecar, Start, eventually, process_status, raw, without_faults
 from tests.support.names import GET
+from tests.support.requests import RECORDED, Recorded
 
 CLOSE = b"Connection: close\r\n\r\n"
 CHUNKS = b"1\r\na\r\n" * 40 + b"0\r\n\r\n"
@@ -51,6 +53,15 @@ def test_connect_is_answered_as_any_other_method(process: Sidecar, path: str) ->
 
     assert head.startswith(b"HTTP/1.1 404 " if path == "/nope" else b"HTTP/1.1 200 OK")
     assert body.decode() == process.get(path).body
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/nope"])
+def test_the_date_is_now_in_the_form_of_http(process: Sidecar, path: str) -> None:
+    sent = process.get(path).headers["date"]
+
+    moment = email.utils.parsedate_to_datetime(sent)
+    assert sent == email.utils.format_datetime(moment, usegmt=True)
+    assert abs(moment.timestamp() - time.time()) < 10
 
 
 @pytest.mark.parametrize("method", [b"head", b"Head", b"get", b"BREW"])
@@ -115,6 +126,86 @@ def test_pipelined_requests_are_answered_in_order(process: Sidecar) -> None:
     assert received.count(b"HTTP/1.1 200 OK\r\n") == received.count(b"\r\n\r\nok") == count
 
 
+# --- as Go's net/http
+
+STATUS_LINE = re.compile(rb"HTTP/1\.[01] [^\r]*(?=\r\n)")
+
+
+def test_mutated_requests_get_the_recorded_responses_of_go(process: Sidecar) -> None:
+    """Status lines, the last body, and whether the connection stays open."""
+
+    def answer(recorded: Recorded) -> Recorded:
+        received, closed = b"", False
+        with socket.create_connection(("127.0.0.1", process.port), 5) as client:
+            client.sendall(recorded.request)
+            client.settimeout(5 if recorded.closed else 0.5)
+            with contextlib.suppress(TimeoutError):
+                while more := client.recv(65_536):
+                    received += more
+                closed = True
+        return Recorded(recorded.request, STATUS_LINE.findall(received), received.rpartition(b"\r\n\r\n")[2], closed)
+
+    with ThreadPoolExecutor(20) as pool:
+        assert list(pool.map(answer, RECORDED)) == RECORDED
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        # Go waits for the body, for ever.
+        (GET + b"Content-Length: 5\r\n\r\nabc", [b"HTTP/1.1 200 OK"]),
+        (GET + b"Transfer-Encoding: chunked\r\n\r\n", [b"HTTP/1.1 200 OK"]),
+        # Go takes the chunks, refuses the names of trailers, ignores the encoding at HTTP/1.0.
+        (GET + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", [b"HTTP/1.1 400 Bad Request"]),
+        (GET + b"Transfer-Encoding: chunked\r\nTrailer: Content-Length\r\n\r\n0\r\n\r\n" + GET + CLOSE, [b"HTTP/1.1 200 OK"] * 2),
+        (b"GET /healthz HTTP/1.0\r\nTransfer-Encoding: gzip\r\n\r\n", [b"HTTP/1.1 501 Not Implemented"]),
+        # Go keeps the connection; its 417 has the client's version.
+        (b"GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", [b"HTTP/1.0 200 OK"]),
+        (b"GET /healthz HTTP/1.0\r\nExpect: a\r\n\r\n", [b"HTTP/1.1 417 Expectation Failed"]),
+        # Go wants no Host with CONNECT, and any number of zeros.
+        (b"CONNECT /healthz HTTP/1.1\r\n\r\n", [b"HTTP/1.1 400 Bad Request"]),
+        (GET + b"Content-Length: 000000000000000000000\r\n\r\n", [b"HTTP/1.1 400 Bad Request"]),
+        # Go waits for the end of the line.
+        (GET + b"\r\n\x16\x03\x01\x02", [b"HTTP/1.1 200 OK", b"HTTP/1.1 400 Bad Request"]),
+    ],
+)  # fmt: skip
+def test_where_go_responds_otherwise(process: Sidecar, sent: bytes, expected: list[bytes]) -> None:
+    """As docs/differences.md says; the connection is closed."""
+    assert STATUS_LINE.findall(whole_answer(process, sent)) == expected
+
+
+@pytest.mark.parametrize("behind", [b"\r\n", b"\n", b"\0", b"x", b"GET"])
+def test_a_few_bytes_behind_a_request_are_no_second_request(process: Sidecar, behind: bytes) -> None:
+    """Some clients send an empty line."""
+    answer = raw(process.port, GET + b"\r\n" + behind, 0.5)
+
+    assert STATUS_LINE.findall(answer) == [b"HTTP/1.1 200 OK"]
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS"])
+def test_an_asterisk_has_no_path(process: Sidecar, method: bytes) -> None:
+    """A response without a body; OPTIONS asks about the whole server."""
+    answer = whole_answer(process, method + b" * HTTP/1.1\r\nHost: x\r\n" + CLOSE)
+
+    assert STATUS_LINE.findall(answer) == [b"HTTP/1.1 200 OK" if method == b"OPTIONS" else b"HTTP/1.1 400 Bad Request"]
+    assert answer.endswith(b"\r\n\r\n")
+
+
+def test_a_refused_tunnel_is_closed(process: Sidecar) -> None:
+    answer = whole_answer(process, b"CONNECT localhost:80 HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 404 Not Found\r\n")
+    assert b"\r\nconnection: close\r\n" in answer.lower()
+
+
+def test_http_10_is_not_told_that_the_connection_is_closed(process: Sidecar) -> None:
+    """It always is, without a header."""
+    answer = whole_answer(process, b"GET /healthz HTTP/1.0\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
+    assert b"connection:" not in answer.lower()
+
+
 # --- refusals
 
 
@@ -128,7 +219,11 @@ def test_pipelined_requests_are_answered_in_order(process: Sidecar) -> None:
         (b"GET  /healthz HTTP/1.1\n", b"400 Bad Request"),
         (b"G(T /healthz HTTP/1.1\n", b"400 Bad Request"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"400 Bad Request"),
-        (b"GET /healthz HTTP/3.0\r\nHost: x\r\n\r\n", b"505 HTTP Version Not Supported"),
+        (b"GET /healthz HTTP/3.0\r\nHost: x\r\n\r\n", b"505 HTTP Version Not Supported: unsupported protocol version"),
+        (b"GET /healthz HTTP/1.1\r\n\r\n", b"400 Bad Request: missing required Host header"),
+        (b"GET /healthz HTTP/1.1\r\nHost: a b\r\n\r\n", b"400 Bad Request: malformed Host header"),
+        (GET + b"X y: z\r\n\r\n", b"400 Bad Request: invalid header name"),
+        (GET + b"X: \x01\r\n\r\n", b"400 Bad Request"),
         (b"A" * 17_000, b"431 Request Header Fields Too Large"),
         (GET + b"X: " + b"a" * 17_000, b"431 Request Header Fields Too Large"),
     ],

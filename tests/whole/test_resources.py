@@ -348,7 +348,10 @@ UNUSED = (
     *("unittest", "doctest", "pydoc", "sqlite3"),
 )
 """Packages that answering /healthz does not need."""
-UNUSED_IF_LAZY = ("h2", "hpack", "wsproto", "priority", "email", "_ssl", "_hashlib")
+UNUSED_IF_LAZY = (
+    *("h2", "hpack", "wsproto", "priority", "email", "_ssl", "_hashlib"),
+    *("multiprocessing", "platform", "wsgiref", "http"),
+)
 """Packages that are not loaded either if imports are lazy."""
 
 
@@ -391,3 +394,19 @@ def test_where_metrics_are_served_quart_is_loaded_after_the_first_health_respons
     eventually(lambda: "quart.app" in modules_of(process), 20)
     eventually(lambda: "load Quart" not in process.threads(), 20)
     assert process.get("/metrics").status == 200
+    assert modules_of(process) & {"click.core", "jinja2.environment", "werkzeug.debug"} == set()
+
+
+EVERYTHING = ["/healthz", "/livez", "/readyz", "/startupz", "/metrics", "/", "/statusz", "/flagz", "/nowhere", "//metrics"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
+def test_no_request_loads_what_has_a_placeholder(method: str, driver: FakeDriver, sidecar: Start) -> None:
+    process = sidecar()
+    process.await_name()
+    headers = {"Accept": "application/openmetrics-text", "Accept-Encoding": "gzip", "Cookie": "session=x"}
+
+    statuses = {process.get(path, method, **headers).status for path in EVERYTHING for _ in range(2)}
+
+    assert 500 not in statuses
+    assert process.lines("costs memory") == []

@@ -84,7 +84,7 @@ FAULTS: tuple[tuple[Content, str], ...] = (
     (_link_to_itself, "Too many levels of symbolic links"),
     ("probe_timeout = 9\n", "probe_timeout is the number 9; write a duration"),
     ('probe_timeout = "9s"\nv = "-"\n', 'line 2, key v = \\"-\\": '),
-    ('probe_timeout = "9s"\nmetrics_address = ":1"\n', "Only one of `--metrics-address` and `--http-endpoint`"),
+    ('probe_timeout = "9s"\nhealth_port = 1\n', "Only one of `--health-port` and `--http-endpoint`"),
 )
 
 
@@ -276,6 +276,27 @@ def test_only_changed_settings_are_logged_each_once(mounted: Mount, follow: Star
         'key="v" old=1 new=0 source="default"',
         f'key="vmodule" old=[] new=["prober=2","conn*=3"] source="{at}, line 5, key vmodule"',
     ]
+
+
+def test_a_changed_value_that_is_overridden_is_named(mounted: Mount, sidecar: Start) -> None:
+    config = mounted("v = 1\n")
+    environ = {"LIVENESSPROBE_V": "0"}
+    process = sidecar(f"--config={config.path}", "--config-poll-interval=100ms", "--probe-timeout=2s", environ=environ)
+
+    process.swap(config, 'v = 5\nprobe_timeout = "1s"\n')
+    process.await_log('"Setting has no effect" key="probe_timeout"')
+
+    at = f"file {config.path}"
+    assert sorted(process.records("Setting has no effect")) == [
+        f'key="probe_timeout" running="2s" wanted="1s" source="{at}, line 2, key probe_timeout" '
+        'detail="is overridden by flag --probe-timeout"',
+        f'key="v" running=0 wanted=5 source="{at}, line 1, key v" detail="is overridden by variable LIVENESSPROBE_V"',
+    ]
+    assert "nothing changed" not in process.log()
+
+    process.read_again()  # the same content
+    process.await_log("nothing changed")
+    assert len(process.records("Setting has no effect")) == 2
 
 
 def test_a_grace_that_follows_the_timeout_is_logged_too(mounted: Mount, follow: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -113,6 +114,7 @@ def test_the_process_exits_after_failure_threshold_failures(
     driver: FakeDriver, folder: Path, sidecar: Start, mode: str
 ) -> None:
     log, file = folder / "log", folder / "health"
+    log.touch()
     arguments = ("--interval=500ms",) if mode == "interval" else ()
     process = sidecar(
         "--exit-on-failure", "--failure-threshold=2", f"--termination-log={log}", f"--health-file={file}", *arguments
@@ -127,8 +129,10 @@ def test_the_process_exits_after_failure_threshold_failures(
     assert process.wait() == 3
 
     assert driver.probes - before == 2
-    assert log.read_text() == (
-        f"CSI driver at unix://{driver.path} failed 2 probes in a row: not_ready: driver responded but is not ready\n"
+    assert re.fullmatch(
+        f"CSI driver at unix://{driver.path} failed 2 probes in a row: not_ready: driver responded but is not ready, "
+        "driver unhealthy for [01]s\n",
+        log.read_text(),
     )
     assert not file.exists()
     assert 'exiting as --exit-on-failure says" failures=2 reason="not_ready"' in process.log()
@@ -150,10 +154,12 @@ def test_a_termination_message_is_not_longer_than_the_kubelet_reads(
     driver: FakeDriver, folder: Path, sidecar: Start, start: str
 ) -> None:
     driver.status = (grpc.StatusCode.INTERNAL, start + "€" * 10_000)
+    (folder / "log").touch()
     process = sidecar("--exit-on-failure", "--interval=100ms", f"--termination-log={folder}/log")
     assert process.wait() == 3
     message = (folder / "log").read_bytes()
-    assert 4000 < len(message) <= 4096
+    assert 3000 < len(message) <= 4096
+    assert b", driver unhealthy for " in message
     assert message.decode().startswith(
         f"CSI driver at unix://{driver.path} failed 1 probes in a row: driver_error: rpc error: "
     )

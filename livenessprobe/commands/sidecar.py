@@ -1,0 +1,112 @@
+"""
+Asks a running sidecar over HTTP, and reads the settings as the sidecar does.
+
+For commands that run for a moment: no web framework, no Dynaconf, and the HTTP client only when it is used.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from livenessprobe.settings import command_line
+from livenessprobe.settings.file import read_settings_file
+from livenessprobe.settings.layers import overlay
+from livenessprobe.settings.load import load, with_file
+from livenessprobe.settings.model import Loaded
+
+BODY_MAX = 1 << 20
+"""Bytes of a response that are read: a driver's message of 64 KiB may come twice, each byte escaped."""
+
+
+class Place(NamedTuple):
+    """Where a sidecar listens: a host and a port, or the path of a unix socket."""
+
+    host: str
+    port: str = ""
+    socket_path: str = ""
+
+    def __str__(self) -> str:
+        return f"unix://{self.socket_path}" if self.socket_path else f"http://{_bracketed(self.host)}:{self.port}"
+
+
+class Answer(NamedTuple):
+    """A response."""
+
+    status: int
+    reason: str
+    """The word in X-Livenessprobe-Reason, empty if there is none."""
+    body: str
+
+
+class NotConnected(Exception):
+    """Nothing accepts a connection; the text has the cause."""
+
+
+class NoAnswer(Exception):
+    """The connection brought no valid response; the text has the cause."""
+
+
+def load_settings(values: Mapping[str, str], environ: Mapping[str, str]) -> Loaded:
+    """The settings from flag `values`, variables and the settings file, with all mistakes."""
+    without_file = load(values, environ, merger=overlay)
+    file = read_settings_file(without_file.raw["config"].text)
+    return with_file(without_file, file, lambda layer: load(values, environ, layer, merger=overlay))
+
+
+def parse_url(url: str) -> tuple[Place, str]:
+    """The place that `url` names, and the path and query behind it; raises FlagError if it is invalid."""
+    from urllib.parse import urlsplit
+
+    wrong = command_line.FlagError(f"--url={url}: write http://host:port or unix:///path/to/socket")
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 80
+    except ValueError:
+        raise wrong from None
+    if sys.platform != "win32" and parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
+        return Place("localhost", socket_path=parts.path), ""
+    if parts.scheme != "http" or not parts.hostname:
+        raise wrong
+    return Place(parts.hostname, str(port)), parts.path + (f"?{parts.query}" if parts.query else "")
+
+
+def get(place: Place, path: str, accept: str, timeout: float) -> Answer:
+    """
+    The response to GET `path`.
+
+    Raises NotConnected, NoAnswer, or TimeoutError if the response does not come within `timeout` seconds.
+    """
+    from http.client import HTTPConnection, HTTPException
+
+    connection = HTTPConnection(place.host, 80, timeout=timeout)
+    try:
+        if sys.platform != "win32" and place.socket_path:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(timeout)
+            connection.sock.connect(place.socket_path)
+        else:
+            connection.sock = socket.create_connection((place.host, place.port), timeout)
+    except OSError as error:
+        connection.close()
+        raise NotConnected(error.strerror or str(error)) from None
+    try:
+        connection.putrequest("GET", path, skip_host=True, skip_accept_encoding=True)
+        connection.putheader("Host", _bracketed(place.host) + (f":{place.port}" if place.port else ""))
+        connection.putheader("Accept", accept)
+        connection.endheaders()
+        response = connection.getresponse()
+        body = response.read(BODY_MAX).decode(errors="replace")
+        return Answer(response.status, response.getheader("X-Livenessprobe-Reason", ""), body)
+    except TimeoutError:
+        raise
+    except (OSError, HTTPException, ValueError) as error:
+        raise NoAnswer(repr(error)) from None
+    finally:
+        connection.close()
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

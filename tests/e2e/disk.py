@@ -1,0 +1,102 @@
+"""
+A disk of its own for the image's files, whose read-ahead is known and whose pages are in no cache.
+
+It is an ext4 file system in a file, on a loop device with direct I/O.  The read-ahead of the disk decides how much a page
+fault reads, and these pages count for the container: 128 KiB is the kernel's default and that of most nodes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.e2e import podman
+from tests.e2e.host import CACHE, Failed, Skip, run
+
+FILE = CACHE / "disk.img"
+SIZE = 512 << 20
+DEFAULT_READ_AHEAD = 128
+"""KiB, of Linux."""
+
+
+class Disk:
+    """The mounted disk; `root` has the image's files."""
+
+    def __init__(self, device: str, place: Path) -> None:
+        self._device = device
+        self._place = place
+        self.root = place / "root"
+
+    def mount(self) -> None:
+        run("mount", self._device, self._place)
+
+    def unmount(self) -> None:
+        """A container that has just ended may still hold the file system."""
+        end = time.monotonic() + 20
+        while subprocess.run(["umount", self._place], capture_output=True, check=False).returncode:
+            if time.monotonic() > end:
+                raise Failed(f"{self._place} is still in use 20 s after its container ended")
+            time.sleep(0.2)
+
+    def forget(self, read_ahead: int) -> None:
+        """Mount anew, so that no page is in the cache, with `read_ahead` KiB; Failed if the device has another value."""
+        self.unmount()
+        setting = Path("/sys/block", Path(self._device).name, "queue/read_ahead_kb")
+        setting.write_text(str(read_ahead))
+        self.mount()
+        if (found := setting.read_text().strip()) != str(read_ahead):
+            raise Failed(f"{setting} is {found}, not {read_ahead}: the figures would be those of another disk")
+
+
+@contextmanager
+def holding(image: str) -> Iterator[Disk]:
+    """A disk with the files of `image`; it is detached and deleted at the end, whatever happens.  Skip without loop devices."""
+    FILE.parent.mkdir(parents=True, exist_ok=True)
+    with FILE.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failed(f"another run uses {FILE}; wait for its end, or set E2E_CACHE") from None
+        yield from _holding(image)
+
+
+def _holding(image: str) -> Iterator[Disk]:
+    _detach_left()
+    with FILE.open("wb") as file:
+        file.truncate(SIZE)
+    place = CACHE / "disk"
+    place.mkdir(exist_ok=True)
+    try:
+        run("mkfs.ext4", "-q", "-F", FILE)
+        try:
+            device = run("losetup", "--find", "--show", "--direct-io=on", FILE)
+        except (Failed, FileNotFoundError) as error:
+            raise Skip(f"NOT MEASURED, no loop device with direct I/O can be made here: {error}") from None
+        if run("losetup", "--noheadings", "--output", "DIO", device) != "1":
+            raise Skip(f"NOT MEASURED, {device} has no direct I/O: pages would be cached twice")
+        disk = Disk(device, place)
+        try:
+            disk.mount()
+        except Failed as error:
+            raise Skip(f"NOT MEASURED, file systems cannot be mounted here: {error}") from None
+        with podman.files_of(image) as files:
+            shutil.copytree(files, disk.root, symlinks=True)
+        yield disk
+    finally:
+        with suppress(Failed):
+            run("umount", "--lazy", place)
+        _detach_left()
+        FILE.unlink(missing_ok=True)
+
+
+def _detach_left() -> None:
+    """Detach the file, now or after a run that was killed."""
+    for line in subprocess.run(["losetup", "-j", FILE], capture_output=True, text=True, check=False).stdout.splitlines():
+        device = line.partition(":")[0]
+        subprocess.run(["umount", device], capture_output=True, check=False)
+        run("losetup", "--detach", device)

@@ -1,0 +1,81 @@
+"""The bound on the connections of one listener: room for more, and which connection gives way."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from livenessprobe.metrics import Metrics
+from livenessprobe.web.limits import Connections, Limits
+
+
+class Client:
+    """A connection that says whether its client has sent bytes that were not read yet."""
+
+    def __init__(self, *, unread: bool = False) -> None:
+        self.unread = unread
+        self.aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def has_unread(self) -> bool:
+        return self.unread
+
+    def has_unsent(self) -> bool:
+        return False
+
+
+def bounded(most: int) -> Connections:
+    return Connections(Limits(most, 1000, 60.0), Metrics())
+
+
+@pytest.mark.parametrize(
+    ("waiting", "unread", "served", "coming", "room"),
+    [
+        (0, 0, 0, 0, 4),
+        (3, 0, 0, 0, 4),
+        (8, 0, 0, 0, 4),  # each newcomer replaces one that waits
+        (0, 0, 8, 0, 0),  # requests in progress stay
+        (0, 8, 0, 0, 0),  # unread bytes may be complete requests
+        (0, 0, 6, 0, 2),
+        (3, 0, 5, 0, 3),
+        (1, 2, 5, 0, 1),
+        (0, 0, 0, 6, 2),
+        (2, 0, 0, 6, 2),
+        (8, 0, 0, 6, 2),  # the 6 that are coming will replace 6 of the 8
+        (0, 0, 0, 8, 0),
+    ],
+)
+async def test_room(waiting: int, unread: int, served: int, coming: int, room: int) -> None:
+    connections = bounded(8)
+    for each in [Client() for _ in range(waiting)] + [Client(unread=True) for _ in range(unread)]:
+        connections.waits(each)
+    for each in [Client() for _ in range(served)]:
+        connections.waits(each)
+        connections.is_served(each)
+    assert connections.room(coming, 4) == room
+
+
+async def test_the_longest_waiting_without_unread_bytes_gives_way() -> None:
+    connections = bounded(4)
+    served, unread, first, second, new = clients = [Client(), Client(unread=True), Client(), Client(), Client()]
+    for each in (served, unread, first, second):
+        connections.opened(each)
+    connections.is_served(served)
+    assert connections.room(0, 1) == 1
+    connections.opened(new)
+    assert [each.aborted for each in clients] == [False, False, True, False, False]
+
+
+async def test_idle_connections_are_closed_after_their_time() -> None:
+    connections = Connections(Limits(4, 1000, 0.0), Metrics())
+    idle, served = Client(), Client()
+    connections.opened(served)
+    connections.is_served(served)
+    connections.opened(idle)
+    async with asyncio.timeout(5):
+        while not idle.aborted:
+            await asyncio.sleep(0)
+    assert not served.aborted
