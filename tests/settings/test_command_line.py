@@ -303,6 +303,8 @@ def test_the_usage_text_has_sections() -> None:
         "    \tRun with an example driver, to try this program.\n"
         "  lint [flags]\n"
         "    \tTell what the kubelet will do with manifests, and what is wrong with them.\n"
+        "  status [flags]\n"
+        "    \tPrint the status page of the running sidecar, and exit with 0, or with 2 (not connected) or 3 (no page).\n"
     )
 
 
