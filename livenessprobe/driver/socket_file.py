@@ -164,7 +164,10 @@ class _MountChanges:
                 return True
             self._poll = select.poll()
             self._poll.register(self._file, select.POLLPRI)
-        return bool(self._poll.poll(0))
+        try:
+            return bool(self._poll.poll(0))
+        except OSError:  # poll(2) wants the limit of descriptors to be no less than the files that it polls
+            return True
 
     def close(self) -> None:
         if self._file is not None:

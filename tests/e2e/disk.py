@@ -67,6 +67,7 @@ def holding(image: str) -> Iterator[Disk]:
 
 def _holding(image: str) -> Iterator[Disk]:
     _detach_left()
+    FILE.unlink(missing_ok=True)  # a new file, since a container that was left behind may still hold the old one
     with FILE.open("wb") as file:
         file.truncate(SIZE)
     place = CACHE / "disk"

@@ -14,6 +14,7 @@ import pytest
 
 from livenessprobe.driver.result import NOT_READY, READY
 from livenessprobe.probing import health_file
+from livenessprobe.probing.history import History
 from livenessprobe.probing.reporter import REPEAT_SECONDS, Reporter
 from livenessprobe.probing.standing import Standing
 from livenessprobe.settings.model import Settings, Thresholds
@@ -27,7 +28,8 @@ class Prober(SimpleNamespace):
     """Stands for a prober that reports `standing`."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings=settings, changed=asyncio.Event(), driver_name=SimpleNamespace(text="d"))
+        name = SimpleNamespace(text="d")
+        super().__init__(settings=settings, changed=asyncio.Event(), driver_name=name, history=History())
         self.report(HEALTHY)
 
     def report(self, standing: Standing) -> None:
