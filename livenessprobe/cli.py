@@ -47,6 +47,10 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
                 from livenessprobe.commands import demo
 
                 return demo.main(rest, environ)
+            case ["lint", *rest]:
+                from livenessprobe.commands import lint
+
+                return lint.main(rest, environ)
             case ["config", *rest]:
                 return run(rest, environ, _print_settings, "config")
         return run(arguments, environ, _serve)

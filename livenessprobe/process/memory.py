@@ -31,3 +31,22 @@ def enable_collection() -> None:
 def freeze() -> None:
     """Exclude all present objects from collection: they live as long as the process."""
     gc.freeze()
+
+
+ANONYMOUS = 20 << 20
+"""Bytes of anonymous memory of a sidecar without metrics (docs/image.md)."""
+ANONYMOUS_WITH_METRICS = 29 << 20
+"""The same, once Quart is loaded."""
+READ_AHEAD = 128 << 10
+"""Bytes: the kernel's default for a disk's read-ahead."""
+_HOT_FILE_PAGES = 8 << 20
+
+
+def needed(anonymous: int, read_ahead: int = READ_AHEAD) -> int:
+    """
+    Bytes of memory below which a sidecar thrashes, and reports a healthy driver as hung.
+
+    Measured with limits from 24 to 64 MiB and read-aheads from 128 KiB to 8 MiB: beside anonymous memory the pages of gRPC and
+    the interpreter that each probe uses must stay, and each page fault reads `read_ahead` bytes around it.
+    """
+    return anonymous + _HOT_FILE_PAGES + 2 * read_ahead
