@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from livenessprobe.process import environment, memory, signals, termination, threads
 
-COMMANDS = ("check", "config", "demo", "doctor", "status")
+COMMANDS = ("check", "config", "demo", "doctor", "status", "watch")
 
 
 def main() -> NoReturn:
@@ -38,6 +38,10 @@ def main() -> NoReturn:
         from livenessprobe.commands.doctor import command as doctor
 
         os._exit(threads.run_apart(partial(doctor.run, sys.argv[2:], environ)))
+    if command == "watch":
+        from livenessprobe.commands import watch
+
+        os._exit(watch.main(sys.argv[2:]))
     if command == "status":
         from livenessprobe.commands import status
 

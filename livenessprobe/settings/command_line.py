@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "demo": "Run with an example driver, to try this program.",
     "doctor": "Find mistakes in the wiring of the pod: settings, socket, driver, ports, memory.",
     "status": "Print the status page of the running sidecar, and exit with 0, or with 2 (not connected) or 3 (no page).",
+    "watch": "Show live what the sidecars at the URLs behind the flags report; q ends it.",
 }
 """What the program can do besides serving."""
 _MEANT = {
