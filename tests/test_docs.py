@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from livenessprobe import __version__
-from livenessprobe.commands import check, lint
+from livenessprobe.commands import check, lint, watch
 from livenessprobe.driver.identity import REDIAL_SECONDS
 from livenessprobe.driver.result import CALL_TIMED_OUT, MESSAGE_MAX, Reason
 from livenessprobe.klog.writer import QUEUE_LIMIT
@@ -173,7 +173,7 @@ def test_documents_name_only_flags_that_exist(document: str) -> None:
 
     named = set(re.findall(r"(?<![\w-])--([a-z][a-z0-9_-]*)", text))
 
-    known = {*flags.BY_NAME, *flags.LONGHORN, *(flag.name for flag in (*check.FLAGS, *lint.FLAGS)), "help"}
+    known = {*flags.BY_NAME, *flags.LONGHORN, *(flag.name for flag in (*check.FLAGS, *lint.FLAGS, *watch.FLAGS)), "help"}
     assert named <= known | (REMOVED_FLAGS if document == "CHANGELOG.md" else set())
 
 

@@ -1,8 +1,10 @@
-"""The settings of the garbage collector while modules are imported and while the process serves."""
+"""The garbage collector while modules are imported and while the process serves; how much memory a sidecar needs."""
 
 from __future__ import annotations
 
 import gc
+import os
+import sys
 
 
 def before_imports() -> None:
@@ -50,3 +52,15 @@ def needed(anonymous: int, read_ahead: int = READ_AHEAD) -> int:
     the interpreter that each probe uses must stay, and each page fault reads `read_ahead` bytes around it.
     """
     return anonymous + _HOT_FILE_PAGES + 2 * read_ahead
+
+
+def read_ahead() -> int:
+    """The read-ahead of the disk that holds the interpreter, in bytes; the kernel's default if it is not known, as on overlayfs."""
+    if sys.platform != "linux":
+        return READ_AHEAD
+    try:
+        device = os.stat(sys.executable).st_dev
+        with open(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb", encoding="ascii") as file:
+            return int(file.read()) << 10
+    except (OSError, ValueError):
+        return READ_AHEAD

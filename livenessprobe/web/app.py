@@ -114,12 +114,13 @@ Draw = Callable[[str, Known, tuple[str, ...], str, bytes], responses.Response]
 
 def _import_draw() -> Draw:
     """Import what draws pages; takes 20 ms of CPU, and memory that a sidecar without viewers does not need."""
-    from livenessprobe.probing.status import Now, gather
+    from livenessprobe.probing.status import Now, Process, gather
     from livenessprobe.web import pages
 
     def draw(path: str, known: Known, paths: tuple[str, ...], accept: str, query: bytes) -> responses.Response:
-        prober, callers, follower, started = known
-        status = gather(prober, callers, follower.in_force, started, paths, Now(time.monotonic(), time.time()))
+        prober, callers, follower, started, host_network = known
+        process = Process(started, host_network)
+        status = gather(prober, callers, follower.in_force, process, paths, Now(time.monotonic(), time.time()))
         return pages.respond(path, status, accept, query.decode("latin-1"))
 
     return draw

@@ -58,6 +58,8 @@ class Known(NamedTuple):
     follower: Follower
     started: float
     """When the process started, by the monotonic clock."""
+    host_network: bool | None = None
+    """Whether its network is the node's; None if that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
