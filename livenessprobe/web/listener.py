@@ -11,7 +11,7 @@ import sys
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from livenessprobe.process import port_holder
+from livenessprobe.process import network
 from livenessprobe.settings.listen_address import ListenAddress, join_host_port
 
 _WILDCARD = "0.0.0.0"  # noqa: S104  the wildcard is what was asked for
@@ -172,7 +172,7 @@ def _cannot_bind(address: SocketAddress, error: OSError) -> ListenError:
 def _known(error: OSError, port: int) -> str:
     """What is known of a TCP port that cannot be had."""
     if error.errno == errno.EADDRINUSE:
-        return port_holder.holder(port)
+        return network.holder(port)
     if error.errno == errno.EACCES:
         return "a port below 1024 needs root or the capability NET_BIND_SERVICE"
     return "no network interface of this pod has the address" if error.errno == errno.EADDRNOTAVAIL else ""

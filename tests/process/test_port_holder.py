@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livenessprobe.process.port_holder import holder, listeners
+from livenessprobe.process.network import holder, listeners
 
 TABLE = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -53,7 +53,7 @@ def test_a_process_that_can_be_seen_is_named(host: str) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_process_that_cannot_be_seen_is_no_failure() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        script = f"from livenessprobe.process.port_holder import holder; print(holder({listener.getsockname()[1]}))"
+        script = f"from livenessprobe.process.network import holder; print(holder({listener.getsockname()[1]}))"
         command = ["setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all", sys.executable, "-c", script]
         done = subprocess.run(command, capture_output=True, text=True)
 
