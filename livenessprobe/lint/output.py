@@ -200,10 +200,10 @@ def _time(killing: Killing | None, fault: Fault) -> str:
 
 
 def _only_in(findings: Sequence[Finding], others: Sequence[Finding]) -> list[Finding]:
-    left = Counter((each.id, each.owner, each.container) for each in others)
+    left = Counter((each.id, each.severity, each.owner, each.container) for each in others)
     found = []
     for each in findings:
-        key = (each.id, each.owner, each.container)
+        key = (each.id, each.severity, each.owner, each.container)
         if left[key]:
             left[key] -= 1
         else:

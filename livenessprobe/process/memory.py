@@ -35,9 +35,9 @@ def freeze() -> None:
     gc.freeze()
 
 
-ANONYMOUS = 20 << 20
-"""Bytes of anonymous memory of a sidecar without metrics (docs/image.md)."""
-ANONYMOUS_WITH_METRICS = 29 << 20
+ANONYMOUS = 18 << 20
+"""Bytes of anonymous memory of a sidecar without metrics (docs/performance.md, "Little memory")."""
+ANONYMOUS_WITH_METRICS = 23 << 20
 """The same, once Quart is loaded."""
 READ_AHEAD = 128 << 10
 """Bytes: the kernel's default for a disk's read-ahead."""
@@ -46,10 +46,10 @@ _HOT_FILE_PAGES = 8 << 20
 
 def needed(anonymous: int, read_ahead: int = READ_AHEAD) -> int:
     """
-    Bytes of memory below which a sidecar thrashes, and reports a healthy driver as hung.
+    Bytes of memory below which a sidecar thrashes: its responses take seconds, and a healthy driver looks hung.
 
-    Measured with limits from 24 to 64 MiB and read-aheads from 128 KiB to 8 MiB: beside anonymous memory the pages of gRPC and
-    the interpreter that each probe uses must stay, and each page fault reads `read_ahead` bytes around it.
+    Measured with limits from 24 to 64 MiB and read-aheads from 128 KiB to 8 MiB (docs/performance.md): beside anonymous memory the
+    pages of gRPC and the interpreter that each probe uses must stay, and each page fault reads `read_ahead` bytes around it.
     """
     return anonymous + _HOT_FILE_PAGES + 2 * read_ahead
 

@@ -199,8 +199,8 @@ PAIRS: dict[str, tuple[str, list[Change], list[Change]]] = {
     ),
     "little memory, ours": (
         OURS,
-        [((*SIDECAR, "resources", "limits", "memory"), "48Mi")],
-        [((*SIDECAR, "resources", "limits", "memory"), "54Mi")],
+        [((*SIDECAR, "resources", "limits", "memory"), "46Mi")],
+        [((*SIDECAR, "resources", "limits", "memory"), "47Mi")],
     ),
     "file by subPath": (
         OURS,
@@ -470,10 +470,10 @@ def test_severity_of_too_little_memory() -> None:
         return only(linted(sound(image, ((*SIDECAR, "resources", "limits", "memory"), memory), *changes)), "LP401").severity
 
     health_port = (*ARGS, 2), "--health-port=9808"
-    assert severity(OURS, "28Mi", health_port) == "error"
-    assert severity(OURS, "29Mi", health_port) == "warning"
-    assert severity(OURS, "37Mi") == "error"  # metrics load Quart
-    assert severity(OURS, "38Mi") == "warning"
+    assert severity(OURS, "26Mi", health_port) == "error"
+    assert severity(OURS, "27Mi", health_port) == "warning"
+    assert severity(OURS, "31Mi") == "error"  # metrics load Quart
+    assert severity(OURS, "32Mi") == "warning"
     assert severity(GO, "20Mi") == "warning"
 
 
