@@ -61,7 +61,7 @@ def test_a_refusal_is_told_without_threads(sidecar: Start) -> None:
     assert process.wait() == 1
     first, second = process.log().splitlines()
     assert '"maxprocs: ' in first
-    assert second.endswith('"Failed to start http server" err="listen tcp: address 99999: invalid port"')
+    assert '"Failed to start http server" err="listen tcp: address 99999: invalid port"' in second
 
 
 def test_the_demo_without_threads_ends(driver: FakeDriver) -> None:
