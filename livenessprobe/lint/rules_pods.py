@@ -342,16 +342,15 @@ def _given(sidecar: Sidecar) -> set[str]:
 def _overlap(one: Listener, other: Listener) -> bool:
     """Whether two addresses of one port cannot both be listened on."""
     hosts = {one.address.host, other.address.host}
-    if one.address.dual_stack or other.address.dual_stack or len(hosts) == 1:
-        return True
-    return all(is_loopback(host) in ("4", "both") for host in hosts)
+    dual_stack = one.address.dual_stack or other.address.dual_stack
+    return dual_stack or len(hosts) == 1 or all(is_loopback(host) in ("4", "both") for host in hosts)
 
 
 def _host_port(pod: Pod, listener: Listener) -> int | None:
     """The port of the node that leads to a listener; None if there is none."""
     if pod.host_network:
         return listener.port
-    declared = [each for container in pod.containers for each in container.node.at("ports").items]
+    declared = (each for container in pod.containers for each in container.node.at("ports").items)
     return next((each.at("hostPort").number for each in declared if each.at("containerPort").number == listener.port), None)
 
 
@@ -369,10 +368,7 @@ def _monitors(cases: Sequence[Case], documents: Sequence[Document]) -> Iterator[
         for sidecar in case.sidecars:
             for listener in listeners(sidecar):
                 if listener.metrics and listener.port and not listener.loopback and not _declared(case.pod, listener.port):
-                    sentence = (
-                        f"metrics are served on port {listener.port}, which no container declares, so a PodMonitor cannot name it; "
-                        "declare it"
-                    )
+                    sentence = f"metrics are on port {listener.port}, which no container declares for a PodMonitor to name; declare it"
                     yield case.finding("LP602", sidecar.node_of("http_endpoint"), sentence, sidecar.container)
     for monitor in monitors:
         selector = monitor.node.at("spec", "selector")

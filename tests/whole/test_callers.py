@@ -102,7 +102,7 @@ def test_an_abandoned_probe_is_joined_and_counts(driver: FakeDriver, sidecar: St
 
     assert (answer.status, answer.body) == (200, "ok")
     assert 1.5 < answer.seconds < 3
-    assert driver.probes == 2
+    assert driver.probes == 3  # after a call without a response the next is read as a stream first
     assert process.metric('livenessprobe_probe_failures_total{reason="deadline"}') == 1
 
 
