@@ -361,7 +361,7 @@ MILD: list[tuple[dict[str, Any], list[str]]] = [
     ({"trailers_only": [[":status", "503"]]}, ["protocol_error"]),
     ({"trailers_only": [[":status", "200"], ["content-type", "text/html"]]}, ["protocol_error", "driver_error"]),
     ({"rst": 2}, ["protocol_error"]),
-    ({"rst": 7}, ["protocol_error"]),
+    ({"rst": 7}, ["connection_lost"]),
     ({"rst": 8}, ["protocol_error"]),
     ({"grpc_status": "99"}, ["driver_error"]),
 ]
