@@ -12,9 +12,9 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from tests.machine.inputs import BAD_FILES, GARBAGE, ODD, PATHS
+from tests.machine.inputs import BAD_FILES, EXTRAS, GARBAGE, MILD, ODD, PATHS, WIRES
 from tests.machine.walk import ARRIVED, Walk
-from tests.machine.world import EXTRAS, LATER, LATEST, MESSAGES, MILD, NAMES, PERMISSIONS, SOONER, WIRES
+from tests.machine.world import LATER, LATEST, MESSAGES, NAMES, PERMISSIONS, SOONER
 
 ANEW = st.sampled_from([False] * 4 + [True])
 """Whether to make a new socket for the driver even if the present one could stay."""
