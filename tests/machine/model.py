@@ -37,6 +37,15 @@ class Outcome:
 READY = Outcome(None)
 
 
+def turned_away(in_a_row: int) -> str | None:
+    """
+    The reason after a ready driver has not looked at so many calls of a probe, each on a fresh connection.
+
+    The first is made again; the second is the result.
+    """
+    return "connection_lost" if in_a_row > 1 else None
+
+
 @dataclass(frozen=True, slots=True)
 class Count:
     """

@@ -12,6 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from tests.machine.frames import ALWAYS, BESIDE, DRAINS, SOMETIMES, UNSEEN
 from tests.machine.inputs import BAD_FILES, EXTRAS, GARBAGE, MILD, ODD, PATHS, WIRES
 from tests.machine.walk import ARRIVED, Walk
 from tests.machine.world import LATER, LATEST, MESSAGES, NAMES, PERMISSIONS, SOONER
@@ -49,6 +50,8 @@ RAW = st.tuples(
     READY,
     st.one_of(*map(st.just, EXTRAS), *(SLOW[each].map(lambda delay: {"delay_s": delay}) for each in ("sooner", "later"))),
 )
+ANY_CODE = st.one_of(st.integers(0, 14), st.integers(0, 255), st.sampled_from([70007, 2**31, 2**32 - 1]))
+"""Of GOAWAY; HTTP/2 knows 0 to 13."""
 OF_A_PROCESS = st.sampled_from(["process"] * 3 + ["frozen", "killed", "library_hangs"])
 OVERTAKES = st.tuples(
     st.just("overtake"),
@@ -129,6 +132,18 @@ class Machine(RuleBasedStateMachine):
     @rule(anew=ANEW, how=st.sampled_from(WIRES))
     def wire(self, anew: bool, how: tuple[Any, ...]) -> None:
         self._do("wire", anew, *how)
+
+    @rule(anew=ANEW, place=st.sampled_from(list(BESIDE)), code=ANY_CODE)
+    def goes_away(self, anew: bool, place: str, code: int) -> None:
+        self._do("goes_away", anew, place, code)
+
+    @rule(refusal=st.sampled_from(list(UNSEEN)), code=ANY_CODE, every=st.sampled_from([ALWAYS, SOMETIMES, SOMETIMES]))
+    def turns_away(self, refusal: str, code: int, every: int) -> None:
+        self._do("turns_away", True, refusal, code, every)
+
+    @rule(how=st.sampled_from(list(DRAINS)), code=ANY_CODE)
+    def drains(self, how: str, code: int) -> None:
+        self._do("drains", True, how, code)
 
     @rule(anew=ANEW, state=OF_A_PROCESS)
     def of_a_process(self, anew: bool, state: str) -> None:

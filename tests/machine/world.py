@@ -16,7 +16,9 @@ import grpc
 
 from tests.conformance.raw_driver import RawDriver
 from tests.machine.drivers import RAW, GrpcDriver, ProcessDriver, wire
-from tests.machine.model import Outcome, Socket
+from tests.machine.frames import ALWAYS, BESIDE, DRAINS, FRAMES, UNSEEN, greet_with, respond_with
+from tests.machine.model import Outcome, Socket, turned_away
+from tests.support.frames import FrameDriver
 
 CODES = (
     "OK Canceled Unknown InvalidArgument DeadlineExceeded NotFound AlreadyExists PermissionDenied ResourceExhausted "
@@ -89,6 +91,7 @@ class World:
         self.grpc = GrpcDriver(str(self._pool / "grpc"), NAMES[0])
         self.grpc.start()
         self.raw = wire(self._pool / "raw")
+        self.frames = FrameDriver(str(self._pool / "frames"))
         self._wires: dict[str, RawDriver] = {}
         self._process = self._start_process()
         self._others: list[socket.socket] = []
@@ -101,6 +104,7 @@ class World:
         self.grpc.stop()
         for driver in (self.raw, *self._wires.values()):
             driver.stop()
+        self.frames.close()
         for each in self._others:
             each.close()
         self._process.kill()
@@ -243,6 +247,24 @@ class World:
     def wire(self, kind: str, reasons: list[str], wait: str) -> Expect:
         self._wire(kind)
         return found(*reasons, reached=None if kind.startswith("goaway") else False, wait=wait)
+
+    def goes_away(self, place: str, code: int) -> Expect:
+        """A ready driver that sends a GOAWAY with `code` beside each response."""
+        respond_with(self.frames, lambda call: BESIDE[place](call, code))
+        self._put("frames")
+        return found(None, name=FRAMES, body=b"ok")
+
+    def turns_away(self, refusal: str, code: int, every: int) -> Expect:
+        """A driver that has not looked at the calls of each such connection."""
+        respond_with(self.frames, lambda call: UNSEEN[refusal](call, code), every)
+        self._put("frames")
+        return found(turned_away(in_a_row=2 if every == ALWAYS else 1), name="" if every == ALWAYS else FRAMES)
+
+    def drains(self, how: str, code: int) -> Expect:
+        """A driver of which each third connection drains from its beginning."""
+        greet_with(self.frames, DRAINS[how](code))
+        self._put("frames")
+        return found(turned_away(in_a_row=1), name=FRAMES)
 
     def process(self) -> Expect:
         self._put_process()
