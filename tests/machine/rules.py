@@ -10,12 +10,13 @@ from collections import Counter
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.machine.frames import ALWAYS, BESIDE, DRAINS, SOMETIMES, UNSEEN
 from tests.machine.inputs import BAD_FILES, EXTRAS, GARBAGE, MILD, ODD, PATHS, WIRES
 from tests.machine.walk import ARRIVED, Walk
 from tests.machine.world import LATER, LATEST, MESSAGES, NAMES, PERMISSIONS, SOONER
+from tests.support import fuse
 
 ANEW = st.sampled_from([False] * 4 + [True])
 """Whether to make a new socket for the driver even if the present one could stay."""
@@ -152,6 +153,11 @@ class Machine(RuleBasedStateMachine):
     @rule(anew=ANEW, state=st.sampled_from(NOT_THERE))
     def not_there(self, anew: bool, state: str) -> None:
         self._do(state, anew)
+
+    @precondition(lambda _: fuse.fault() is None)
+    @rule(anew=ANEW)
+    def hung_mount(self, anew: bool) -> None:
+        self._do("hung_mount", anew)
 
     # --- its clients
 

@@ -24,7 +24,7 @@ from tests.machine.model import Outcome
 from tests.machine.names import Names
 from tests.machine.watch import FAILURES, MINIMAL, PROBES, Disagreement
 from tests.machine.world import PERMISSIONS, STATES
-from tests.support import Answer, Sidecar
+from tests.support import Answer, Sidecar, fuse
 
 END_SECONDS = 1.5
 """Seconds that the process may take to end, beyond the requests that it waits for."""
@@ -70,7 +70,7 @@ class Walk(Names):
             self._start(*arguments)
         elif kind in STATES:
             anew, *rest = arguments
-            if kind in PERMISSIONS and os.getuid() == 0 and not MINIMAL:
+            if kind in PERMISSIONS and os.getuid() == 0 and not MINIMAL or kind == "hung_mount" and fuse.fault():
                 return
             self._enter(kind, anew, *rest)
         elif kind == "ask":

@@ -18,6 +18,7 @@ from tests.conformance.raw_driver import RawDriver
 from tests.machine.drivers import RAW, GrpcDriver, ProcessDriver, wire
 from tests.machine.frames import ALWAYS, BESIDE, DRAINS, FRAMES, UNSEEN, greet_with, respond_with
 from tests.machine.model import Outcome, Socket, turned_away
+from tests.support import fuse
 from tests.support.frames import FrameDriver
 
 CODES = (
@@ -88,6 +89,8 @@ class World:
         """The name of the pool's socket that is at the address."""
         self._serial = 0
         self._frozen = False
+        self._unmount: Callable[[], None] | None = None
+        """Ends the hung file system over the folder, if there is one."""
         self.grpc = GrpcDriver(str(self._pool / "grpc"), NAMES[0])
         self.grpc.start()
         self.raw = wire(self._pool / "raw")
@@ -115,16 +118,22 @@ class World:
         if anew:
             self._clear()
         self.expect = STATES[state](self, *arguments)
+        self.socket = None if self._unmount else self._look()
+        return self.expect
+
+    def _look(self) -> Socket:
         try:
             status = os.stat(self.address)
-            self.socket = (status.st_dev, status.st_ino, status.st_ctime_ns)
+            return status.st_dev, status.st_ino, status.st_ctime_ns
         except OSError:
-            self.socket = None
-        return self.expect
+            return None
 
     # --- placing
 
     def _reset(self) -> None:
+        if self._unmount:  # first of all: until then this process would hang, too
+            self._unmount()
+            self._unmount = None
         if self.mount.is_dir():
             os.chmod(self.mount, 0o700)
         if self._frozen:
@@ -283,6 +292,14 @@ class World:
         self._process = self._start_process()
         self._at = "killed"
         return unreached("refused", body=f"nobody listens on {self.address}: the driver is down or starting".encode())
+
+    def hung_mount(self) -> Expect:
+        """A file system that hangs is mounted over the driver's folder."""
+        self._put("raw")
+        self._unmount = fuse.mount(self.mount)
+        body = f"{self.address} cannot be looked at: its file system does not respond; "
+        way_out = "on the node, look for a dead FUSE or NFS mount there, and unmount it (umount -l)"
+        return found("hung_mount", reached=False, wait="timeout", body=(body + way_out).encode())
 
     def missing(self) -> Expect:
         self._clear()
