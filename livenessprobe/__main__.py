@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from livenessprobe.process import environment, memory, signals, termination, threads
 
-COMMANDS = ("check", "config", "demo", "status")
+COMMANDS = ("check", "config", "demo", "doctor", "status", "watch")
 
 
 def main() -> NoReturn:
@@ -24,7 +24,9 @@ def main() -> NoReturn:
     if command not in COMMANDS:
         termination.expect()
     # Before the other imports, which take a second if CPU is scarce: without a handler a signal has no effect on PID 1.
-    signals.install_early(signals.exit_interrupted if command in ("check", "status") else signals.exit_successfully)
+    signals.install_early(
+        signals.exit_interrupted if command in ("check", "doctor", "status") else signals.exit_successfully
+    )
     environ = environment.take()
     # Not through cli, which loads more than a command of a moment needs.
     if command == "check":
@@ -32,6 +34,14 @@ def main() -> NoReturn:
 
         # In a thread, so that a signal ends it even while it looks at a file on a hung file system.
         os._exit(threads.run_apart(partial(check.run, sys.argv[2:], environ)))
+    if command == "doctor":
+        from livenessprobe.commands.doctor import command as doctor
+
+        os._exit(threads.run_apart(partial(doctor.run, sys.argv[2:], environ)))
+    if command == "watch":
+        from livenessprobe.commands import watch
+
+        os._exit(watch.main(sys.argv[2:]))
     if command == "status":
         from livenessprobe.commands import status
 

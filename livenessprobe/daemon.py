@@ -16,6 +16,7 @@ from livenessprobe.driver.identity import Identity
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
+from livenessprobe.probing import wiring
 from livenessprobe.probing.callers import Callers
 from livenessprobe.probing.prober import Prober
 from livenessprobe.probing.reporter import Reporter
@@ -79,7 +80,9 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
     reporter = Reporter(prober, settings)
     reloader = Reloader(loaded, file.path, file.load, lambda settings: _adopt(prober, settings), metrics)
     # A start in the future is that of a clock that was set back since.
-    known = Known(prober, Callers(prober, metrics), reloader, loop.time() - max(0.0, time.time() - process_start))
+    started = loop.time() - max(0.0, time.time() - process_start)
+    container = wiring.look()
+    known = Known(prober, Callers(prober, metrics), reloader, started, container.host_network)
     applications = Applications(_healths(known, metrics, settings), metrics, create=create_lean_app)
     with signals.as_events() as events:
         _announce(settings)
@@ -94,6 +97,7 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
                         group.create_task(reporter.run(events.stop), name="report health"),
                         group.create_task(reloader.watch(events.reload, polled=file.polled), name="settings file"),
                         group.create_task(applications.run(), name="load Quart"),
+                        group.create_task(wiring.watch(settings, known.callers.askers, container), name="wiring"),
                     ]
                     servers = [
                         group.create_task(serve(app, listener, limits, metrics, events.stop, prober.longest_wait))

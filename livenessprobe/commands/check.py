@@ -207,7 +207,7 @@ def _ask_sidecar(place: sidecar.Place, path: str, timeout: float) -> Outcome:
 def _read_report(status: int, word: str, body: str) -> Outcome:
     """The outcome that a response tells: its status, `word` of the header X-Livenessprobe-Reason, and its body."""
     if status < 500 and not word:
-        return Outcome(CALL_FAILED, NOT_A_SIDECAR, NO_WORD.format(status=status))
+        return Outcome(CALL_FAILED, NOT_A_SIDECAR, sidecar.NO_WORD.format(status=status))
     try:
         told = json.loads(body)
         driver, seconds, connected = str(told["driver"]), float(told["seconds"]), bool(told["connected"])
@@ -221,12 +221,6 @@ def _read_report(status: int, word: str, body: str) -> Outcome:
         return Outcome(HEALTHY, "healthy", "ok", driver, seconds)
     reason = reason or Reason.NOT_READY.value  # of /startupz, which may fail without a failed probe
     return Outcome(_code_for(reason, connected), reason, message, driver, seconds)
-
-
-NO_WORD = (
-    "the response has status {status} and no header X-Livenessprobe-Reason: this is another web server, "
-    "or the Go livenessprobe; check the driver itself with --csi-address"
-)
 
 
 def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from livenessprobe.settings import command_line
 from livenessprobe.settings.file import read_settings_file
-from livenessprobe.settings.layers import overlay
-from livenessprobe.settings.load import load, with_file
+from livenessprobe.settings.layers import Layer, overlay
+from livenessprobe.settings.load import NO_FILE, load, with_file
 from livenessprobe.settings.model import Loaded
 
 BODY_MAX = 1 << 20
 """Bytes of a response that are read: a driver's message of 64 KiB may come twice, each byte escaped."""
+
+NO_WORD = (
+    "the response has status {status} and no header X-Livenessprobe-Reason: this is another web server, "
+    "or the Go livenessprobe; check the driver itself with --csi-address"
+)
 
 
 class Place(NamedTuple):
@@ -49,18 +54,21 @@ class NoAnswer(Exception):
     """The connection brought no valid response; the text has the cause."""
 
 
-def load_settings(values: Mapping[str, str], environ: Mapping[str, str]) -> Loaded:
-    """The settings from flag `values`, variables and the settings file, with all mistakes."""
-    without_file = load(values, environ, merger=overlay)
-    file = read_settings_file(without_file.raw["config"].text)
-    return with_file(without_file, file, lambda layer: load(values, environ, layer, merger=overlay))
+def load_settings(values: Mapping[str, str], environ: Mapping[str, str], unreadable: Collection[str] = ()) -> Loaded:
+    """The settings from flag `values`, variables and the settings file, with all mistakes; `unreadable` as for `load`."""
+
+    def load_layer(layer: Layer) -> Loaded:
+        return load(values, environ, layer, unreadable=unreadable, merger=overlay)
+
+    without_file = load_layer(NO_FILE)
+    return with_file(without_file, read_settings_file(without_file.raw["config"].text), load_layer)
 
 
-def parse_url(url: str) -> tuple[Place, str]:
-    """The place that `url` names, and the path and query behind it; raises FlagError if it is invalid."""
+def parse_url(url: str, given: str = "--url=") -> tuple[Place, str]:
+    """The place that `url` names, and the path and query behind it; raises FlagError if it is invalid, which says how it was given."""
     from urllib.parse import urlsplit
 
-    wrong = command_line.FlagError(f"--url={url}: write http://host:port or unix:///path/to/socket")
+    wrong = command_line.FlagError(f"{given}{url}: write http://host:port or unix:///path/to/socket")
     try:
         parts = urlsplit(url)
         port = parts.port or 80

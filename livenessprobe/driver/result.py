@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -25,6 +26,27 @@ class Reason(str, Enum):
     NOT_READY = "not_ready"
     INTERNAL = "internal"
 
+
+WAYS_OUT: Mapping[Reason, str] = {
+    Reason.SOCKET_MISSING: "set --csi-address to the socket that the driver creates, and mount its folder into both containers",
+    Reason.NOT_A_SOCKET: "set --csi-address to the socket that the driver creates",
+    Reason.PERMISSION_DENIED: "set runAsUser of the sidecar to the user that owns the socket, or to 0",
+    Reason.STALE_MOUNT: "mount the folder of the socket, not the socket file, and restart the pod: kubectl delete pod POD",
+    Reason.HUNG_MOUNT: "restart the program that serves the file system, or mount the folder of --csi-address from a local disk",
+    Reason.REFUSED: "see why the driver has stopped: kubectl logs POD -c DRIVER --previous",
+    Reason.UNRESOLVED: "set --csi-address to a name that the cluster's DNS knows, or to the path of the driver's socket",
+    Reason.UNREACHABLE: "see what keeps the driver from accepting: kubectl logs POD -c DRIVER",
+    Reason.DEADLINE: "see what the driver waits for: kubectl logs POD -c DRIVER; if it is only slow, raise --probe-timeout, and "
+    "timeoutSeconds of the kubelet's probe above it",
+    Reason.PROTOCOL_ERROR: "set --csi-address to the socket on which the driver serves CSI over gRPC",
+    Reason.CONNECTION_LOST: "see why the driver has closed the connection: kubectl logs POD -c DRIVER --previous",
+    Reason.UNIMPLEMENTED: "set --probe-path to a method that the driver has",
+    Reason.DRIVER_ERROR: "see what has failed in the driver: kubectl logs POD -c DRIVER",
+    Reason.NOT_READY: "see what the driver waits for: kubectl logs POD -c DRIVER; if a restart does not help it, let the liveness "
+    "probe ask /livez",
+    Reason.INTERNAL: "restart the pod: kubectl delete pod POD; if the fault comes back, raise the limits of the sidecar",
+}
+"""A command or a setting that helps, for each reason; POD and DRIVER stand for the names of the pod and of the driver's container."""
 
 OUT_OF_TIME = (Reason.DEADLINE, Reason.HUNG_MOUNT)
 """Reasons that only say that the time ran out; with more time the Probe might have ended otherwise."""
@@ -57,10 +79,15 @@ class ProbeResult(NamedTuple):
 
     @property
     def cause(self) -> dict[str, str]:
-        """Why it failed, as pairs behind upstream's record: `reason`, and `detail` if `err` does not say the same."""
+        """
+        Why it failed, as pairs behind upstream's record: `reason`, `detail` if `err` does not say the same, and `advice`.
+
+        The advice stands in each record: after some failures the last lines of a log have no other record.
+        """
         if self.reason is None:
             return {}
-        return {"reason": self.reason.value, **({"detail": self.body} if self.body != self.err else {})}
+        detail = {"detail": self.body} if self.body != self.err else {}
+        return {"reason": self.reason.value, **detail, "advice": WAYS_OUT[self.reason]}
 
     @property
     def alive(self) -> bool:

@@ -8,19 +8,21 @@ which may be few.  It makes one look at a time, so at most one thread hangs.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import queue
 import stat
 import sys
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from livenessprobe.driver.address import CSIAddress
 from livenessprobe.driver.diagnosis import NotConnected, hung_mount, no_thread, not_connected
 from livenessprobe.driver.result import Reason
 from livenessprobe.process import threads
+
+if TYPE_CHECKING:
+    import asyncio  # takes 4.7 MiB, which a command that looks once may not have
 
 SocketIdentity = tuple[int, int, int]
 Look = Callable[[CSIAddress], SocketIdentity | None]
@@ -97,6 +99,8 @@ class SocketFile:
         return seen.identity
 
     async def _end_of(self, looking: asyncio.Future[_Seen], deadline: float) -> _Seen:
+        import asyncio
+
         await asyncio.wait({looking}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         if not looking.done():
             raise hung_mount(self._address.name)
@@ -111,6 +115,8 @@ class SocketFile:
             except RuntimeError:
                 self._jobs = None
                 raise no_thread(self._address.name, threads.fault()) from None
+        import asyncio
+
         loop = asyncio.get_running_loop()
         self._mounts.have_changed()  # what changes from here on counts as changed after the look
         looking = self._looking = loop.create_future()
@@ -164,7 +170,10 @@ class _MountChanges:
                 return True
             self._poll = select.poll()
             self._poll.register(self._file, select.POLLPRI)
-        return bool(self._poll.poll(0))
+        try:
+            return bool(self._poll.poll(0))
+        except OSError:  # poll(2) wants the limit of descriptors to be no less than the files that it polls
+            return True
 
     def close(self) -> None:
         if self._file is not None:

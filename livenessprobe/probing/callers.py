@@ -10,6 +10,7 @@ from typing import NamedTuple
 from livenessprobe.gotext import format_seconds
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
+from livenessprobe.probing.advice import IMPATIENT_KUBELET
 from livenessprobe.probing.askers import KUBELET, Asker, Askers, Client
 from livenessprobe.probing.prober import Prober
 from livenessprobe.probing.standing import Standing
@@ -120,10 +121,10 @@ class Callers:
         if (shortest := self._timeouts.shortest(now)) and not self._warned:
             self._warned = True
             log.warning(
-                "The kubelet hung up before the probe timeout, so it never sees the reason of a failure",
+                IMPATIENT_KUBELET.what,
                 waited=format_seconds(round(shortest, 1)),
                 probeTimeout=format_seconds(self._prober.settings.probe_timeout),
-                advice="set timeoutSeconds of the liveness probe above --probe-timeout",
+                advice=IMPATIENT_KUBELET.way_out,
             )
 
 

@@ -15,7 +15,7 @@ from livenessprobe import UPSTREAM_VERSION, __version__
 from livenessprobe.driver.result import Reason
 from livenessprobe.gotext import format_seconds, printable
 from livenessprobe.probing import askers, history
-from livenessprobe.probing.askers import place_of
+from livenessprobe.probing.advice import IMPATIENT_KUBELET, NOBODY_ASKS_SECONDS, nobody_asks
 from livenessprobe.probing.callers import Callers
 from livenessprobe.probing.history import SENTENCE_MAX, History
 from livenessprobe.probing.prober import Prober
@@ -28,8 +28,6 @@ ADDRESS_MAX = 200
 """Characters of an address or the value of a setting that are shown."""
 SLOW = 0.5
 """A probe that took more than this part of the probe timeout is slow."""
-NOBODY_ASKS_SECONDS = 120.0
-"""After so long without a request, health is asked for by nobody."""
 
 
 class Moment(NamedTuple):
@@ -208,12 +206,20 @@ class Status(NamedTuple):
     """All flags, sorted by name."""
 
 
-def gather(prober: Prober, callers: Callers, in_force: InForce, started: float, paths: tuple[str, ...], now: Now) -> Status:
-    """
-    The status at the moment `now`.
+class Process(NamedTuple):
+    """The process, as it was at its start."""
 
-    The process `started` at that time of the monotonic clock; `paths` are those of the listener that was asked.
-    """
+    started: float
+    """When that was, by the monotonic clock."""
+    host_network: bool | None = None
+    """Whether its network is the node's; None if that is not known."""
+
+
+def gather(
+    prober: Prober, callers: Callers, in_force: InForce, process: Process, paths: tuple[str, ...], now: Now
+) -> Status:
+    """The status at the moment `now`; `paths` are those of the listener that was asked."""
+    started = process.started
     kept, settings = prober.history, prober.settings
     timing = _timing(kept, settings, callers.kubelet_timeout)
     flags = tuple(_flags(in_force.loaded))
@@ -226,7 +232,7 @@ def gather(prober: Prober, callers: Callers, in_force: InForce, started: float, 
         driver=_driver(prober, now),
         restart=_restart(callers, now),
         timing=timing,
-        findings=(*_faults(in_force), *_unasked(callers, settings, program.started.age), *_impatience(timing)),
+        findings=(*_faults(in_force), *_unasked(callers, settings, process, program.started.age), *_impatience(timing)),
         changes=tuple(_changes(kept, now)),
         probes=tuple(_probe(probe, settings.probe_timeout, now) for probe in kept.probes),
         probes_total=kept.probes_total,
@@ -348,22 +354,10 @@ def _faults(in_force: InForce) -> Iterator[str]:
 
 def _impatience(timing: Timing) -> Iterator[str]:
     if 0 < timing.kubelet_timeout < timing.probe_timeout:
-        yield (
-            f"The kubelet hangs up after {format_seconds(round(timing.kubelet_timeout, 1))}, before the probe timeout of "
-            f"{format_seconds(timing.probe_timeout)}: set timeoutSeconds of its probe above --probe-timeout"
-        )
+        waits = f"after {format_seconds(round(timing.kubelet_timeout, 1))} of {format_seconds(timing.probe_timeout)}"
+        yield f"{IMPATIENT_KUBELET.what} ({waits}): {IMPATIENT_KUBELET.way_out}"
 
 
-def _unasked(callers: Callers, settings: Settings, up: float) -> Iterator[str]:
+def _unasked(callers: Callers, settings: Settings, process: Process, up: float) -> Iterator[str]:
     if up > NOBODY_ASKS_SECONDS and not callers.askers.known and not settings.health_file:
-        yield f"Nobody has asked for health since the start: {_why_nobody_asks(settings)}"
-
-
-def _why_nobody_asks(settings: Settings) -> str:
-    host = settings.http.host
-    if not settings.http.path and (host == "localhost" or place_of(host or "0.0.0.0") == "loopback"):  # noqa: S104
-        return (
-            f"it listens on {settings.http.text}, which a kubelet reaches only on a host network and with `host: 127.0.0.1` "
-            "in its probe"
-        )
-    return f"the port of the kubelet's probe must be that of {printable(settings.http.text, ADDRESS_MAX)}"
+        yield printable(str(nobody_asks(settings, host_network=process.host_network)), SENTENCE_MAX)

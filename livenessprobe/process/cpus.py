@@ -8,41 +8,17 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from livenessprobe.process import cgroup
+
 
 def quota(root: Path = Path("/")) -> float | None:
     """The CPU quota of this process's cgroup, as a number of CPUs; None without a quota."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        path = path.removeprefix("/")
-        if controllers == "":
-            limit = _ratio(root / "sys/fs/cgroup", path, "cpu.max")
-        elif "cpu" in controllers.split(","):
-            files = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-            mounts = (root / "sys/fs/cgroup" / controllers, root / "sys/fs/cgroup/cpu")
-            limit = _ratio(mounts[0], path, *files) or _ratio(mounts[1], path, *files)
-        else:
-            continue
-        if limit is not None:
-            return limit
-    return None
-
-
-def _ratio(mount: Path, path: str, *files: str) -> float | None:
-    """The quotient of the two numbers in `files`, quota and period; None if either is missing or not above 0."""
-    # In a container the mounted root may be the container's own group, by a cgroup namespace or a bind mount.
-    for folder in (mount / path, mount):
-        fields = " ".join(_read(folder / file) for file in files).split()
+    for version, folder in cgroup.folders("cpu", root):
+        files = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        fields = " ".join(cgroup.read(folder / file) for file in files).split()
         if len(fields) == 2 and all(field.isdigit() and int(field) > 0 for field in fields):
             return int(fields[0]) / int(fields[1])
     return None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
 
 
 def maxprocs(environ: Mapping[str, str], limit: float | None, available: int) -> tuple[int, str]:

@@ -1,8 +1,10 @@
-"""The settings of the garbage collector while modules are imported and while the process serves."""
+"""The garbage collector while modules are imported and while the process serves; how much memory a sidecar needs."""
 
 from __future__ import annotations
 
 import gc
+import os
+import sys
 
 
 def before_imports() -> None:
@@ -31,3 +33,34 @@ def enable_collection() -> None:
 def freeze() -> None:
     """Exclude all present objects from collection: they live as long as the process."""
     gc.freeze()
+
+
+ANONYMOUS = 20 << 20
+"""Bytes of anonymous memory of a sidecar without metrics (docs/image.md)."""
+ANONYMOUS_WITH_METRICS = 29 << 20
+"""The same, once Quart is loaded."""
+READ_AHEAD = 128 << 10
+"""Bytes: the kernel's default for a disk's read-ahead."""
+_HOT_FILE_PAGES = 8 << 20
+
+
+def needed(anonymous: int, read_ahead: int = READ_AHEAD) -> int:
+    """
+    Bytes of memory below which a sidecar thrashes, and reports a healthy driver as hung.
+
+    Measured with limits from 24 to 64 MiB and read-aheads from 128 KiB to 8 MiB: beside anonymous memory the pages of gRPC and
+    the interpreter that each probe uses must stay, and each page fault reads `read_ahead` bytes around it.
+    """
+    return anonymous + _HOT_FILE_PAGES + 2 * read_ahead
+
+
+def read_ahead() -> int:
+    """The read-ahead of the disk that holds the interpreter, in bytes; the kernel's default if it is not known, as on overlayfs."""
+    if sys.platform != "linux":
+        return READ_AHEAD
+    try:
+        device = os.stat(sys.executable).st_dev
+        with open(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb", encoding="ascii") as file:
+            return int(file.read()) << 10
+    except (OSError, ValueError):
+        return READ_AHEAD

@@ -20,7 +20,10 @@ COMMANDS: Mapping[str, str] = {
     "check": "Probe once, and exit with 0 (healthy), 2 (not connected), 3 (call failed) or 4 (not ready).",
     "config": "Print the settings in force as JSON, with the source of each, and exit.",
     "demo": "Run with an example driver, to try this program.",
+    "doctor": "Find mistakes in the wiring of the pod: settings, socket, driver, ports, memory.",
+    "lint": "Tell what the kubelet will do with manifests, and what is wrong with them.",
     "status": "Print the status page of the running sidecar, and exit with 0, or with 2 (not connected) or 3 (no page).",
+    "watch": "Show live what the sidecars at the URLs behind the flags report; q ends it.",
 }
 """What the program can do besides serving."""
 _MEANT = {
@@ -31,6 +34,8 @@ _MEANT = {
     "test": "check",
     "settings": "config",
     "example": "demo",
+    "diagnose": "doctor",
+    "debug": "doctor",
 }
 """Words that other programs have for a command or a flag of this one."""
 
@@ -179,7 +184,12 @@ def _sections() -> list[str]:
 
 
 def _rows(group: Group) -> list[str]:
-    return [_row(flag) for flag in FLAGS if flag.group == group]
+    return rows([flag for flag in FLAGS if flag.group == group])
+
+
+def rows(table: Sequence[Flag]) -> list[str]:
+    """The usage text of each flag."""
+    return [_row(flag) for flag in table]
 
 
 def _row(flag: Flag) -> str:

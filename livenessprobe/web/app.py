@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, TypeVar
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.process import imports, memory
+from livenessprobe.process.imports import UNUSED_BY_QUART
 from livenessprobe.web import responses
 from livenessprobe.web.health import ASGI, INNER, METRICS_PATH, Health, Known, Receive, Scope, Send, deliver, failure
 from livenessprobe.web.routes import HEALTH, PAGE_PATHS
-from livenessprobe.web.unused import OF_QUART
 
 if TYPE_CHECKING:
     from quart import Quart
@@ -92,11 +92,11 @@ def create_app(health: Health, metrics: Metrics) -> Quart:
 
 def create_lean_app(health: Health, metrics: Metrics) -> Quart:
     """
-    The same at less than half the memory: without OpenSSL, and with placeholders for the modules in OF_QUART.
+    The same at less than half the memory: without OpenSSL, and with placeholders for the modules in UNUSED_BY_QUART.
 
     For the sidecar's own process, since test_client(), templates and the command line do not work.
     """
-    placeholders = imports.install_placeholders(OF_QUART) if "quart" not in sys.modules else []
+    placeholders = imports.install_placeholders(UNUSED_BY_QUART) if "quart" not in sys.modules else []
     try:
         with imports.hide_openssl():
             return create_app(health, metrics)
@@ -114,12 +114,13 @@ Draw = Callable[[str, Known, tuple[str, ...], str, bytes], responses.Response]
 
 def _import_draw() -> Draw:
     """Import what draws pages; takes 20 ms of CPU, and memory that a sidecar without viewers does not need."""
-    from livenessprobe.probing.status import Now, gather
+    from livenessprobe.probing.status import Now, Process, gather
     from livenessprobe.web import pages
 
     def draw(path: str, known: Known, paths: tuple[str, ...], accept: str, query: bytes) -> responses.Response:
-        prober, callers, follower, started = known
-        status = gather(prober, callers, follower.in_force, started, paths, Now(time.monotonic(), time.time()))
+        prober, callers, follower, started, host_network = known
+        process = Process(started, host_network)
+        status = gather(prober, callers, follower.in_force, process, paths, Now(time.monotonic(), time.time()))
         return pages.respond(path, status, accept, query.decode("latin-1"))
 
     return draw

@@ -95,6 +95,30 @@ def listen(address: ListenAddress) -> socket.socket:
     return _listen_unix(address.path) if found is None else _listen_tcp(found)
 
 
+def refuse_taken(address: ListenAddress) -> None:
+    """Raises ListenError if `listen` would; listens on nothing, and makes and removes no file."""
+    found = look_up(address)
+    if found is None:
+        _refuse_taken_path(address.path)
+    else:
+        _bind_tcp(found).close()
+
+
+def _refuse_taken_path(path: str) -> None:
+    if sys.platform == "win32":
+        return
+    number = 0
+    try:
+        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
+        number = errno.EADDRINUSE if not is_socket or _is_listened_on(path) else 0
+    except FileNotFoundError:
+        number = 0 if os.access(os.path.dirname(path), os.W_OK | os.X_OK) else errno.EACCES
+    except OSError as error:
+        number = error.errno or errno.EIO
+    if number:
+        raise ListenError(f"listen unix {path}: bind: {_go_errno(OSError(number, os.strerror(number)))}", "")
+
+
 def _port(address: ListenAddress) -> int:
     text = address.port
     if text == "":
@@ -111,6 +135,17 @@ def _port(address: ListenAddress) -> int:
 
 
 def _listen_tcp(address: SocketAddress) -> socket.socket:
+    listener = _bind_tcp(address)
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _cannot_bind(address, error) from None
+    listener.setblocking(False)
+    return listener
+
+
+def _bind_tcp(address: SocketAddress) -> socket.socket:
     # If the protocol were 0, asyncio would not set TCP_NODELAY on accepted connections, and each response on a connection that
     # is kept alive would wait 40 ms for the client's delayed ACK.
     listener = socket.socket(address.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -123,14 +158,15 @@ def _listen_tcp(address: SocketAddress) -> socket.socket:
         if address.family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not address.dual_stack)
         listener.bind(address.sockaddr)
-        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise ListenError(
-            f"listen tcp {address.text}: bind: {_go_errno(error)}", _known(error, address.sockaddr[1])
-        ) from None
-    listener.setblocking(False)
+        raise _cannot_bind(address, error) from None
     return listener
+
+
+def _cannot_bind(address: SocketAddress, error: OSError) -> ListenError:
+    known = _known(error, address.sockaddr[1])
+    return ListenError(f"listen tcp {address.text}: bind: {_go_errno(error)}", known)
 
 
 def _known(error: OSError, port: int) -> str:
@@ -162,15 +198,25 @@ def _remove_stale(path: str) -> None:
     if sys.platform == "win32":
         return
     try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return
+        if stat.S_ISSOCK(os.lstat(path).st_mode) and not _is_listened_on(path):
+            os.unlink(path)
+    except OSError:
+        pass  # `bind` reports what is wrong, if anything is
+
+
+def _is_listened_on(path: str) -> bool:
+    """Whether a process may listen on the socket file: all but a refused connection may mean that."""
+    if sys.platform == "win32":
+        return False
+    try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(1)
             probe.connect(path)
     except ConnectionRefusedError:
-        os.unlink(path)
+        return False
     except OSError:
-        pass  # `bind` reports what is wrong, if anything is
+        pass
+    return True
 
 
 def _go_errno(error: OSError) -> str:

@@ -14,6 +14,7 @@ from html import escape
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
+from livenessprobe.driver.result import WAYS_OUT, Reason
 from livenessprobe.gotext import Clause, accept_clauses, format_seconds
 from livenessprobe.probing.status import Caller, Moment, Probe, Report, Restart, Status, Timing
 from livenessprobe.web.responses import Response
@@ -145,7 +146,7 @@ def _summary(status: Status) -> Iterator[tuple[str, str]]:
     yield "Health", _health(report)
     if report.reason:
         yield "Reason", f"{report.reason}: {report.sentence}"
-        yield "What to do", f"docs/reasons.md#{report.reason}"
+        yield "What to do", f"{WAYS_OUT[Reason(report.reason)]} (docs/reasons.md#{report.reason})"
     yield from (("Finding", finding) for finding in status.findings)
     yield (
         "Failures in a row",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from livenessprobe.driver.result import (
@@ -11,6 +13,7 @@ from livenessprobe.driver.result import (
     NO_TIME,
     NOT_READY,
     READY,
+    WAYS_OUT,
     ProbeResult,
     Reason,
     rpc_error,
@@ -128,7 +131,18 @@ def test_an_unreachable_driver_has_a_sentence(reason: Reason, code: str, timed_o
     ],
 )
 def test_the_cause_says_what_the_record_does_not(result: ProbeResult, cause: dict[str, str]) -> None:
-    assert result.cause == cause
+    advice = {"advice": WAYS_OUT[result.reason]} if result.reason else {}
+
+    assert result.cause == cause | advice
+
+
+def test_each_reason_has_a_way_out_with_a_command_or_a_setting() -> None:
+    """They are quoted in the log, so they hold no quotes; none of them is long."""
+    assert [*WAYS_OUT] == [*Reason]
+    for way_out in WAYS_OUT.values():
+        assert re.search(r"kubectl |--[a-z-]+|runAsUser|mount the folder", way_out)
+        assert not re.search(r"[\"\\\n]", way_out)
+        assert len(way_out) < 200
 
 
 @pytest.mark.parametrize("reason", Reason)

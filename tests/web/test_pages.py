@@ -17,7 +17,7 @@ from livenessprobe.metrics import Metrics
 from livenessprobe.probing.callers import Callers
 from livenessprobe.probing.history import History
 from livenessprobe.probing.standing import Standing
-from livenessprobe.probing.status import Now, Status, gather
+from livenessprobe.probing.status import Now, Process, Status, gather
 from livenessprobe.settings.flags import FLAGS
 from livenessprobe.settings.model import InForce
 from livenessprobe.web import pages
@@ -55,7 +55,7 @@ def status_of(
         asker.answered(0.25, good=standing.ready.report.ready)
         now += 10.0
     prober.standing = standing
-    return gather(prober, callers, InForce(loaded, fault, ("log_dir",) if fault else ()), STARTED, PATHS, NOW)
+    return gather(prober, callers, InForce(loaded, fault, ("log_dir",) if fault else ()), Process(STARTED), PATHS, NOW)
 
 
 def page(path: str, status: Status, accept: str = "", query: str = "") -> str:
@@ -94,7 +94,7 @@ def test_the_cause_of_a_failure_is_near_the_top() -> None:
     assert lines[9:13] == [
         "Health: unhealthy since 2024-10-16 21:03:49 UTC (10s ago)",
         "Reason: refused: nobody listens at /csi/csi.sock",
-        "What to do: docs/reasons.md#refused",
+        "What to do: see why the driver has stopped: kubectl logs POD -c DRIVER --previous (docs/reasons.md#refused)",
         "Failures in a row: 2 (unhealthy after 1, healthy again after 1)",
     ]
     assert lines[13] == (
@@ -108,7 +108,7 @@ def test_a_page_before_the_first_probe_says_so() -> None:
     assert "Health: unknown, no probe has ended yet\n" in text
     assert "Kubelet: has not asked\n" in text
     assert "Probe time: unknown; the probe timeout is 2s\n" in text
-    assert "Finding: Nobody has asked for health since the start: the port of the kubelet's probe must be that of" in text
+    assert "Finding: nobody has asked for health, which is served on" in text
 
 
 def test_probes_are_a_line_of_marks_and_changes_are_listed_newest_first() -> None:

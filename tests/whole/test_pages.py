@@ -240,7 +240,10 @@ def test_a_kubelet_that_is_impatient_is_a_finding(driver: FakeDriver, sidecar: S
 
     text = process.get("/statusz").body
 
-    assert "Finding: The kubelet hangs up after 1.1s, before the probe timeout of 3s: set timeoutSeconds" in text
+    assert (
+        "Finding: The kubelet hung up before the probe timeout, so it never sees the reason of a failure (after 1.1s of 3s): "
+        in text
+    )
     assert "Kubelet: 1 failed answers in a row" in text
 
 
