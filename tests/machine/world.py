@@ -64,6 +64,12 @@ class Expect:
     name: str = ""
     """The driver's name, if the sidecar can learn it."""
     delay: float = 0.0
+    late: frozenset[Outcome] = frozenset()
+    """Further results that are right if this machine stood still."""
+
+
+REFUSED = frozenset({Outcome("connection_lost"), Outcome("protocol_error", False)})
+"""The results of a call, or of a dial, that there was no time to make again."""
 
 
 def found(*reasons: str | None, reached: bool | None = True, **more: Any) -> Expect:
@@ -269,13 +275,13 @@ class World:
         """A driver that has not looked at the calls of each such connection."""
         respond_with(self.frames, lambda call: UNSEEN[refusal](call, code), every)
         self._put("frames")
-        return found(turned_away(in_a_row=2 if every == ALWAYS else 1), name="" if every == ALWAYS else FRAMES)
+        return found(turned_away(in_a_row=2 if every == ALWAYS else 1), name="" if every == ALWAYS else FRAMES, late=REFUSED)
 
     def drains(self, how: str, code: int) -> Expect:
         """A driver of which each third connection drains from its beginning."""
         greet_with(self.frames, DRAINS[how](code))
         self._put("frames")
-        return found(turned_away(in_a_row=1), name=FRAMES)
+        return found(turned_away(in_a_row=1), name=FRAMES, late=REFUSED)
 
     def process(self) -> Expect:
         self._put_process()
