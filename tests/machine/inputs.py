@@ -88,6 +88,15 @@ EXTRAS: list[dict[str, Any]] = [
     {"goaway_then_answer": 0},
     {"goaway_then_answer": 11},
 ]
+NAMELESS: list[dict[str, Any]] = [
+    {"name": ""},
+    {"status": 12, "message": "unknown method"},
+    {"status": 13, "message": "no name yet"},
+    {"raw_data_hex": "00000000ff01"},
+    {"rst": 2},
+    {"close": True},
+]
+"""Behaviours of GetPluginInfo that tell no name."""
 WIRES: list[tuple[str, list[str], str]] = [
     ("silent", ["deadline"], "timeout"),
     ("http1", ["protocol_error"], "unreached"),

@@ -46,6 +46,15 @@ def turned_away(in_a_row: int) -> str | None:
     return "connection_lost" if in_a_row > 1 else None
 
 
+def most_names(seconds: float) -> int:
+    """How often a driver whose GetPluginInfo fails may be asked its name: at once, after 0.1 s, and then half as often, to 1 s."""
+    asked, pause, passed = 1, 0.1, 0.1
+    while passed <= seconds:
+        asked, pause = asked + 1, min(2 * pause, 1.0)
+        passed += pause
+    return asked
+
+
 @dataclass(frozen=True, slots=True)
 class Count:
     """

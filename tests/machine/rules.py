@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.machine.frames import ALWAYS, BESIDE, DRAINS, SOMETIMES, UNSEEN
-from tests.machine.inputs import BAD_FILES, EXTRAS, GARBAGE, MILD, ODD, PATHS, WIRES
+from tests.machine.inputs import BAD_FILES, EXTRAS, GARBAGE, MILD, NAMELESS, ODD, PATHS, WIRES
 from tests.machine.walk import ARRIVED, Walk
 from tests.machine.world import LATER, LATEST, MESSAGES, NAMES, PERMISSIONS, SOONER
 from tests.support import fuse
@@ -53,6 +53,7 @@ RAW = st.tuples(
 )
 ANY_CODE = st.one_of(st.integers(0, 14), st.integers(0, 255), st.sampled_from([70007, 2**31, 2**32 - 1]))
 """Of GOAWAY; HTTP/2 knows 0 to 13."""
+OTHERS = ("named.csi.test", "other.csi.test")
 OF_A_PROCESS = st.sampled_from(["process"] * 3 + ["frozen", "killed", "library_hangs"])
 OVERTAKES = st.tuples(
     st.just("overtake"),
@@ -76,6 +77,7 @@ SELDOM = st.one_of(
         st.sampled_from([ARRIVED, 0.0]),
     ),
     st.just(("name",)),
+    st.tuples(st.just("name_fails"), st.sampled_from(NAMELESS), st.sampled_from([0.2, 1.0]), st.sampled_from(OTHERS)),
 )
 """Steps that take long, or change the meaning of the others."""
 

@@ -100,6 +100,8 @@ class World:
         self.grpc = GrpcDriver(str(self._pool / "grpc"), NAMES[0])
         self.grpc.start()
         self.raw = wire(self._pool / "raw")
+        self.named = wire(self._pool / "named")
+        """Each time that it is at the address, its socket is new, so that it is asked its name."""
         self.frames = FrameDriver(str(self._pool / "frames"))
         self._wires: dict[str, RawDriver] = {}
         self._process = self._start_process()
@@ -111,7 +113,7 @@ class World:
         self._reset()
         self.grpc.reset()
         self.grpc.stop()
-        for driver in (self.raw, *self._wires.values()):
+        for driver in (self.raw, self.named, *self._wires.values()):
             driver.stop()
         self.frames.close()
         for each in self._others:
@@ -282,6 +284,13 @@ class World:
         greet_with(self.frames, DRAINS[how](code))
         self._put("frames")
         return found(turned_away(in_a_row=1), name=FRAMES, late=REFUSED)
+
+    def names(self, behaviour: dict[str, Any], name: str) -> Expect:
+        """A ready driver whose GetPluginInfo is like that; `name` is what can be learned from it."""
+        self.named.reset()
+        self.named.behave({"plugin_info": behaviour})
+        self._put("named")
+        return found(None, body=b"ok", name=name)
 
     def process(self) -> Expect:
         self._put_process()
