@@ -73,6 +73,8 @@ class SocketFile:
         self._is_local = not self._is_path
         """Whether a look does not hang, as the mounts were when the thread last looked."""
         self._mounts = _MountChanges()
+        self._has_changed = False
+        """Whether a change of the mounts was noticed since the thread's look began."""
         self._looking: asyncio.Future[_Seen] | None = None
         """The look in the thread that has not ended."""
         self._jobs: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Future[_Seen]] | None] | None = None
@@ -80,7 +82,7 @@ class SocketFile:
     def is_local(self) -> bool:
         """Whether a look at the file does not hang, so that it is made in place."""
         if self._is_path and self._mounts.have_changed():
-            self._is_local = False  # until the thread has looked again
+            self._is_local, self._has_changed = False, True  # until the thread has looked again
         return self._is_local
 
     def look_in_place(self) -> SocketIdentity | None:
@@ -118,6 +120,7 @@ class SocketFile:
         import asyncio
 
         loop = asyncio.get_running_loop()
+        self._has_changed = False
         self._mounts.have_changed()  # what changes from here on counts as changed after the look
         looking = self._looking = loop.create_future()
         looking.add_done_callback(self._end)
@@ -126,7 +129,7 @@ class SocketFile:
 
     def _end(self, looking: asyncio.Future[_Seen]) -> None:
         self._looking = None
-        self._is_local = looking.result().is_local
+        self._is_local = looking.result().is_local and not self._has_changed
 
     def _work(self, jobs: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Future[_Seen]] | None]) -> None:
         """Make the looks; runs in the thread."""

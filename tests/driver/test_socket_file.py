@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from livenessprobe.driver import socket_file
 from livenessprobe.driver.address import CSIAddress, parse_csi_address
 from livenessprobe.driver.diagnosis import NotConnected
 from livenessprobe.driver.result import Reason
@@ -81,6 +82,36 @@ def test_once_the_file_system_is_known_to_be_local_looks_are_made_in_place(folde
 def test_a_path_through_a_link_is_always_looked_at_in_the_thread(folder: Path) -> None:
     (folder / "link").symlink_to(folder)
     assert look_twice(folder / "link" / "csi.sock") == (["socket file", "socket file"], False)
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_a_mount_that_comes_during_a_look_is_not_forgotten_when_the_look_ends(
+    noticed: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another call may notice it before the look has ended; a look in place would then hang for ever."""
+    begun, go_on, changes = threading.Event(), threading.Event(), list[bool]()
+
+    def look(_: CSIAddress) -> SocketIdentity | None:
+        begun.set()
+        go_on.wait(5)
+        return None
+
+    async def run() -> bool:
+        file = SocketFile(parse_csi_address(str(folder / "csi.sock"), "linux"), look)
+        monkeypatch.setattr(file._mounts, "have_changed", lambda: bool(changes and changes.pop()))
+        looking = asyncio.ensure_future(file.look(asyncio.get_running_loop().time() + 5))
+        await asyncio.to_thread(begun.wait, 5)
+        changes.append(True)
+        if noticed:
+            assert not file.is_local()
+        go_on.set()
+        await looking
+        is_local = file.is_local()
+        file.close()
+        return is_local
+
+    monkeypatch.setattr(socket_file, "_is_local", lambda _: True)
+    assert not asyncio.run(run())
 
 
 def test_a_missing_thread_is_an_internal_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

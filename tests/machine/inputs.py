@@ -58,6 +58,60 @@ BAD_FILES: tuple[bytes, ...] = (
     b"#" * (1 << 20) + b"##",
 )
 
+MILD: list[tuple[dict[str, Any], list[str]]] = [
+    ({"close": True}, ["connection_lost"]),
+    ({"close_after_data": True}, ["connection_lost"]),
+    ({"cut": 4}, ["connection_lost"]),
+    ({"cut": 30}, ["connection_lost"]),
+    ({"raw_data_hex": "00000000ff01"}, ["protocol_error"]),
+    ({"raw_data_hex": ""}, ["protocol_error"]),
+    (
+        {"trailers_only": [[":status", "200"], ["content-type", "application/grpc"], ["grpc-status", "0"]]},
+        ["protocol_error"],
+    ),
+    ({"body_hex": "0aff"}, ["protocol_error"]),
+    ({"body_hex": "ffffffffff"}, ["protocol_error"]),
+    ({"body_hex": "00", "flag": 1}, ["protocol_error"]),
+    ({"end_without_trailers": True}, ["protocol_error"]),
+    ({"trailers_only": [[":status", "503"]]}, ["protocol_error"]),
+    ({"trailers_only": [[":status", "200"], ["content-type", "text/html"]]}, ["protocol_error", "driver_error"]),
+    ({"rst": 2}, ["protocol_error"]),
+    ({"rst": 7}, ["connection_lost"]),
+    ({"rst": 8}, ["protocol_error"]),
+    ({"grpc_status": "99"}, ["driver_error"]),
+]
+EXTRAS: list[dict[str, Any]] = [
+    {},
+    {"headers": [("x-pad", "p" * 10_000)]},
+    {"trailers": [("x-pad", "p" * 10_000)]},
+    {"headers": [(f"x-{number}", "v") for number in range(300)]},
+    {"goaway_then_answer": 0},
+    {"goaway_then_answer": 11},
+]
+NAMELESS: list[dict[str, Any]] = [
+    {"name": ""},
+    {"status": 12, "message": "unknown method"},
+    {"status": 13, "message": "no name yet"},
+    {"raw_data_hex": "00000000ff01"},
+    {"rst": 2},
+    {"close": True},
+]
+"""Behaviours of GetPluginInfo that tell no name."""
+WIRES: list[tuple[str, list[str], str]] = [
+    ("silent", ["deadline"], "timeout"),
+    ("http1", ["protocol_error"], "unreached"),
+    ("garbage", ["protocol_error"], "unreached"),
+    ("tls", ["protocol_error"], "unreached"),
+    ("flood", ["protocol_error"], "unreached"),
+    ("accept_close", ["protocol_error"], "unreached"),
+    ("half_settings", ["protocol_error"], "unreached"),
+    ("http1_closes", ["protocol_error"], "unreached"),
+    ("tls_closes", ["protocol_error"], "unreached"),
+    ("garbage_closes", ["protocol_error"], "unreached"),
+    ("goaway", ["protocol_error", "connection_lost"], "any"),
+    ("goaway_closes", ["protocol_error", "connection_lost"], "any"),
+]
+
 
 @dataclass
 class Settings:

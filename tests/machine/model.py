@@ -37,6 +37,24 @@ class Outcome:
 READY = Outcome(None)
 
 
+def turned_away(in_a_row: int) -> str | None:
+    """
+    The reason after a ready driver has not looked at so many calls of a probe, each on a fresh connection.
+
+    The first is made again; the second is the result.
+    """
+    return "connection_lost" if in_a_row > 1 else None
+
+
+def most_names(seconds: float) -> int:
+    """How often a driver whose GetPluginInfo fails may be asked its name: at once, after 0.1 s, and then half as often, to 1 s."""
+    asked, pause, passed = 1, 0.1, 0.1
+    while passed <= seconds:
+        asked, pause = asked + 1, min(2 * pause, 1.0)
+        passed += pause
+    return asked
+
+
 @dataclass(frozen=True, slots=True)
 class Count:
     """

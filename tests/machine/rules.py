@@ -10,11 +10,13 @@ from collections import Counter
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from tests.machine.inputs import BAD_FILES, GARBAGE, ODD, PATHS
+from tests.machine.frames import ALWAYS, BESIDE, DRAINS, SOMETIMES, UNSEEN
+from tests.machine.inputs import BAD_FILES, EXTRAS, GARBAGE, MILD, NAMELESS, ODD, PATHS, WIRES
 from tests.machine.walk import ARRIVED, Walk
-from tests.machine.world import EXTRAS, LATER, LATEST, MESSAGES, MILD, NAMES, PERMISSIONS, SOONER, WIRES
+from tests.machine.world import LATER, LATEST, MESSAGES, NAMES, PERMISSIONS, SOONER
+from tests.support import fuse
 
 ANEW = st.sampled_from([False] * 4 + [True])
 """Whether to make a new socket for the driver even if the present one could stay."""
@@ -49,6 +51,9 @@ RAW = st.tuples(
     READY,
     st.one_of(*map(st.just, EXTRAS), *(SLOW[each].map(lambda delay: {"delay_s": delay}) for each in ("sooner", "later"))),
 )
+ANY_CODE = st.one_of(st.integers(0, 14), st.integers(0, 255), st.sampled_from([70007, 2**31, 2**32 - 1]))
+"""Of GOAWAY; HTTP/2 knows 0 to 13."""
+OTHERS = ("named.csi.test", "other.csi.test")
 OF_A_PROCESS = st.sampled_from(["process"] * 3 + ["frozen", "killed", "library_hangs"])
 OVERTAKES = st.tuples(
     st.just("overtake"),
@@ -72,6 +77,7 @@ SELDOM = st.one_of(
         st.sampled_from([ARRIVED, 0.0]),
     ),
     st.just(("name",)),
+    st.tuples(st.just("name_fails"), st.sampled_from(NAMELESS), st.sampled_from([0.2, 1.0]), st.sampled_from(OTHERS)),
 )
 """Steps that take long, or change the meaning of the others."""
 
@@ -130,6 +136,18 @@ class Machine(RuleBasedStateMachine):
     def wire(self, anew: bool, how: tuple[Any, ...]) -> None:
         self._do("wire", anew, *how)
 
+    @rule(anew=ANEW, place=st.sampled_from(list(BESIDE)), code=ANY_CODE)
+    def goes_away(self, anew: bool, place: str, code: int) -> None:
+        self._do("goes_away", anew, place, code)
+
+    @rule(refusal=st.sampled_from(list(UNSEEN)), code=ANY_CODE, every=st.sampled_from([ALWAYS, SOMETIMES, SOMETIMES]))
+    def turns_away(self, refusal: str, code: int, every: int) -> None:
+        self._do("turns_away", True, refusal, code, every)
+
+    @rule(how=st.sampled_from(list(DRAINS)), code=ANY_CODE)
+    def drains(self, how: str, code: int) -> None:
+        self._do("drains", True, how, code)
+
     @rule(anew=ANEW, state=OF_A_PROCESS)
     def of_a_process(self, anew: bool, state: str) -> None:
         self._do(state, anew)
@@ -137,6 +155,11 @@ class Machine(RuleBasedStateMachine):
     @rule(anew=ANEW, state=st.sampled_from(NOT_THERE))
     def not_there(self, anew: bool, state: str) -> None:
         self._do(state, anew)
+
+    @precondition(lambda _: fuse.fault() is None)
+    @rule(anew=ANEW)
+    def hung_mount(self, anew: bool) -> None:
+        self._do("hung_mount", anew)
 
     # --- its clients
 

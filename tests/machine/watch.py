@@ -179,7 +179,7 @@ class Watch:
         outcomes = set(self._world.expect.outcomes)
         if self._stalled():
             self.notes["stalled"] += 1
-            outcomes |= {Outcome("deadline"), Outcome("deadline", False)}
+            outcomes |= {Outcome("deadline"), Outcome("deadline", False), *self._world.expect.late}
         return outcomes
 
     def _stalled(self) -> bool:

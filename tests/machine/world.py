@@ -16,7 +16,10 @@ import grpc
 
 from tests.conformance.raw_driver import RawDriver
 from tests.machine.drivers import RAW, GrpcDriver, ProcessDriver, wire
-from tests.machine.model import Outcome, Socket
+from tests.machine.frames import ALWAYS, BESIDE, DRAINS, FRAMES, UNSEEN, greet_with, respond_with
+from tests.machine.model import Outcome, Socket, turned_away
+from tests.support import fuse
+from tests.support.frames import FrameDriver
 
 CODES = (
     "OK Canceled Unknown InvalidArgument DeadlineExceeded NotFound AlreadyExists PermissionDenied ResourceExhausted "
@@ -61,6 +64,12 @@ class Expect:
     name: str = ""
     """The driver's name, if the sidecar can learn it."""
     delay: float = 0.0
+    late: frozenset[Outcome] = frozenset()
+    """Further results that are right if this machine stood still."""
+
+
+REFUSED = frozenset({Outcome("connection_lost"), Outcome("protocol_error", False)})
+"""The results of a call, or of a dial, that there was no time to make again."""
 
 
 def found(*reasons: str | None, reached: bool | None = True, **more: Any) -> Expect:
@@ -86,9 +95,14 @@ class World:
         """The name of the pool's socket that is at the address."""
         self._serial = 0
         self._frozen = False
+        self._unmount: Callable[[], None] | None = None
+        """Ends the hung file system over the folder, if there is one."""
         self.grpc = GrpcDriver(str(self._pool / "grpc"), NAMES[0])
         self.grpc.start()
         self.raw = wire(self._pool / "raw")
+        self.named = wire(self._pool / "named")
+        """Each time that it is at the address, its socket is new, so that it is asked its name."""
+        self.frames = FrameDriver(str(self._pool / "frames"))
         self._wires: dict[str, RawDriver] = {}
         self._process = self._start_process()
         self._others: list[socket.socket] = []
@@ -99,28 +113,37 @@ class World:
         self._reset()
         self.grpc.reset()
         self.grpc.stop()
-        for driver in (self.raw, *self._wires.values()):
+        for driver in (self.raw, self.named, *self._wires.values()):
             driver.stop()
+        self.frames.close()
         for each in self._others:
             each.close()
         self._process.kill()
 
     def enter(self, state: str, anew: bool, *arguments: Any) -> Expect:
         """Bring about `state`; with `anew` on a new socket even if the present one could stay."""
+        if state == "hung_mount" and self._unmount:
+            return self.expect
         self._reset()
         if anew:
             self._clear()
         self.expect = STATES[state](self, *arguments)
+        self.socket = None if self._unmount else self._look()
+        return self.expect
+
+    def _look(self) -> Socket:
         try:
             status = os.stat(self.address)
-            self.socket = (status.st_dev, status.st_ino, status.st_ctime_ns)
+            return status.st_dev, status.st_ino, status.st_ctime_ns
         except OSError:
-            self.socket = None
-        return self.expect
+            return None
 
     # --- placing
 
     def _reset(self) -> None:
+        if self._unmount:  # first of all: until then this process would hang, too
+            self._unmount()
+            self._unmount = None
         if self.mount.is_dir():
             os.chmod(self.mount, 0o700)
         if self._frozen:
@@ -244,6 +267,31 @@ class World:
         self._wire(kind)
         return found(*reasons, reached=None if kind.startswith("goaway") else False, wait=wait)
 
+    def goes_away(self, place: str, code: int) -> Expect:
+        """A ready driver that sends a GOAWAY with `code` beside each response."""
+        respond_with(self.frames, lambda call: BESIDE[place](call, code))
+        self._put("frames")
+        return found(None, name=FRAMES, body=b"ok")
+
+    def turns_away(self, refusal: str, code: int, every: int) -> Expect:
+        """A driver that has not looked at the calls of each such connection."""
+        respond_with(self.frames, lambda call: UNSEEN[refusal](call, code), every)
+        self._put("frames")
+        return found(turned_away(in_a_row=2 if every == ALWAYS else 1), name="" if every == ALWAYS else FRAMES, late=REFUSED)
+
+    def drains(self, how: str, code: int) -> Expect:
+        """A driver of which each third connection drains from its beginning."""
+        greet_with(self.frames, DRAINS[how](code))
+        self._put("frames")
+        return found(turned_away(in_a_row=1), name=FRAMES, late=REFUSED)
+
+    def names(self, behaviour: dict[str, Any], name: str) -> Expect:
+        """A ready driver whose GetPluginInfo is like that; `name` is what can be learned from it."""
+        self.named.reset()
+        self.named.behave({"plugin_info": behaviour})
+        self._put("named")
+        return found(None, body=b"ok", name=name)
+
     def process(self) -> Expect:
         self._put_process()
         return found(None, body=b"ok", name="process.csi.test")
@@ -261,6 +309,15 @@ class World:
         self._process = self._start_process()
         self._at = "killed"
         return unreached("refused", body=f"nobody listens on {self.address}: the driver is down or starting".encode())
+
+    def hung_mount(self) -> Expect:
+        """A file system that hangs is mounted over the driver's folder, whatever is there."""
+        if not self.mount.is_dir() or self.mount.is_symlink():
+            self._clear()
+        self._unmount = fuse.mount(self.mount)
+        body = f"{self.address} cannot be looked at: its file system does not respond; "
+        way_out = "on the node, look for a dead FUSE or NFS mount there, and unmount it (umount -l)"
+        return found("hung_mount", reached=False, wait="timeout", body=(body + way_out).encode())
 
     def missing(self) -> Expect:
         self._clear()
@@ -342,48 +399,3 @@ STATES: dict[str, Callable[..., Expect]] = {
     if callable(value) and not name.startswith("_") and name not in ("close", "enter")
 }
 PERMISSIONS = ("forbidden_socket", "forbidden_folder")
-
-MILD: list[tuple[dict[str, Any], list[str]]] = [
-    ({"close": True}, ["connection_lost"]),
-    ({"close_after_data": True}, ["connection_lost"]),
-    ({"cut": 4}, ["connection_lost"]),
-    ({"cut": 30}, ["connection_lost"]),
-    ({"raw_data_hex": "00000000ff01"}, ["protocol_error"]),
-    ({"raw_data_hex": ""}, ["protocol_error"]),
-    (
-        {"trailers_only": [[":status", "200"], ["content-type", "application/grpc"], ["grpc-status", "0"]]},
-        ["protocol_error"],
-    ),
-    ({"body_hex": "0aff"}, ["protocol_error"]),
-    ({"body_hex": "ffffffffff"}, ["protocol_error"]),
-    ({"body_hex": "00", "flag": 1}, ["protocol_error"]),
-    ({"end_without_trailers": True}, ["protocol_error"]),
-    ({"trailers_only": [[":status", "503"]]}, ["protocol_error"]),
-    ({"trailers_only": [[":status", "200"], ["content-type", "text/html"]]}, ["protocol_error", "driver_error"]),
-    ({"rst": 2}, ["protocol_error"]),
-    ({"rst": 7}, ["protocol_error"]),
-    ({"rst": 8}, ["protocol_error"]),
-    ({"grpc_status": "99"}, ["driver_error"]),
-]
-EXTRAS: list[dict[str, Any]] = [
-    {},
-    {"headers": [("x-pad", "p" * 10_000)]},
-    {"trailers": [("x-pad", "p" * 10_000)]},
-    {"headers": [(f"x-{number}", "v") for number in range(300)]},
-    {"goaway_then_answer": 0},
-    {"goaway_then_answer": 11},
-]
-WIRES: list[tuple[str, list[str], str]] = [
-    ("silent", ["deadline"], "timeout"),
-    ("http1", ["protocol_error"], "unreached"),
-    ("garbage", ["protocol_error"], "unreached"),
-    ("tls", ["protocol_error"], "unreached"),
-    ("flood", ["protocol_error"], "unreached"),
-    ("accept_close", ["protocol_error"], "unreached"),
-    ("half_settings", ["protocol_error"], "unreached"),
-    ("http1_closes", ["protocol_error"], "unreached"),
-    ("tls_closes", ["protocol_error"], "unreached"),
-    ("garbage_closes", ["protocol_error"], "unreached"),
-    ("goaway", ["protocol_error", "connection_lost"], "any"),
-    ("goaway_closes", ["protocol_error", "connection_lost"], "any"),
-]

@@ -7,8 +7,10 @@ import ctypes
 import os
 import struct
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,10 @@ HEADER = struct.Struct("=IIQQIIII")
 """Of a request: length, opcode, unique number, node, uid, gid, pid, padding."""
 
 
+class CannotMount(Exception):
+    """No file system can be mounted that hangs; says why."""
+
+
 @contextlib.contextmanager
 def hung_mount(folder: Path) -> Iterator[None]:
     """
@@ -28,29 +34,50 @@ def hung_mount(folder: Path) -> Iterator[None]:
     Skips the test where FUSE cannot be mounted, and says why.  Looks wait in the kernel's queue, so they end when their
     process is killed.
     """
+    try:
+        unmount = mount(folder)
+    except CannotMount as error:
+        pytest.skip(f"{error}: the hung file system is tested by a look that never returns only")
+    try:
+        yield
+    finally:
+        unmount()
+
+
+def mount(folder: Path) -> Callable[[], None]:
+    """Mounts such a file system; returns what ends it, and raises CannotMount."""
     if sys.platform != "linux":
-        pytest.skip("FUSE IS OF LINUX: the hung file system is not tested here")
+        raise CannotMount("FUSE IS OF LINUX")
     try:
         device = os.open("/dev/fuse", os.O_RDWR)
     except OSError as error:
-        pytest.skip(f"FUSE CANNOT BE USED ({error}): the hung file system is tested by a look that never returns only")
+        raise CannotMount(f"FUSE CANNOT BE USED ({error})") from None
     libc = ctypes.CDLL(None, use_errno=True)
     place = os.fsencode(folder)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
     if libc.mount(b"hung", place, b"fuse", 0, options):
         os.close(device)
-        pytest.skip(
-            f"FUSE CANNOT BE MOUNTED ({os.strerror(ctypes.get_errno())}): "
-            "the hung file system is tested by a look that never returns only"
-        )
-    serving = threading.Thread(target=_serve, args=(device,), daemon=True)
-    serving.start()
-    try:
-        serving.join()  # until INIT is answered
-        yield
-    finally:
+        raise CannotMount(f"FUSE CANNOT BE MOUNTED ({os.strerror(ctypes.get_errno())})")
+
+    def unmount() -> None:
         os.close(device)  # aborts all requests
         libc.umount2(place, MNT_FORCE | MNT_DETACH)
+
+    serving = threading.Thread(target=_serve, args=(device,), daemon=True)
+    serving.start()
+    serving.join()  # until INIT is answered
+    return unmount
+
+
+@lru_cache(maxsize=1)
+def fault() -> str | None:
+    """Why no file system can be mounted that hangs; None if one can."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            mount(Path(folder))()
+        except CannotMount as error:
+            return str(error)
+    return None
 
 
 def _serve(device: int) -> None:
