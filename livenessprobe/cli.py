@@ -16,7 +16,7 @@ from livenessprobe.klog.log import get_logger
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
 from livenessprobe.process import cpus, termination, threads
-from livenessprobe.process.imports import hide_modules, install_placeholders
+from livenessprobe.process.imports import UNUSED_BY_HYPERCORN, hide_modules, install_placeholders
 from livenessprobe.settings import command_line, describe, flags
 from livenessprobe.settings.file import HUNG_SECONDS, FileContent, read_settings_file
 from livenessprobe.settings.layers import DEFAULT_FILE, KEYS, PREFIX, Layer
@@ -26,7 +26,6 @@ from livenessprobe.settings.mistakes import Mistake
 from livenessprobe.settings.model import Loaded
 from livenessprobe.settings.validate import http_listener_mistake, metrics_listener_mistake
 from livenessprobe.web.listener import ListenError, listen, look_up
-from livenessprobe.web.unused import OF_HYPERCORN
 
 Opened = TypeVar("Opened")
 
@@ -47,6 +46,10 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
                 from livenessprobe.commands import demo
 
                 return demo.main(rest, environ)
+            case ["lint", *rest]:
+                from livenessprobe.commands import lint
+
+                return lint.main(rest, environ)
             case ["config", *rest]:
                 return run(rest, environ, _print_settings, "config")
         return run(arguments, environ, _serve)
@@ -167,7 +170,7 @@ def _serve(start: _Start) -> int:
     http, metrics = listeners
     assert http is not None
     _warn(loaded, start.line)
-    install_placeholders(OF_HYPERCORN)
+    install_placeholders(UNUSED_BY_HYPERCORN)
     with hide_modules("ssl"):
         import asyncio
 

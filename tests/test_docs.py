@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from livenessprobe import __version__
-from livenessprobe.commands import check, watch
+from livenessprobe.commands import check, lint, watch
 from livenessprobe.driver.identity import REDIAL_SECONDS
 from livenessprobe.driver.result import CALL_TIMED_OUT, MESSAGE_MAX, Reason
 from livenessprobe.klog.writer import QUEUE_LIMIT
+from livenessprobe.lint.findings import RULES
 from livenessprobe.metrics import Metrics
 from livenessprobe.probing.driver_name import NAME_MAX
 from livenessprobe.process.watchdog import STUCK_SECONDS
@@ -172,7 +173,7 @@ def test_documents_name_only_flags_that_exist(document: str) -> None:
 
     named = set(re.findall(r"(?<![\w-])--([a-z][a-z0-9_-]*)", text))
 
-    known = {*flags.BY_NAME, *flags.LONGHORN, *(flag.name for flag in (*check.FLAGS, *watch.FLAGS)), "help"}
+    known = {*flags.BY_NAME, *flags.LONGHORN, *(flag.name for flag in (*check.FLAGS, *lint.FLAGS, *watch.FLAGS)), "help"}
     assert named <= known | (REMOVED_FLAGS if document == "CHANGELOG.md" else set())
 
 
@@ -186,6 +187,24 @@ def test_documents_name_only_variables_that_exist(document: str) -> None:
 
     # The others are examples of variables that Kubernetes sets.
     assert named <= {key.upper() for key in KEYS} | {"SERVICE_HOST", "SERVICE_", "PORT"}
+
+
+# --- findings
+
+
+def test_lint_page_has_a_section_for_each_finding_with_its_title_and_severity() -> None:
+    page = read("docs/lint.md")
+    headings = re.findall(r"^### (LP\d+)$", page, re.MULTILINE)
+
+    assert headings == list(RULES)
+    for rule in RULES.values():
+        assert section(page, f"### {rule.id}").startswith(f"\n**{rule.title}** ({rule.severity}).")
+
+
+def test_lint_page_lists_the_flags_with_their_defaults() -> None:
+    listed = [(flag, default) for flag, default, _ in rows(section(read("docs/lint.md"), "## Input"))]
+
+    assert listed == [(f"`--{flag.name}`", f"`{flag.default}`" if flag.default else "empty") for flag in lint.FLAGS]
 
 
 # --- metrics
@@ -367,7 +386,7 @@ def test_the_picture_of_the_demo_names_no_machine_and_fetches_nothing() -> None:
     }
     assert "url(http" not in picture
     assert not re.search(r"/tmp|/home|/root|livenessprobe-demo", picture)
-    for shown in ("200&#160;after", "[not_ready]", "[deadline]", "[refused]"):
+    for shown in (">200<", ">500<", "[not_ready]", "[deadline]", "[refused]"):
         assert shown in picture
 
 

@@ -7,22 +7,30 @@ The driver and the sidecar are separate processes, so that SIGKILL makes a crash
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from http.client import HTTPResponse
+from http.client import HTTPConnection, HTTPException
+from typing import NamedTuple
 
-from livenessprobe.driver.address import AddressError
 from livenessprobe.process import memory, signals, threads
 from livenessprobe.settings import command_line
-from livenessprobe.settings.listen_address import parse_listen_address
-from livenessprobe.web.listener import ListenError, listen
+from livenessprobe.settings.layers import overlay
+from livenessprobe.settings.listen_address import ListenAddress, join_host_port, parse_listen_address
+from livenessprobe.settings.load import load
+from livenessprobe.settings.model import Loaded
+from livenessprobe.web.listener import ListenError, listen, look_up
 
+USAGE = """\
+Usage: livenessprobe demo [flags of livenessprobe]
+It listens on 127.0.0.1:9808, or on a free port, unless --http-endpoint=host:port, --http-endpoint=unix:///path or
+--health-port=port say otherwise.
+"""
 HELP = """\
   r  the driver is ready          c  it crashes (SIGKILL)
   n  it says: not ready           h  it hangs (SIGSTOP)
@@ -31,6 +39,35 @@ HELP = """\
 """
 RESPONSE_SECONDS = 30.0
 """The longest wait for a response of the sidecar."""
+QUICK_SECONDS = 0.3
+"""A response that takes longer is announced, so that nobody takes the demo for hung."""
+_GREEN, _RED = 32, 31
+
+
+class _Target(NamedTuple):
+    """Where a listener of the sidecar is reached."""
+
+    host: str
+    port: int
+    socket: str = ""
+    """Path of a unix socket, in place of host and port."""
+
+    def curl(self, path: str) -> str:
+        """The arguments with which curl gets `path`."""
+        if self.socket:
+            return f"--unix-socket {self.socket} http://localhost{path}"
+        return f"http://{join_host_port(self.host, str(self.port))}{path}"
+
+    def connect(self) -> HTTPConnection:
+        """A connection; raises OSError."""
+        connection = HTTPConnection(self.host, self.port or None, timeout=RESPONSE_SECONDS)
+        if sys.platform != "win32" and self.socket:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(RESPONSE_SECONDS)
+            connection.sock.connect(self.socket)
+        else:
+            connection.connect()
+        return connection
 
 
 class _Driver:
@@ -80,51 +117,103 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     memory.enable_collection()
     signals.install_early(lambda *_: sys.exit(0))  # so that `finally` clauses end both processes
     try:
-        given = command_line.parse(arguments).values()
-        endpoint = given.get("http-endpoint") or _free_endpoint()
-    except command_line.HelpRequested:
-        print("Usage: livenessprobe demo [flags of livenessprobe]\nKeys, each followed by Enter:\n" + HELP)
+        return _main(arguments, environ)
+    except (KeyboardInterrupt, SystemExit):
         return 0
-    except (command_line.FlagError, ListenError, AddressError) as error:
-        hint = error.hint if isinstance(error, command_line.FlagError) else ""
-        print(f"livenessprobe demo: {error}{hint}", file=sys.stderr)
-        return 2
-    if fault := threads.fault():  # where no thread can be started, no process can either (posix_spawn)
-        print(f"livenessprobe demo: {fault}", file=sys.stderr)
-        return 1
+
+
+def _main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     with tempfile.TemporaryDirectory(prefix="livenessprobe-demo") as folder:
-        socket = os.path.join(folder, "csi.sock")
-        driver = _Driver(socket)
-        command = [sys.executable, "-m", "livenessprobe", f"--csi-address={socket}", f"--http-endpoint={endpoint}"]
-        sidecar = subprocess.Popen([*command, *arguments], env=environ, stdin=subprocess.DEVNULL)
+        socket_path = os.path.join(folder, "csi.sock")
         try:
-            return _run_session(driver, sidecar, f"http://{endpoint}")
-        except (KeyboardInterrupt, SystemExit):
+            values = {"csi-address": socket_path, **command_line.parse(arguments).values()}
+            loaded, values = _with_endpoint(values, environ)
+            targets = _targets(loaded)
+        except command_line.HelpRequested:
+            _say(f"{USAGE}Keys, each followed by Enter:\n{HELP}")
             return 0
+        except (command_line.FlagError, ListenError) as error:
+            return _refuse(f"{error}{error.hint if isinstance(error, command_line.FlagError) else ''}")
+        if loaded.mistakes:
+            return _refuse(*(mistake.sentence for mistake in loaded.mistakes))
+        if fault := threads.fault():  # where no thread can be started, no process can either (posix_spawn)
+            print(f"livenessprobe demo: {fault}", file=sys.stderr)
+            return 1
+        driver = _Driver(socket_path)
+        command = [sys.executable, "-m", "livenessprobe", *(f"--{name}={value}" for name, value in values.items())]
+        sidecar = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL)
+        try:
+            return _run_session(driver, sidecar, *targets, colours=_has_colours(environ))
         finally:
             sidecar.terminate()
             sidecar.wait()
             driver.crash()
 
 
+def _refuse(*sentences: str) -> int:
+    print("\n".join(f"livenessprobe demo: {sentence}" for sentence in sentences), file=sys.stderr)
+    return 2
+
+
+def _with_endpoint(values: dict[str, str], environ: Mapping[str, str]) -> tuple[Loaded, dict[str, str]]:
+    """The settings by `values` and `environ`, with a port that is known beforehand; and the values that make them."""
+    loaded = load(values, environ, merger=overlay)
+    if loaded.mistakes:
+        return loaded, values
+    if all(loaded.raw[key].source.startswith("default") for key in ("http_endpoint", "health_port", "metrics_address")):
+        values = {**values, "http-endpoint": _free_endpoint()}
+    elif loaded.settings.http.port.strip("0") == "" and not loaded.settings.http.path:
+        port = _free_port(loaded.settings.http)
+        by_port = {"health-port": str(port)}
+        by_endpoint = {"http-endpoint": join_host_port(loaded.settings.http.host, str(port))}
+        values = {**values, **(by_endpoint if loaded.raw["http_endpoint"].text else by_port)}
+    else:
+        return loaded, values
+    return load(values, environ, merger=overlay), values
+
+
 def _free_endpoint() -> str:
     for endpoint in ("127.0.0.1:9808", "127.0.0.1:0"):
         try:
-            with listen(parse_listen_address(endpoint)) as found:
-                return f"127.0.0.1:{found.getsockname()[1]}"
+            return f"127.0.0.1:{_free_port(parse_listen_address(endpoint))}"
         except ListenError:
             continue  # 9808 may be taken by a sidecar of a cluster on this machine
     raise ListenError("no port is free on 127.0.0.1")
 
 
-def _run_session(driver: _Driver, sidecar: subprocess.Popen[bytes], url: str) -> int:
+def _free_port(address: ListenAddress) -> int:
+    with listen(address) as found:
+        return int(found.getsockname()[1])
+
+
+def _targets(loaded: Loaded) -> tuple[_Target, _Target | None]:
+    """Where to ask for health, and where for metrics; raises ListenError for an unknown name or port."""
+    settings = loaded.settings
+    health = _target(settings.http)
+    if settings.metrics_on_http:
+        return health, health
+    return health, None if settings.metrics is None else _target(settings.metrics)
+
+
+def _target(address: ListenAddress) -> _Target:
+    found = look_up(address)
+    if found is None:
+        return _Target("localhost", 0, address.path)
+    host, port = found.sockaddr[:2]
+    return _Target("127.0.0.1" if host in ("::", "0.0.0.0") else host, port)  # noqa: S104  the wildcard is left
+
+
+def _run_session(
+    driver: _Driver, sidecar: subprocess.Popen[bytes], health: _Target, metrics: _Target | None, *, colours: bool
+) -> int:
     """Act on the keys until `q`, or until the sidecar ends after standard input has ended; returns the exit code."""
-    if not _await_first_response(sidecar, url):
+    if not _await_first_response(sidecar, health):
         return sidecar.wait()
-    print(
-        f"\nTry it:  curl -i {url}/healthz\n         curl {url}/metrics\n\nKeys, each followed by Enter:\n{HELP}", flush=True
-    )
-    _show_health(url)
+    shown = f"\nTry it:  curl -i {health.curl('/healthz')}\n"
+    if metrics is not None:
+        shown += f"         curl {metrics.curl('/metrics')}\n"
+    _say(f"{shown}\nKeys, each followed by Enter:\n{HELP}")
+    _show_health(health, colours)
     actions: dict[str, Callable[[], None]] = {
         "r": lambda: driver.send("ready"),
         "n": lambda: driver.send("not-ready"),
@@ -139,41 +228,59 @@ def _run_session(driver: _Driver, sidecar: subprocess.Popen[bytes], url: str) ->
         if key == "q":
             return 0
         if key not in actions:
-            print(f"{key!r} is none of r n s c h b p q\n{HELP}")
+            _say(f"{key!r} is none of r n s c h b p q\n{HELP}")
             continue
         actions[key]()
         time.sleep(0.2)  # the driver does not confirm a command, so give it time to act
-        _show_health(url)
-    return sidecar.wait()  # standard input is closed: serve until stopped
+        _show_health(health, colours)
+    _say("Standard input has ended: no more keys.  Driver and sidecar go on until SIGTERM or Ctrl-C.")
+    return sidecar.wait()
 
 
-def _await_first_response(sidecar: subprocess.Popen[bytes], url: str) -> bool:
+def _await_first_response(sidecar: subprocess.Popen[bytes], health: _Target) -> bool:
     end = time.monotonic() + RESPONSE_SECONDS
     while time.monotonic() < end and sidecar.poll() is None:
         try:
-            with _get_health(url):
-                return True
+            health.connect().close()
         except OSError:
             time.sleep(0.05)
+        else:
+            return True
     return False
 
 
-def _get_health(url: str) -> HTTPResponse | urllib.error.HTTPError:
-    """The response of /healthz, whatever its status; raises OSError if there is none."""
-    try:
-        response: HTTPResponse = urllib.request.urlopen(f"{url}/healthz", timeout=RESPONSE_SECONDS)  # noqa: S310  our own URL
-    except urllib.error.HTTPError as error:
-        return error
-    return response
-
-
-def _show_health(url: str) -> None:
+def _show_health(health: _Target, colours: bool) -> None:
     started = time.monotonic()
     try:
-        with _get_health(url) as response:
-            body = response.read().decode(errors="replace")
-    except OSError as error:
-        print(f"GET /healthz -> {error}")
+        connection = health.connect()
+        connection.request("GET", "/healthz")
+        if not select.select([connection.sock], [], [], QUICK_SECONDS)[0]:
+            _say("probing…")
+        response = connection.getresponse()
+        body = response.read().decode(errors="replace")
+        connection.close()
+    except (OSError, HTTPException) as error:
+        _say(f"GET /healthz -> {error!r}")
         return
     reason = "" if response.status == 200 else f" [{response.headers.get('X-Livenessprobe-Reason')}]"
-    print(f"GET /healthz -> {response.status} after {time.monotonic() - started:.3f}s{reason}: {body}", flush=True)
+    seconds = time.monotonic() - started
+    status = _in_colour(response.status) if colours else str(response.status)
+    _say(f"GET /healthz -> {status} after {seconds:.3f}s{reason}: {body}")
+
+
+def _has_colours(environ: Mapping[str, str]) -> bool:
+    return sys.stdout.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+def _in_colour(status: int) -> str:
+    return f"\x1b[{_GREEN if status == 200 else _RED}m{status}\x1b[0m"
+
+
+def _say(text: str) -> None:
+    """Write whole lines at once, since the sidecar writes to the same terminal; end if no process reads them."""
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # by `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        sys.exit(0)

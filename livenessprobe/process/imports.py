@@ -97,3 +97,34 @@ def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
         return importlib.machinery.PathFinder.find_spec(name)
     above = _spec(parent)
     return above and importlib.machinery.PathFinder.find_spec(name, above.submodule_search_locations)
+
+
+UNUSED_BY_HYPERCORN = {
+    # Types of messages and protocols: classes that are slow to make, for type checkers alone.
+    "hypercorn.typing": (
+        *("ASGIFramework", "ASGIReceiveCallable", "ASGIReceiveEvent", "ASGISendCallable", "ASGISendEvent", "AppWrapper"),
+        *("ConnectionState", "Event", "Framework", "H11SendableEvent", "HTTPResponseBodyEvent", "HTTPResponseStartEvent"),
+        *("HTTPScope", "LifespanScope", "LifespanShutdownCompleteEvent", "LifespanShutdownFailedEvent"),
+        *("LifespanStartupCompleteEvent", "LifespanStartupFailedEvent", "LifespanState", "ResponseSummary", "Scope"),
+        *("SingleTask", "TaskGroup", "WSGIFramework", "WWWScope", "WebsocketAcceptEvent", "WebsocketCloseEvent"),
+        *("WebsocketResponseBodyEvent", "WebsocketResponseStartEvent", "WebsocketScope", "WorkerContext"),
+    ),
+    "multiprocessing.synchronize": ("Event",),
+}
+"""Modules that Hypercorn imports and only other programs need, and the names that are imported from them."""
+UNUSED_BY_QUART = {
+    # the command line and the test client
+    "quart.cli": ("AppGroup",),
+    "quart.testing": (
+        *("QuartClient", "QuartCliRunner", "TestApp", "no_op_push", "sentinel"),
+        *("make_test_body_with_headers", "make_test_headers_path_and_query_string", "make_test_scope"),
+    ),
+    # templates
+    "jinja2": ("BaseLoader", "Environment", "FileSystemLoader", "Template", "TemplateNotFound"),
+    # the same of Flask and werkzeug, on whose base classes Quart stands
+    "click": (),
+    "flask.cli": ("AppGroup",),
+    "werkzeug.serving": ("is_running_from_reloader", "run_simple"),
+    "werkzeug.test": ("Client",),
+}
+"""Modules that Quart imports and only other programs need, and the names that are imported from them."""

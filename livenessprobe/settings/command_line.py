@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, str] = {
     "config": "Print the settings in force as JSON, with the source of each, and exit.",
     "demo": "Run with an example driver, to try this program.",
     "doctor": "Find mistakes in the wiring of the pod: settings, socket, driver, ports, memory.",
+    "lint": "Tell what the kubelet will do with manifests, and what is wrong with them.",
     "status": "Print the status page of the running sidecar, and exit with 0, or with 2 (not connected) or 3 (no page).",
     "watch": "Show live what the sidecars at the URLs behind the flags report; q ends it.",
 }
@@ -183,7 +184,12 @@ def _sections() -> list[str]:
 
 
 def _rows(group: Group) -> list[str]:
-    return [_row(flag) for flag in FLAGS if flag.group == group]
+    return rows([flag for flag in FLAGS if flag.group == group])
+
+
+def rows(table: Sequence[Flag]) -> list[str]:
+    """The usage text of each flag."""
+    return [_row(flag) for flag in table]
 
 
 def _row(flag: Flag) -> str:

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, TypeVar
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
 from livenessprobe.process import imports, memory
+from livenessprobe.process.imports import UNUSED_BY_QUART
 from livenessprobe.web import responses
 from livenessprobe.web.health import ASGI, INNER, METRICS_PATH, Health, Known, Receive, Scope, Send, deliver, failure
 from livenessprobe.web.routes import HEALTH, PAGE_PATHS
-from livenessprobe.web.unused import OF_QUART
 
 if TYPE_CHECKING:
     from quart import Quart
@@ -92,11 +92,11 @@ def create_app(health: Health, metrics: Metrics) -> Quart:
 
 def create_lean_app(health: Health, metrics: Metrics) -> Quart:
     """
-    The same at less than half the memory: without OpenSSL, and with placeholders for the modules in OF_QUART.
+    The same at less than half the memory: without OpenSSL, and with placeholders for the modules in UNUSED_BY_QUART.
 
     For the sidecar's own process, since test_client(), templates and the command line do not work.
     """
-    placeholders = imports.install_placeholders(OF_QUART) if "quart" not in sys.modules else []
+    placeholders = imports.install_placeholders(UNUSED_BY_QUART) if "quart" not in sys.modules else []
     try:
         with imports.hide_openssl():
             return create_app(health, metrics)

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs
 from livenessprobe.driver.result import ProbeResult, Reason
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
+from livenessprobe.probing.askers import AGENT_MAX
 from livenessprobe.probing.callers import Caller, Callers
 from livenessprobe.probing.prober import Prober
 from livenessprobe.settings.model import InForce
@@ -117,7 +118,8 @@ class Health:
         assert request is not None
         hang_up = asyncio.create_task(_cancel_on_hang_up(receive, request), name="wait for hang-up")
         try:
-            client = ((scope.get("client") or ("",))[0], _header(scope, b"user-agent"), scope["path"])
+            agent = _header(scope, b"user-agent")[:AGENT_MAX]  # clients are kept, and each may send 16 KiB
+            client = ((scope.get("client") or ("",))[0], agent, scope["path"])
             standing = await self.callers.check(Caller(client, scope.get("state", {}).get(HANG_UP)))
         finally:
             hang_up.cancel()

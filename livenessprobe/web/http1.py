@@ -282,6 +282,8 @@ class HTTP1(asyncio.BufferedProtocol):
             headers.append((b"connection", b"close"))
         reason = REASONS.get(response.status_code, b"")
         head = self._encode(h11.Response(status_code=response.status_code, headers=headers, reason=reason))
+        if self._request.method == b"HEAD":
+            head = head.replace(b"Transfer-Encoding: chunked\r\n", b"")
         if self._request.http_version == b"1.0":
             head = head.replace(b"HTTP/1.1", b"HTTP/1.0", 1).replace(b"Connection: close\r\n", b"")
         return head

@@ -84,7 +84,8 @@ def redirect(method: str, location: str, query: str) -> Response:
         location.replace("&", "&amp;").replace('"', "&#34;").replace("'", "&#39;").replace("<", "&lt;").replace(">", "&gt;")
     )
     body = f'<a href="{shown}">Temporary Redirect</a>.\n\n'.encode()
-    return _whole(307, {"Location": location, "Content-Type": "text/html; charset=utf-8"}, body)
+    headers = {"Location": location, "Content-Type": "text/html; charset=utf-8"}
+    return _whole(307, headers, body) if method == "GET" else _chunked(307, headers, b"")
 
 
 _REFUSALS = {417: b"", 501: b"Unsupported transfer encoding"}

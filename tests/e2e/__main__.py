@@ -35,6 +35,7 @@ STAGES = {
     "go": drivers.stage_go,
     "prometheus": prometheus.stage_prometheus,
     "kubelet": kubelet.stage_kubelet,
+    "times": kubelet.stage_times,
     "lazy-all": newest.stage_lazy_all,
     "bench": newest.stage_bench,
 }

@@ -16,7 +16,7 @@ from string import Template
 
 import yaml
 
-from tests.e2e import image, node
+from tests.e2e import image, node, times
 from tests.e2e.host import HERE, ROOT, Failed, say, wait_for
 from tests.e2e.node import Node
 
@@ -41,9 +41,13 @@ def _unlink(found: Node, pod: str) -> None:
     os.unlink(f"/proc/{found.pid(pod, 'driver')}/root/csi/csi.sock")
 
 
+def _next(found: Node, pod: str) -> None:
+    os.kill(found.pid(pod, "driver"), signal.SIGUSR1)
+
+
 def _deny(found: Node, pod: str) -> None:
     for _ in range(2):  # first to "ready", then to "not ready"
-        os.kill(found.pid(pod, "driver"), signal.SIGUSR1)
+        _next(found, pod)
         time.sleep(0.5)
 
 
@@ -82,6 +86,14 @@ def stage_kubelet() -> None:
             say(f"{what}: restarted after {time.monotonic() - harmed:.1f} s")
         time.sleep(max(0.0, WATCHED - (time.monotonic() - since)))
         _report(found, time.monotonic() - since)
+
+
+def stage_times() -> None:
+    """A kubelet kills drivers within the times that `livenessprobe lint` prints: three faults at three settings."""
+    image.ready()
+    with node.running() as found:
+        found.load(image.IMAGE)
+        times.measure(found, {"hung": _stop, "unreachable": _unlink, "not ready": _next})
 
 
 def _base() -> str:

@@ -218,8 +218,8 @@ def test_a_command_suggests_its_own_flags_too() -> None:
         (["help"], "help", "did you mean --help?"),
         (["version"], "version", "did you mean --version?"),
         (["status"], "status", "status is a command only as the first argument of the program"),
-        (["/bin/sh"], "/bin/sh", "the commands are check, config, demo, doctor, status, watch"),
-        (["-"], "-", "the commands are check, config, demo, doctor, status, watch"),
+        (["/bin/sh"], "/bin/sh", "the commands are check, config, demo, doctor, lint, status, watch"),
+        (["-"], "-", "the commands are check, config, demo, doctor, lint, status, watch"),
         (["\N{EN DASH}-v=5"], "\N{EN DASH}-v=5", "it begins with a dash that is no hyphen; write --v=5"),
         (["\N{EM DASH}v=5"], "\N{EM DASH}v=5", "it begins with a dash that is no hyphen; write --v=5"),
     ],
@@ -303,6 +303,8 @@ def test_the_usage_text_has_sections() -> None:
         "    \tRun with an example driver, to try this program.\n"
         "  doctor [flags]\n"
         "    \tFind mistakes in the wiring of the pod: settings, socket, driver, ports, memory.\n"
+        "  lint [flags]\n"
+        "    \tTell what the kubelet will do with manifests, and what is wrong with them.\n"
         "  status [flags]\n"
         "    \tPrint the status page of the running sidecar, and exit with 0, or with 2 (not connected) or 3 (no page).\n"
         "  watch [flags]\n"

@@ -8,15 +8,15 @@ import sys
 
 import pytest
 
-from livenessprobe.web.unused import OF_HYPERCORN, OF_QUART
+from livenessprobe.process.imports import UNUSED_BY_HYPERCORN, UNUSED_BY_QUART
 from tests.support import ROOT
 
 
-@pytest.mark.parametrize("name", OF_HYPERCORN | OF_QUART)
+@pytest.mark.parametrize("name", UNUSED_BY_HYPERCORN | UNUSED_BY_QUART)
 def test_the_names_of_a_placeholder_are_those_of_the_real_module(name: str) -> None:
     module = importlib.import_module(name)
 
-    assert [each for each in (OF_HYPERCORN | OF_QUART)[name] if not hasattr(module, each)] == []
+    assert [each for each in (UNUSED_BY_HYPERCORN | UNUSED_BY_QUART)[name] if not hasattr(module, each)] == []
 
 
 PROGRAM = """
@@ -59,7 +59,7 @@ def lean(before: str = "") -> tuple[list[str], str]:
 
 
 def test_the_lean_application_needs_no_module_for_which_it_has_a_placeholder() -> None:
-    assert lean() == (["200", "200", " ".join(sorted(OF_QUART)), ""], "")
+    assert lean() == (["200", "200", " ".join(sorted(UNUSED_BY_QUART)), ""], "")
 
 
 BROKEN = """

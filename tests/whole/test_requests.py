@@ -191,6 +191,15 @@ def test_an_asterisk_has_no_path(process: Sidecar, method: bytes) -> None:
     assert answer.endswith(b"\r\n\r\n")
 
 
+@pytest.mark.parametrize("path", [b"/metrics", b"//healthz"])
+def test_head_has_no_framing_where_get_has_no_length_yet(process: Sidecar, path: bytes) -> None:
+    answer = whole_answer(process, b"HEAD " + path + b" HTTP/1.1\r\nHost: x\r\n" + CLOSE).lower()
+
+    assert answer.endswith(b"\r\n\r\n")
+    assert b"\r\ntransfer-encoding:" not in answer
+    assert b"\r\ncontent-length:" not in answer
+
+
 def test_a_refused_tunnel_is_closed(process: Sidecar) -> None:
     answer = whole_answer(process, b"CONNECT localhost:80 HTTP/1.1\r\nHost: x\r\n\r\n")
 
