@@ -224,7 +224,7 @@ VARIABLES = {
     "node": 'label_values(livenessprobe_driver_up{job=~"$job", namespace=~"$namespace"}, node)',
     "pod": 'label_values(livenessprobe_driver_info{job=~"$job", namespace=~"$namespace", driver_name=~"$driver"}, pod)',
 }
-"""Each after those that its query uses."""
+"""Each after the variables in its query."""
 CHOSEN_ALONE = ("pod",)
 HEIGHTS = {"stat": 4, "states": 8, "lines": 8, "table": 8}
 

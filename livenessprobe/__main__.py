@@ -10,7 +10,8 @@ from typing import NoReturn
 
 from livenessprobe.process import environment, memory, signals, termination, threads
 
-COMMANDS = ("check", "config", "demo", "doctor", "status", "watch")
+COMMANDS = ("check", "config", "demo", "doctor", "lint", "status", "watch")
+"""The keys of `command_line.COMMANDS`, which is imported later: a command leaves no termination message."""
 
 
 def main() -> NoReturn:

@@ -40,7 +40,7 @@ HELP = """\
 RESPONSE_SECONDS = 30.0
 """The longest wait for a response of the sidecar."""
 QUICK_SECONDS = 0.3
-"""A response that takes longer is announced, so that nobody takes the demo for hung."""
+"""A response that takes longer is announced, or the demo would look hung."""
 _GREEN, _RED = 32, 31
 
 

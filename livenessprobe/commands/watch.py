@@ -32,7 +32,7 @@ FLAGS = (flags.Flag("every", flags.DURATION, "2s", "How often each sidecar is as
 
 
 class _Ended(Exception):
-    """The user has ended it, or nobody reads the output."""
+    """The user has ended the view, or the output has no reader."""
 
 
 class _Options(NamedTuple):
@@ -145,7 +145,7 @@ def _wake() -> Iterator[tuple[int, Callable[[], None]]]:
 
 
 def _wait(woken: int) -> None:
-    """Wait for an answer, for TICK at most; raises _Ended if the user presses q, or nobody reads the output any more."""
+    """Wait for an answer, for TICK at most; raises _Ended if the user presses q, or the output has no reader any more."""
     if sys.platform == "win32":
         time.sleep(TICK / 4)  # neither pipes nor the console can be waited for
         return

@@ -1,8 +1,8 @@
 """
 Looks at the driver's socket file: whether it is there, whether it is a socket, and whether it is still the same.
 
-On a hung file system (a dead FUSE or NFS mount) a look never returns, so it is made in a thread unless the file system is
-one that does not hang: a look in place takes 1 us, one in the thread 60 to 95 us.  The thread is not one of the executor's,
+On a hung file system (a dead FUSE or NFS mount) a look never returns, so it is made in a thread unless the file system
+does not hang: a look in place takes 1 us, one in the thread 60 to 95 us.  The thread is not one of the executor's,
 which may be few.  It makes one look at a time, so at most one thread hangs.
 """
 

@@ -17,7 +17,7 @@ _DAC_OVERRIDE = 1 << 1
 
 
 def of_missing(path: str) -> str:
-    """Why there is no file at `path`, or what is there instead; empty if nothing is known."""
+    """Why there is no file at `path`, or which socket is beside it; empty if nothing is known."""
     folder = os.path.dirname(path) or "."
     if variable := unexpanded(path):
         return f"; {variable}"

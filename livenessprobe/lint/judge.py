@@ -35,7 +35,7 @@ class Killing(NamedTuple):
     faults: dict[Fault, tuple[Failing, TimeToKill] | None]
     """How each fault shows, and when it kills; None: never."""
     slowest: float
-    """A driver that answers later than after so many seconds is killed as a hung one."""
+    """Seconds; a driver that answers later is killed as if it were hung."""
     start: Range | None
     """Seconds that the driver has to start, if this is the probe that decides."""
 
@@ -57,7 +57,7 @@ class Report(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """All that is known about an input."""
+    """An input and its findings."""
 
     reports: list[Report]
     findings: list[Finding]

@@ -68,7 +68,7 @@ class TimeToKill(NamedTuple):
 
     @property
     def whole(self) -> Range:
-        """All that may happen."""
+        """Every possible course of events."""
         return Range(self.in_flight, self.most)
 
 

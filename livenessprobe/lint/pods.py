@@ -201,7 +201,7 @@ class Pod:
 
     @functools.cached_property
     def containers(self) -> list[Container]:
-        """All that run together: containers, and init containers that keep running."""
+        """The containers that run together: init containers that keep running are among them."""
         native = [each for each in self.spec.at("initContainers").items if each.at("restartPolicy").text == "Always"]
         found = [Container(self, each, native=True) for each in native if each.entries]
         return [*found, *(Container(self, each, native=False) for each in self.spec.at("containers").items if each.entries)]

@@ -111,7 +111,7 @@ def _asked_by_check(command: Sequence[Argument]) -> tuple[int | None, str]:
 
 
 class Case(NamedTuple):
-    """A pod with sidecars, and who asks them: what the rules judge."""
+    """A pod with sidecars, and the probes that ask them: the rules judge this."""
 
     pod: Pod
     sidecars: list[Sidecar]
@@ -132,7 +132,7 @@ class Case(NamedTuple):
 
     @property
     def drivers(self) -> list[Container]:
-        """The containers that may be the driver: those whose probes ask a sidecar, else all that are no sidecar."""
+        """The containers that may be the driver: with a probe that asks a sidecar, else every container but the sidecars."""
         own = {id(sidecar.container) for sidecar in self.sidecars}
         others = [each for each in self.pod.containers if id(each) not in own]
         asked = {id(each.container) for each in self.askings}
@@ -160,7 +160,7 @@ class Listener(NamedTuple):
 
 
 def listeners(sidecar: Sidecar) -> list[Listener]:
-    """Where a sidecar listens; without those whose address the manifest does not tell."""
+    """Where a sidecar listens; an address that the manifest does not tell is left out."""
     settings = sidecar.settings
     if settings is None:
         return []
@@ -187,7 +187,7 @@ def is_loopback(host: str) -> str:
     return str(ip.version) if ip.is_loopback else ""
 
 
-# --- who asks whom
+# --- probes and their sidecars
 
 
 def askings(pod: Pod, sidecars: Sequence[Sidecar]) -> list[Asking]:

@@ -36,12 +36,12 @@ class Unusable(NamedTuple):
 
 
 class Read(NamedTuple):
-    """All that was read."""
+    """The documents of the input, and its unreadable parts."""
 
     documents: list[Document]
     unusable: list[Unusable]
     duplicates: list[tuple[Place, str]]
-    """Keys that a mapping has twice, each with the place of the one that counts."""
+    """Keys that a mapping has twice, each with the place of the key that counts."""
     lines: dict[str, list[str]]
     """The lines of each file."""
 

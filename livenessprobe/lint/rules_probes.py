@@ -1,4 +1,4 @@
-"""Findings about probes: what they ask, whether they reach it, and when the kubelet kills.  Pure."""
+"""Findings about probes: path, port and timeouts, whether they reach a sidecar, and when the kubelet kills.  Pure."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def _own_container(case: Case, asking: Asking) -> Iterator[Finding]:
 
 
 def _restarts(case: Case, asking: Asking) -> Iterator[Finding]:
-    """The sidecar's own restart must not take so long that the kubelet kills the driver."""
+    """While the sidecar itself restarts, the kubelet must not kill the driver."""
     if asking.probe.kind != "livenessProbe" or asking.target.how != "http" or asking.container is asking.sidecar.container:
         return
     start = asking.sidecar.program.start(cpu_limit(asking.sidecar.container))

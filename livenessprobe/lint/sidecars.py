@@ -94,7 +94,7 @@ class Sidecar:
     # --- arguments
 
     def _given(self) -> tuple[dict[str, str], Sequence[str]]:
-        """Flags by name; those with a placeholder are left out, and those that cannot be parsed are mistakes."""
+        """Flags by name; a flag with a placeholder is left out, and an unreadable flag is a mistake."""
         texts = self._known(self.container.arguments)
         while True:
             try:

@@ -10,7 +10,7 @@ from livenessprobe.settings.listen_address import ListenAddress
 from livenessprobe.settings.model import Settings
 
 NOBODY_ASKS_SECONDS = 120.0
-"""After so long without a request, health is asked for by nobody."""
+"""Seconds without a request for health until that is told."""
 _MIB = 1 << 20
 
 
@@ -46,7 +46,7 @@ def unreachable_listener(settings: Settings, *, host_network: bool | None) -> Ad
 
 
 def nobody_asks(settings: Settings, *, host_network: bool | None) -> Advice:
-    """If nobody has asked for health since the start."""
+    """The advice if there was no request for health since the start."""
     if found := unreachable_listener(settings, host_network=host_network):
         return found
     return Advice(
@@ -56,7 +56,7 @@ def nobody_asks(settings: Settings, *, host_network: bool | None) -> Advice:
 
 
 def memory_limit(limit: int, settings: Settings, read_ahead: int = READ_AHEAD) -> Advice | None:
-    """If a memory limit of so many bytes is below what the sidecar needs."""
+    """The advice if the memory limit, in bytes, is below the sidecar's need."""
     with_metrics = settings.metrics_on_http or settings.metrics is not None
     need = needed(ANONYMOUS_WITH_METRICS if with_metrics else ANONYMOUS, read_ahead)
     if limit >= need:

@@ -1,5 +1,5 @@
 """
-Who asks for health, how often, and how long each waits; for the pages, never for labels of metrics.
+The clients that ask for health, how often, and how long each waits; for the pages, never for labels of metrics.
 
 Pure: times are seconds of any monotonic clock.
 """
@@ -18,7 +18,7 @@ AGENT_MAX = 64
 PATH_MAX = 16
 """Characters of a path that are kept; each path of health is shorter."""
 FORGET_SECONDS = 600.0
-"""An asker that was not seen for so long is the first to be dropped."""
+"""Seconds; an asker that was not seen for longer is the first to be dropped."""
 KUBELET = "kube-probe/"
 """The user agent of a kubelet's probe begins so."""
 FAILURE_THRESHOLD = 3
@@ -110,7 +110,7 @@ class Askers:
         return asker
 
     def _drop(self, now: float) -> None:
-        """Drop the asker that was not seen for longest, if it is long ago; else the one that matters least."""
+        """Drop the asker that was not seen for longest, if it is long ago; else the asker of least weight."""
         dropped = min(self.known.values(), key=lambda each: each.last)
         if now - dropped.last <= FORGET_SECONDS:
             dropped = min(self.known.values(), key=lambda each: (each.is_kubelet, each.requests, each.last))

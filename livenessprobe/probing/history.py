@@ -25,7 +25,7 @@ class Probe(NamedTuple):
     reason: Reason | None
     """Why it failed; None if the driver was ready."""
     callers: int
-    """How many requests waited for it, also those that hung up; a Probe on schedule is one."""
+    """How many requests waited for the Probe, with clients that hung up; a Probe on schedule counts one."""
 
 
 class Change(NamedTuple):

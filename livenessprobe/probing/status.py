@@ -140,7 +140,7 @@ class Change(NamedTuple):
 
 
 class Caller(NamedTuple):
-    """One of those who ask for health."""
+    """A client that asks for health."""
 
     place: str
     agent: str

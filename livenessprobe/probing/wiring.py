@@ -33,7 +33,7 @@ def look() -> Container:
 
 async def watch(settings: Settings, askers: Askers, container: Container) -> None:
     """
-    Log a memory limit that is too low, and once that nobody has asked although health is served where no kubelet reaches it.
+    Log a memory limit that is too low, and once a lack of requests although health is served where no kubelet reaches it.
 
     Ends after that, in NOBODY_ASKS_SECONDS.
     """

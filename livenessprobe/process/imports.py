@@ -76,7 +76,7 @@ class Placeholder(ModuleType):
 
 
 def install_placeholders(modules: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Install a placeholder for each of `modules`, a name and what is imported from it; returns those that had none."""
+    """Install a placeholder for each of `modules`, a name and what is imported from it; returns the names that had none."""
     missing = [name for name in modules if name not in sys.modules]
     for name in missing:
         sys.modules[name] = Placeholder(name, modules[name])

@@ -156,7 +156,7 @@ def usage(program: str) -> str:
 
 
 def usage_of_command(program: str, command: str, more: Sequence[Flag] = ()) -> str:
-    """The text of `--help` behind `command`: what it does, its own flags, which are `more`, and those that it has too."""
+    """The text of `--help` behind `command`: its purpose, its own flags, which are `more`, and the sidecar's flags."""
     own = ["", "Flags of this command:", *map(_row, more)] if more else []
     head = [
         f"Usage of {program} {command} [flags]:",

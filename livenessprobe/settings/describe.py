@@ -56,7 +56,7 @@ def newly_overridden(running: Loaded, wanted: Loaded) -> tuple[Overridden, ...]:
 
 
 def _filed(key: str, raw: Raw) -> object:
-    """What a file says; an overridden text may be one that cannot be read."""
+    """What a file says; an overridden text may be unreadable."""
     try:
         return _shown(KEYS[key].kind, raw.text)
     except ValueError:

@@ -29,7 +29,7 @@ def load(
     """
     `given` flags over `environ` over `file` over defaults, with all mistakes; raises nothing.
 
-    `unreadable` are the keys of flags that are given and could not be read: what they override is not checked.
+    `unreadable` are the keys of flags that are given and could not be read: texts that such flags override are not checked.
     """
     by_flag, contradictions = from_flags(given)
     by_flag = {**by_flag, **{key: Raw(KEYS[key].default, "default") for key in unreadable}}

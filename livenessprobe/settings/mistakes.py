@@ -32,7 +32,7 @@ class Mistake(NamedTuple):
         return f"{sentence}; {self.hint}" if self.hint else sentence
 
     def record(self, **more: str) -> dict[str, str | None]:
-        """What follows `message` in the log record, with `more` behind it."""
+        """The pairs behind `message` in the log record, with `more` at the end."""
         return {"err": self.err, **dict(self.pairs), **({"detail": self.hint} if self.hint else {}), **more}
 
 

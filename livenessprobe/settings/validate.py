@@ -1,4 +1,4 @@
-"""Turns text into `Settings`, and lists all that is wrong: each value alone, then against the others.  Pure."""
+"""Turns text into `Settings`, and lists all mistakes: each value alone, then against the others.  Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from livenessprobe.settings.model import Settings, Thresholds
 
 def validate(raw: Layer, platform: str) -> tuple[Settings, tuple[Mistake, ...]]:
     """
-    Settings from the text of every key, and all that is wrong with them, in upstream's order.
+    Settings from the text of every key, and all mistakes in them, in upstream's order.
 
     With mistakes the settings hold the default of each value that cannot be read, and may contradict each other.
     """

@@ -73,7 +73,7 @@ _OF_KUBERNETES = tuple(Form("application/json", f"config.k8s.io/{version}") for 
 
 def choose(accept: str, kind: str) -> Form:
     """
-    The format with the highest quality, text if there is none; among equals the one that is named most specifically, then first.
+    The format with the highest quality, text if there is none; among equals the format that is named most specifically, then first.
 
     Kubernetes' own JSON is served to a client that asks for it as its components are asked: `g=config.k8s.io;v=…;as=Statusz`.
     """

@@ -21,7 +21,7 @@ from tests.e2e.podman import Container
 
 
 class Case(NamedTuple):
-    """One run: the limits, the disk, what is asked, and what is required."""
+    """One run: the limits, the disk, the requests, and the requirement."""
 
     memory: int
     """MiB."""

@@ -83,7 +83,7 @@ def changed(document: dict[str, Any], *changes: Change) -> dict[str, Any]:
 
 
 def linted(*documents: dict[str, Any], file: str = "ds.yaml", **options: Any) -> Judgement:
-    """What is found in these documents of one file."""
+    """The findings in these documents of one file."""
     found = Read([], [], [], {})
     parse(yaml.safe_dump_all(documents, sort_keys=False).encode(), file, found)
     assert not found.unusable, found.unusable

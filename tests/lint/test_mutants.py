@@ -1,5 +1,5 @@
 """
-Small changes of sound manifests: at least 90 % of those that change what happens give a new finding, or other times.
+Small changes of sound manifests: at least 90 % of the changes that matter give a new finding, or other times.
 
 The simulation of the kubelet decides whether a change matters.  It knows addresses, ports, paths, sockets and probes, and shares no
 code with the findings.
@@ -120,7 +120,7 @@ class Behaviour(NamedTuple):
     gone: float | None
     not_ready: float | None
     late: tuple[bool, ...]
-    """Whether it is killed, if it answers only after so many seconds: 1.5, 2.5, 3.5, 4.5, 6.5."""
+    """Whether a driver is killed that answers only after 1.5, 2.5, 3.5, 4.5, 6.5 seconds."""
     starts: tuple[bool, ...]
     """Whether it is killed before it is up, if it takes 15, 40 and 70 s."""
     ends: float

@@ -228,7 +228,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_input_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
-    """100 MB as a sparse file; and what comes after it in the same call."""
+    """100 MB as a sparse file; and a second file in the same call."""
     large = tmp_path / "large.yaml"
     with large.open("wb") as file:
         file.truncate(100_000_000)

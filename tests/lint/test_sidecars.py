@@ -186,7 +186,7 @@ def test_variables_come_from_the_container_and_from_config_maps_of_the_input() -
 
 
 def test_a_value_that_is_not_told_is_not_judged() -> None:
-    """Neither the port nor what follows from it."""
+    """Neither the port nor any finding that depends on the port."""
     env = [{"name": "PORT", "valueFrom": {"secretKeyRef": {"name": "s", "key": "x"}}}]
     judged = linted(sound(GO, ((*SIDECAR, "env"), env), ((*SIDECAR, "args", 2), "--http-endpoint=:$(PORT)")))
 

@@ -39,7 +39,7 @@ READY = Outcome(None)
 
 def turned_away(in_a_row: int) -> str | None:
     """
-    The reason after a ready driver has not looked at so many calls of a probe, each on a fresh connection.
+    The reason after a ready driver has not looked at that number of calls of a probe, each on a fresh connection.
 
     The first is made again; the second is the result.
     """

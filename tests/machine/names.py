@@ -17,7 +17,7 @@ class Names(Watch):
     """The steps, and what must follow from each."""
 
     def _step_name_fails(self, behaviour: dict[str, Any], seconds: float, name: str) -> None:
-        """A ready driver tells no name for so many seconds, however often it is probed, and then this one."""
+        """A ready driver tells no name for `seconds`, however often it is probed, and then `name`."""
         began = time.monotonic()
         self._enter("names", True, behaviour, "")
         while time.monotonic() < began + seconds:

@@ -1,4 +1,4 @@
-"""The dashboard is one that Grafana can show: ids, places, data sources, variables, and queries that can be parsed."""
+"""Grafana can show the dashboard: ids, places, data sources, variables, and queries that can be parsed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who asks for health: what is kept of each, who makes place, and when a kubelet will restart the driver."""
+"""Clients that ask for health: how much is kept of each, which makes place, and when a kubelet will restart the driver."""
 
 from __future__ import annotations
 

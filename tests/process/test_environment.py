@@ -59,7 +59,7 @@ def test_the_program_has_all_variables_and_the_process_only_the_allowed_ones(mon
 
 @not_on_windows("an environment is no list of bytes there")
 def test_names_that_cannot_be_removed_and_names_given_twice_do_no_harm() -> None:
-    """execve passes any list of strings: an empty name, none, one twice, one that is not UTF-8."""
+    """execve passes any list of strings: an empty name, none, one twice, bytes outside UTF-8."""
     code = (
         "import json, os; from livenessprobe.process import environment; taken = environment.take();"
         "print(json.dumps(sorted(taken)), flush=True); os.execv('/usr/bin/env', ['env'])"

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from livenessprobe import __main__ as program
 from livenessprobe.settings import flags
 from livenessprobe.settings.command_line import (
+    COMMANDS,
     CommandLine,
     FlagError,
     HelpRequested,
@@ -370,3 +372,8 @@ def test_arguments_that_are_not_utf8_are_read_too(data: bytes) -> None:
     text = data.decode(errors="surrogateescape")
 
     assert parse([f"--csi-address={text}"]).values() == {"csi-address": text}
+
+
+def test_no_command_is_taken_for_the_sidecar() -> None:
+    """Which would leave a termination message in place of the sidecar beside it."""
+    assert set(program.COMMANDS) == set(COMMANDS)

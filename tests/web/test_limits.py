@@ -36,7 +36,7 @@ def bounded(most: int) -> Connections:
     [
         (0, 0, 0, 0, 4),
         (3, 0, 0, 0, 4),
-        (8, 0, 0, 0, 4),  # each newcomer replaces one that waits
+        (8, 0, 0, 0, 4),  # each newcomer replaces a waiting connection
         (0, 0, 8, 0, 0),  # requests in progress stay
         (0, 8, 0, 0, 0),  # unread bytes may be complete requests
         (0, 0, 6, 0, 2),

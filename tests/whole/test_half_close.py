@@ -17,7 +17,7 @@ pytestmark = not_on_windows("unix sockets in Python")
 
 
 def exchange(connection: socket.socket, data: bytes) -> tuple[bytes, float]:
-    """All that a client receives that closes its side behind `data`, and the seconds until the server has closed, too."""
+    """The bytes received by a client that closes its side behind `data`, and the seconds until the server has closed, too."""
     began = time.monotonic()
     connection.settimeout(20)
     connection.sendall(data)

@@ -1,4 +1,4 @@
-"""The pages of the whole process: who sees them, what they load, and that they cost health nothing."""
+"""The pages of the whole process: admitted clients, loaded modules, and no cost for health."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_the_first_cause_is_kept(message: Path, driver: FakeDriver, sidecar: Sta
 
 
 def test_a_missing_file_is_never_created(folder: Path, driver: FakeDriver, sidecar: Start) -> None:
-    """A kubelet makes the file; without one nobody would read it."""
+    """A kubelet makes the file; without a kubelet the message has no reader."""
     process = sidecar(f"--termination-log={folder}/missing")
     assert process.get().status == 200
 

@@ -243,7 +243,7 @@ def _sidecars(facts: Facts) -> Iterator[Finding]:
 
 
 def _differences(facts: Facts, seen: Seen) -> Iterator[Finding]:
-    """Settings of the sidecar that are not those that the doctor was called with."""
+    """Settings of the sidecar that differ from the doctor's own."""
     if facts.given.loaded.all_mistakes:
         return  # the values here may be defaults instead of what was given
     here = describe.values(facts.given.loaded)

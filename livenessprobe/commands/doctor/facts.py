@@ -21,7 +21,7 @@ class Given(NamedTuple):
     loaded: Loaded
     environ: Mapping[str, str]
     unread: tuple[str, ...] = ()
-    """Arguments behind the first one that is no flag."""
+    """Arguments behind the first argument without a dash."""
     flag_error: str = ""
     """Why the flags behind a wrong one were not read; empty if all were."""
 

@@ -32,7 +32,7 @@ from livenessprobe.web.listener import ListenError, look_up, refuse_taken
 
 PROBES = 5
 PROBES_SECONDS = 10.0
-"""No further probe begins after so long."""
+"""Seconds after which no further probe begins."""
 PROBE_BYTES = 12 << 20
 """Memory that probes add to this process, with gRPC: 6.5 MiB anonymous on CPython 3.11, and the file pages in use."""
 PAGE_BYTES, ASK_BYTES = 12 << 20, 3 << 20
@@ -40,7 +40,7 @@ PAGE_BYTES, ASK_BYTES = 12 << 20, 3 << 20
 ASK_SECONDS = 5.0
 """How long a running sidecar may take for one response, beside its probe timeout."""
 LOOK_SECONDS = 5.0
-"""How long a file system may take to show the socket file; one that hangs never does."""
+"""How long a file system may take to show the socket file; a hung file system never does."""
 NEAR_MAX = 3
 
 
@@ -52,7 +52,7 @@ def gather(given: Given) -> Facts:
     socket = None if address is None or address.network != "unix" else _socket_in_time(address)
     raw, left = given.loaded.raw, machine.memory.left if machine.memory is not None else PAGE_BYTES
     ports = tuple(_asked(_port(raw, *found), settings.probe_timeout, left) for found in _addresses(given))
-    # What is left now: the sidecar may have loaded what draws its page.
+    # Read again: the sidecar may have loaded the modules that draw its page.
     left_out = _why_no_probe(address, socket, machine._replace(memory=cgroup.memory()), settings)
     probes = Probes(left_out=left_out) if left_out or address is None else _probe(settings, raw)
     beside = _beside_default_file() if not given.loaded.file else ()
@@ -249,7 +249,7 @@ def _probe(settings: Settings, raw: Layer) -> Probes:
     from livenessprobe.driver.identity import Identity, Question
 
     timeout = settings.probe_timeout
-    grace = settings.unreachable_grace if raw["unreachable_grace"].text else 0.0  # nobody waits for a driver here
+    grace = settings.unreachable_grace if raw["unreachable_grace"].text else 0.0  # no caller waits for a driver here
 
     async def probe() -> Probes:
         dialer = Dialer(settings.csi_address, lambda: None)  # keeps no connection, so each probe dials
