@@ -63,11 +63,11 @@ async def test_one_request_within_two_minutes_is_enough(logged: list[str]) -> No
 @pytest.mark.parametrize(
     ("limit", "texts", "need"),
     [
-        (28 * MIB, {}, 29),
-        (29 * MIB, {}, None),
-        (37 * MIB, LOOPBACK, 38),
-        (38 * MIB, LOOPBACK, None),
-        (37 * MIB, {"metrics_address": ":9999"}, 38),
+        (26 * MIB, {}, 27),
+        (27 * MIB, {}, None),
+        (31 * MIB, LOOPBACK, 32),
+        (32 * MIB, LOOPBACK, None),
+        (31 * MIB, {"metrics_address": ":9999"}, 32),
         (None, {}, None),
     ],
 )
@@ -92,7 +92,7 @@ async def test_a_disk_that_reads_far_ahead_needs_more(logged: list[str]) -> None
     await asyncio.sleep(0)
     task.cancel()
 
-    assert "the sidecar needs 44 MiB" in "".join(logged)
+    assert "the sidecar needs 42 MiB" in "".join(logged)
 
 
 def test_this_container_can_be_looked_at() -> None:
