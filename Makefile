@@ -16,7 +16,7 @@ help:
 	@echo "make unit         unit tests and tests of the whole process"
 	@echo "make conformance  tests against the recorded behaviour of the Go program"
 	@echo "make machine      random walks of STEPS=10000 steps, compared with a model; MACHINE_SEED=1 repeats a walk"
-	@echo "make newest       the tests on the newest Python found"
+	@echo "make newest       the tests on the newest Python found; SHORT=1 for a part"
 	@echo "make test-windows tests on Windows CPython under wine; PYTHON_MINOR=3.14 for one version; SHORT=1 for a part"
 	@echo "make windows-tree the files of the Windows image, built here, and its livenessprobe.exe under wine"
 	@echo "make bench        costs of the sidecar; QUICK=1 for a trial run, PEER='cmd with {sock} and {port}' for another program"
@@ -68,8 +68,10 @@ check: $(VENV)/.test
 	$(BIN)/lint-imports --no-cache
 	$(MAKE) --no-print-directory proto-check
 
+TESTS ?= tests
+
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest tests --ignore tests/conformance -n 4
+	$(BIN)/python -m pytest $(TESTS) --ignore tests/conformance -n 4
 
 conformance: $(VENV)/.test
 	$(BIN)/python -m pytest tests/conformance -n 4 --dist loadgroup
@@ -78,9 +80,10 @@ conformance: $(VENV)/.test
 machine: $(VENV)/.test
 	MACHINE_STEPS=$(STEPS) $(BIN)/python -m pytest -o faulthandler_timeout=0 -s tests/test_machine.py -k random
 
-# The tests on the newest Python of this machine, if it is newer than PYTHON.
+# The tests on the newest Python of this machine, if it is newer than PYTHON; SHORT=1 leaves out what needs neither sockets nor
+# libraries.
 newest:
-	@PYTHON=$(PYTHON) sh tests/newest.sh
+	@PYTHON=$(PYTHON) SHORT=$(SHORT) sh tests/newest.sh
 
 # Compared with minimal programs (floors); reads PYTHON, PYTHON_ARGS, PEER and QUICK from the environment.
 bench: $(VENV)/.test
