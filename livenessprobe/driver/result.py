@@ -79,15 +79,11 @@ class ProbeResult(NamedTuple):
 
     @property
     def cause(self) -> dict[str, str]:
-        """
-        Why it failed, as pairs behind upstream's record: `reason`, `detail` if `err` does not say the same, and `advice`.
-
-        The advice stands in each record: after some failures the last lines of a log have no other record.
-        """
+        """Why it failed, as pairs behind upstream's record: `reason`, and `detail` if `err` does not say the same."""
         if self.reason is None:
             return {}
         detail = {"detail": self.body} if self.body != self.err else {}
-        return {"reason": self.reason.value, **detail, "advice": WAYS_OUT[self.reason]}
+        return {"reason": self.reason.value, **detail}
 
     @property
     def alive(self) -> bool:

@@ -26,7 +26,7 @@ import random
 from dataclasses import dataclass, field
 
 from livenessprobe.driver.identity import CUT_SHORT_SECONDS, Found, Identity, Question
-from livenessprobe.driver.result import NO_TIME, OUT_OF_TIME, ProbeResult, Reason
+from livenessprobe.driver.result import NO_TIME, OUT_OF_TIME, WAYS_OUT, ProbeResult, Reason
 from livenessprobe.gotext import format_seconds
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
@@ -40,6 +40,8 @@ log = get_logger(__file__)
 
 STOOD_STILL_SECONDS = 0.25
 """If the end of a timeout is noticed later than this, this process did not run, and could not have read a response."""
+REMIND_PROBES = 4
+"""Failed probes in a row behind which the advice is repeated, so that it is in the last five lines of the log."""
 
 
 @dataclass(eq=False, slots=True)
@@ -102,6 +104,8 @@ class Prober:
         self._callers: set[_Caller] = set()
         self._reported: Reason | None = None
         """Why the driver was last reported as unhealthy; None if it was healthy, or before the first Probe."""
+        self._untold = 0
+        """Probes since the last record with advice."""
         self._unhealthy_since = 0.0
         self._socket: object = None
         """The socket file that the driver was last reached through."""
@@ -293,21 +297,28 @@ class Prober:
             log.error(result.record, err=result.err, **result.cause)
 
     def _record_change(self, now: float) -> None:
-        """One record when what is reported has changed."""
+        """One record when what is reported has changed; while it stays a failure, one more behind every few probes."""
         report = self.standing.ready.report
         assert report is not None  # there is a result
         self._metrics.reported(report.reason is None)
         self.history.reported(now, report, self.driver_name.text)
-        if report.reason is self._reported:
-            return
         driver = self.driver_name.text
+        if report.reason is self._reported:
+            self._untold += report.reason is not None
+            if report.reason is not None and self._untold == REMIND_PROBES:
+                self._untold = 0
+                advice = WAYS_OUT[report.reason]
+                log.warning("CSI driver is still unhealthy", driver=driver, reason=report.reason.value, advice=advice)
+            return
+        self._untold = 0
         if report.reason is None:
             lasted = format_seconds(round(now - self._unhealthy_since, 3))
             log.info("CSI driver is healthy again", driver=driver, unhealthyFor=lasted)
         else:
             if self._reported is None:
                 self._unhealthy_since = now
-            log.warning("CSI driver is unhealthy", driver=driver, reason=report.reason.value, detail=report.body)
+            why = {"reason": report.reason.value, "detail": report.body, "advice": WAYS_OUT[report.reason]}
+            log.warning("CSI driver is unhealthy", driver=driver, **why)
         self._reported = report.reason
 
     # --- Probes on schedule

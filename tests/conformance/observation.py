@@ -90,19 +90,19 @@ def parse_log(text: str) -> tuple[str, ...]:
     return tuple(records)
 
 
-_OWN_PAIRS = re.compile(r'(?: (?:reason|detail|advice)=(?:"(?:[^"\\]|\\.)*"|<\n(?:\t[^\n]*\n)* >))+$')
+_OWN_PAIRS = re.compile(r'(?: (?:reason|detail)=(?:"(?:[^"\\]|\\.)*"|<\n(?:\t[^\n]*\n)* >))+$')
 
 
 def without_own_pairs(record: str) -> str:
     """
-    A record without the cause that the sidecar puts behind the Go program's words, as `reason`, `detail` and `advice`.
+    A record without the cause that the sidecar puts behind the Go program's words, as `reason` and `detail`.
 
     Difference 21; what is in front of them, `err` included, is the Go program's.
     """
     if not record.startswith("J "):
         return _OWN_PAIRS.sub("", record) if record[:2] in ("E ", "I ") else record
     pairs = json.loads(record[2:])
-    return f"J {json.dumps({key: value for key, value in pairs.items() if key not in ('reason', 'detail', 'advice')}, ensure_ascii=False)}"
+    return f"J {json.dumps({key: value for key, value in pairs.items() if key not in ('reason', 'detail')}, ensure_ascii=False)}"
 
 
 def _json_record(line: str) -> str:

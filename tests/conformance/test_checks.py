@@ -47,7 +47,6 @@ SEEN = Observation(
         ('E "a" err="b \\" c" reason="x" detail="y \\" z"', 'E "a" err="b \\" c"'),
         ('E "a" err=<\n\tb\n\tc\n > reason="x" detail=<\n\td\n\te\n >', 'E "a" err=<\n\tb\n\tc\n >'),
         ('E "a" reason="x"', 'E "a"'),
-        ('E "a" err="b" reason="x" advice="z: --y"', 'E "a" err="b"'),
         ('I "Still connecting" address="b" reason="x" detail="y"', 'I "Still connecting" address="b"'),
         ('J {"msg": "a", "reason": "x", "detail": "y", "err": "b"}', 'J {"msg": "a", "err": "b"}'),
         # Not behind, or of another name.
