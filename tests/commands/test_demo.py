@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -168,6 +167,7 @@ def test_help_names_keys_and_listen_forms() -> None:
     ("variable", "expected"), [("", r"\x1b\[32m200\x1b\[0m .*\x1b\[31m500\x1b\[0m"), ("NO_COLOR", "200 .* 500")]
 )
 def test_a_200_is_green_and_a_500_red_on_a_terminal(variable: str, expected: str) -> None:
+    pty = pytest.importorskip("pty", exc_type=ImportError)
     ours, terminal = pty.openpty()
     environ = {**os.environ, "TERM": "xterm"} | ({variable: "1"} if variable else {})
 

@@ -7,13 +7,11 @@ import fcntl
 import functools
 import http.server
 import os
-import pty
 import re
 import select
 import signal
 import struct
 import subprocess
-import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -245,9 +243,11 @@ class Terminal:
     """A pseudo-terminal of 80 columns and 24 lines with a watch on it."""
 
     def __init__(self, *words: str, **environ: str) -> None:
+        pty = pytest.importorskip("pty", exc_type=ImportError)  # a Python may have been built for another C library
+        self.termios = pytest.importorskip("termios", exc_type=ImportError)
         self.end, other = pty.openpty()
-        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self.modes = termios.tcgetattr(other)
+        fcntl.ioctl(other, self.termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.modes = self.termios.tcgetattr(other)
         environ = {"TERM": "xterm"} | {name: text for name, text in os.environ.items() if name != "COLUMNS"} | environ
         command = [*COMMAND, "watch", "--every=100ms", *words]
         self.process = subprocess.Popen(
@@ -306,7 +306,7 @@ def test_it_is_live_on_a_terminal_and_leaves_it_as_it_was(
     assert shown.process.returncode == ENDED
     assert shown.shows("\x1b[?1049l")  # the screen as it was before
     assert shown.seen.rindex("\x1b[?25h") > 0  # and the cursor
-    assert termios.tcgetattr(shown.other) == shown.modes
+    assert shown.termios.tcgetattr(shown.other) == shown.modes
     assert "Traceback" not in shown.seen
 
 
