@@ -10,7 +10,7 @@ from tests.e2e.host import ROOT, say
 from tests.e2e.image import CERTIFICATES
 
 LAZY = (
-    "tests/commands",
+    *(f"tests/commands/test_{command}.py" for command in ("check", "config", "status")),
     *(f"tests/whole/test_{theme}.py" for theme in ("callers", "drivers", "goaway", "log", "stop")),
     "tests/whole/test_resources.py::test_answering_healthz_loads_no_needless_module",
 )
