@@ -3,10 +3,12 @@
 set -eu
 cd "$(dirname "$0")/.."
 tests=tests
-[ -z "${SHORT:-}" ] || tests="tests/web tests/driver tests/process tests/commands/test_check.py"
-for theme in callers drivers environment goaway http2 log pages requests resources settings_file stop; do
-    [ -z "${SHORT:-}" ] || tests="$tests tests/whole/test_$theme.py"
-done
+if [ -n "${SHORT:-}" ]; then
+    tests="tests/web tests/driver tests/process tests/commands/test_check.py"
+    for theme in callers drivers environment goaway http2 log pages requests resources settings_file stop; do
+        tests="$tests tests/whole/test_$theme.py"
+    done
+fi
 current=$("${PYTHON:-python3}" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 for minor in 15 14 13 12; do
     [ "3.$minor" != "$current" ] || break
