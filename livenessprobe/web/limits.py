@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol
 
 from livenessprobe.metrics import Metrics
 
+YOUNG_SECONDS = 0.03
+"""A connection is not closed to make room within this time: its client may be about to send a request."""
 CLOSE_AGAIN_SECONDS = 0.1
 """Least time between two looks for connections that have been idle too long."""
 
@@ -68,7 +70,8 @@ class Connections:
         return wanted if lacking <= 0 else max(0, free + len(list(islice(self._closable(), lacking))))
 
     def _closable(self) -> Iterator[Connection]:
-        return (connection for connection in self._waiting if not connection.has_unread())
+        old = asyncio.get_running_loop().time() - YOUNG_SECONDS
+        return (connection for connection, since in self._waiting.items() if since <= old and not connection.has_unread())
 
     def opened(self, connection: Connection) -> None:
         """Add `connection`; above the bound the longest waiting is closed."""

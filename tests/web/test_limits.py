@@ -8,6 +8,7 @@ import pytest
 
 from livenessprobe.metrics import Metrics
 from livenessprobe.web.limits import Connections, Limits
+from tests.virtual import virtual
 
 
 class Client:
@@ -48,6 +49,7 @@ def bounded(most: int) -> Connections:
         (0, 0, 0, 8, 0),
     ],
 )
+@virtual
 async def test_room(waiting: int, unread: int, served: int, coming: int, room: int) -> None:
     connections = bounded(8)
     for each in [Client() for _ in range(waiting)] + [Client(unread=True) for _ in range(unread)]:
@@ -55,15 +57,29 @@ async def test_room(waiting: int, unread: int, served: int, coming: int, room: i
     for each in [Client() for _ in range(served)]:
         connections.waits(each)
         connections.is_served(each)
+    await asyncio.sleep(1)
     assert connections.room(coming, 4) == room
 
 
+@virtual
+async def test_a_young_connection_stays() -> None:
+    """A client that has just connected is about to send its request."""
+    connections = bounded(2)
+    for each in (Client(), Client()):
+        connections.opened(each)
+    assert connections.room(0, 4) == 0
+    await asyncio.sleep(1)
+    assert connections.room(0, 4) == 2
+
+
+@virtual
 async def test_the_longest_waiting_without_unread_bytes_gives_way() -> None:
     connections = bounded(4)
     served, unread, first, second, new = clients = [Client(), Client(unread=True), Client(), Client(), Client()]
     for each in (served, unread, first, second):
         connections.opened(each)
     connections.is_served(served)
+    await asyncio.sleep(1)
     assert connections.room(0, 1) == 1
     connections.opened(new)
     assert [each.aborted for each in clients] == [False, False, True, False, False]
