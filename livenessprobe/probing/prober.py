@@ -317,8 +317,7 @@ class Prober:
         else:
             if self._reported is None:
                 self._unhealthy_since = now
-            why = {"reason": report.reason.value, "detail": report.body, "advice": WAYS_OUT[report.reason]}
-            log.warning("CSI driver is unhealthy", driver=driver, **why)
+            log.warning("CSI driver is unhealthy", driver=driver, reason=report.reason.value, detail=report.body)
         self._reported = report.reason
 
     # --- Probes on schedule

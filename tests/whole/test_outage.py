@@ -82,7 +82,7 @@ def test_everything_tells_the_same_story(after_the_outage: Sidecar) -> None:
 
     # the log
     unhealthy = [
-        re.search(r'reason="(\w+)" detail="(.*)" advice="', record) for record in process.records("CSI driver is unhealthy")
+        re.search(r'reason="(\w+)" detail="(.*)"$', record) for record in process.records("CSI driver is unhealthy")
     ]
     assert tuple(found[1] for found in unhealthy if found) == STORY[1:3]
     assert {found[2] for found in unhealthy if found} == sentences
