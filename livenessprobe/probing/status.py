@@ -315,19 +315,10 @@ def _flags(loaded: Loaded) -> Iterator[Setting]:
     values = describe.values(loaded)
     for flag in sorted(FLAGS, key=lambda flag: flag.name):
         if flag.key in KEYS:
-            text, source = _as_text(values[flag.key]), loaded.raw[flag.key].source
+            text, source = describe.as_text(values[flag.key]), loaded.raw[flag.key].source
             yield Setting(flag.name, printable(text, ADDRESS_MAX), printable(source, ADDRESS_MAX))
         else:
             yield Setting(flag.name, flag.default, "default")
-
-
-def _as_text(value: object) -> str:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case list():
-            return ",".join(map(str, value))
-    return str(value)
 
 
 def _changed(loaded: Loaded, flags: tuple[Setting, ...]) -> Iterator[Setting]:

@@ -109,3 +109,13 @@ def _dial(address: CSIAddress) -> dict[str, str]:
 
 def _listener(address: ListenAddress, serves: list[str]) -> dict[str, object]:
     return {"address": address.path or address.text, "serves": serves, "dual_stack": address.dual_stack}
+
+
+def as_text(value: object) -> str:
+    """A value of `values` as a flag has it."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case list():
+            return ",".join(map(str, value))
+    return str(value)

@@ -248,9 +248,9 @@ def _differences(facts: Facts, seen: Seen) -> Iterator[Finding]:
         return  # the values here may be defaults instead of what was given
     here = describe.values(facts.given.loaded)
     differing = [
-        f"--{name} is {quote(text)} there and {quote(_text(here[BY_NAME[name].key]))} here"
+        f"--{name} is {quote(text)} there and {quote(describe.as_text(here[BY_NAME[name].key]))} here"
         for name, text in seen.flags.items()
-        if name in BY_NAME and BY_NAME[name].key in here and _differ(name, text, _text(here[BY_NAME[name].key]))
+        if name in BY_NAME and BY_NAME[name].key in here and _differ(name, text, describe.as_text(here[BY_NAME[name].key]))
     ]
     if differing:
         way_out = "give the doctor the arguments of the sidecar; if these are they, restart the container"
@@ -263,16 +263,6 @@ def _differ(name: str, one: str, other: str) -> bool:
         return bool(kind.check(one) != kind.check(other))
     except ValueError:
         return one != other
-
-
-def _text(value: object) -> str:
-    """A value of `describe.values` as a flag has it."""
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case list():
-            return ",".join(map(str, value))
-    return str(value)
 
 
 # --- the network, memory, CPU
