@@ -157,6 +157,10 @@ class HTTP1(asyncio.BufferedProtocol):
         """Whether the client has not read all of a response yet."""
         return self._transport.get_write_buffer_size() > 0
 
+    def was_read(self) -> bool:
+        """Whether bytes of the client were read."""
+        return self._request is not None or bool(self._received)
+
     def has_unread(self) -> bool:
         """Whether the kernel holds bytes of the client that may complete a request."""
         if self._transport.is_closing() or self._writable is not None or self._hang_ups.fin is not None:

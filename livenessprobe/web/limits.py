@@ -11,11 +11,14 @@ from typing import NamedTuple, Protocol
 from livenessprobe.metrics import Metrics
 
 YOUNG_SECONDS = 0.03
-"""A connection is not closed to make room within this time: its client may be about to send a request."""
+"""
+A connection without a byte from its client is not closed to make room within this time: the request may be on its way.
+
+Other connections can be closed at once: who opens a hundred at a time and completes no request must not hold up the next
+client for as long.
+"""
 CLOSE_AGAIN_SECONDS = 0.1
 """Least time between two looks for connections that have been idle too long."""
-
-
 STOP_SECONDS = 0.02
 """Time between two looks for connections that can be closed, while the listener stops."""
 
@@ -36,6 +39,9 @@ class Connection(Protocol):
 
     def abort(self) -> None:
         """Close at once; an orderly close could wait for ever for a client that does not read."""
+
+    def was_read(self) -> bool:
+        """Whether bytes of the client were read."""
 
     def has_unread(self) -> bool:
         """Whether the client has sent bytes that were not read yet: they may be a complete request."""
@@ -71,7 +77,11 @@ class Connections:
 
     def _closable(self) -> Iterator[Connection]:
         old = asyncio.get_running_loop().time() - YOUNG_SECONDS
-        return (connection for connection, since in self._waiting.items() if since <= old and not connection.has_unread())
+        return (
+            connection
+            for connection, since in self._waiting.items()
+            if (since <= old or connection.was_read()) and not connection.has_unread()
+        )
 
     def opened(self, connection: Connection) -> None:
         """Add `connection`; above the bound the longest waiting is closed."""

@@ -12,14 +12,18 @@ from tests.virtual import virtual
 
 
 class Client:
-    """A connection that says whether its client has sent bytes that were not read yet."""
+    """A connection that says whether bytes of its client were read, and whether there are more."""
 
-    def __init__(self, *, unread: bool = False) -> None:
+    def __init__(self, *, read: bool = False, unread: bool = False) -> None:
+        self.read = read
         self.unread = unread
         self.aborted = False
 
     def abort(self) -> None:
         self.aborted = True
+
+    def was_read(self) -> bool:
+        return self.read
 
     def has_unread(self) -> bool:
         return self.unread
@@ -62,14 +66,24 @@ async def test_room(waiting: int, unread: int, served: int, coming: int, room: i
 
 
 @virtual
-async def test_a_young_connection_stays() -> None:
-    """A client that has just connected is about to send its request."""
+async def test_a_client_that_has_just_connected_may_send_its_request() -> None:
     connections = bounded(2)
     for each in (Client(), Client()):
         connections.opened(each)
     assert connections.room(0, 4) == 0
     await asyncio.sleep(1)
     assert connections.room(0, 4) == 2
+
+
+@virtual
+async def test_who_has_begun_a_request_gives_way_at_once() -> None:
+    connections = bounded(2)
+    silent, slow, new = Client(), Client(read=True), Client()
+    connections.opened(silent)
+    connections.opened(slow)
+    assert connections.room(0, 4) == 1
+    connections.opened(new)
+    assert (silent.aborted, slow.aborted) == (False, True)
 
 
 @virtual
