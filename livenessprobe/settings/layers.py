@@ -41,7 +41,7 @@ LONGHORN_DEFAULTS: Mapping[str, str] = {
 """What Longhorn's image documents as its defaults."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)  # with a repr it loads inspect, dis and ast
 class Raw:
     """A value as text, and its source, such as `flag --v`."""
 

@@ -400,8 +400,8 @@ HEAVY = ("quart", "hypercorn", "h11", "dynaconf", "prometheus_client", "rich")
     [
         (["--csi-address=SOCKET"], ("http.client",)),
         (["--csi-address=SOCKET", "--config=FILE"], ("http.client",)),
-        (["--url=http://127.0.0.1:1"], ("grpc", "google", "asyncio")),
-        (["--health-file=/nowhere"], ("grpc", "google", "asyncio", "http.client")),
+        (["--url=http://127.0.0.1:1"], ("grpc", "google", "asyncio", "_ssl")),
+        (["--health-file=/nowhere"], ("grpc", "google", "asyncio", "http.client", "_ssl")),
     ],
 )
 def test_check_loads_no_library_that_it_does_not_need(
