@@ -22,6 +22,7 @@ from livenessprobe.probing.prober import Prober
 from livenessprobe.probing.reporter import Reporter
 from livenessprobe.process import memory, signals, termination
 from livenessprobe.process.start_time import process_start_time
+from livenessprobe.process.starvation import Counters
 from livenessprobe.process.watchdog import Watchdog
 from livenessprobe.reload import Reloader
 from livenessprobe.settings.file import FileContent
@@ -76,7 +77,7 @@ async def run(loaded: Loaded, file: SettingsFile, listeners: Listeners, threads:
     metrics.log_records_dropped.set_function(klog.dropped)
     metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
     dialer = Dialer(settings.csi_address, metrics.connections.inc)
-    prober = Prober(Identity(dialer), settings, metrics)
+    prober = Prober(Identity(dialer), settings, metrics, Counters())
     reporter = Reporter(prober, settings)
     reloader = Reloader(loaded, file.path, file.load, lambda settings: _adopt(prober, settings), metrics)
     # A start in the future is that of a clock that was set back since.

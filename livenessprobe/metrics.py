@@ -23,6 +23,7 @@ from livenessprobe import UPSTREAM_VERSION, __version__
 from livenessprobe.driver.result import Reason
 from livenessprobe.gotext import accept_clauses, format_float
 from livenessprobe.process.start_time import process_start_time
+from livenessprobe.process.starvation import Cause
 
 UNKNOWN_DRIVER = "unknown-driver"
 OTHER_DRIVER = "other-driver"
@@ -106,6 +107,13 @@ class Metrics:
         self._last_request.set(self._process_start)
         self._responses = counter("livenessprobe_http_responses", "HTTP responses, by status code.", ("code",))
         self.shared = counter("livenessprobe_shared_probes", "Health requests that joined a Probe in flight.")
+        self._repeated = counter(
+            "livenessprobe_repeated_probes",
+            "Probes made again because this process itself was held back until their time ran out, by cause.",
+            ("cause",),
+        )
+        for cause in Cause:
+            self._repeated.labels(cause.value)
         self.callers_gone = counter(
             "livenessprobe_callers_gone", "Health requests whose client hung up before the response."
         )
@@ -168,6 +176,10 @@ class Metrics:
     def failed(self, reason: Reason) -> None:
         """Count a failed probe, also one whose result changes nothing because a later probe has ended before it."""
         self._failures.labels(reason.value).inc()
+
+    def repeated(self, cause: Cause) -> None:
+        """Count a probe that is made again, since this process was held back."""
+        self._repeated.labels(cause.value).inc()
 
     def reported(self, healthy: bool) -> None:
         """Record whether the driver is reported as healthy, thresholds applied."""

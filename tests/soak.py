@@ -4,8 +4,9 @@ A long run: hundreds of thousands of probes with faults mixed in, after which th
     python -m tests.soak [PROBES [PARTS]]
 
 A quarter of the probes have a connection each, as at a kubelet's pace.  The figures after the first of ten parts (20
-000 of 200 000 probes) are compared with those at the end: descriptors, threads, tasks and series must be equal,
-resident memory may grow by 2 MiB, and gRPC's pool by three threads.
+000 of 200 000 probes) are compared with those at the end: of descriptors, threads, tasks and series there may be no more
+(the look at the sidecar's wiring is a task that ends after two minutes), resident memory may grow by 2 MiB, and gRPC's pool
+by three threads.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ def main(probes: int, parts: int) -> int:
     faults = [
         f"{name} {getattr(first, name)} -> {getattr(last, name)}"
         for name in ("descriptors", "threads", "tasks", "series")
-        if getattr(first, name) != getattr(last, name)
+        if getattr(first, name) < getattr(last, name)
     ]
     if last.rss - first.rss > MEMORY_MAY_GROW:
         faults.append(f"rss {first.rss} -> {last.rss} KiB")

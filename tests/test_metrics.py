@@ -152,6 +152,7 @@ def test_the_text_has_upstreams_and_our_families_and_no_others() -> None:
         ("livenessprobe_log_records_dropped", "gauge"),
         ("livenessprobe_probe_failures_total", "counter"),
         ("livenessprobe_probe_timeout_seconds", "gauge"),
+        ("livenessprobe_repeated_probes_total", "counter"),
         ("livenessprobe_shared_probes_total", "counter"),
         ("livenessprobe_unhealthy_reason", "gauge"),
     ],

@@ -6,11 +6,14 @@ from typing import NamedTuple
 
 from livenessprobe.gotext import format_seconds
 from livenessprobe.process.memory import ANONYMOUS, ANONYMOUS_WITH_METRICS, READ_AHEAD, needed
+from livenessprobe.process.starvation import Cause, Lost
 from livenessprobe.settings.listen_address import ListenAddress
 from livenessprobe.settings.model import Settings
 
 NOBODY_ASKS_SECONDS = 120.0
 """Seconds without a request for health until that is told."""
+STOOD_STILL_SECONDS = 0.25
+"""If the end of a timeout is noticed later than this, this process did not run, and could not have read a response."""
 _MIB = 1 << 20
 
 
@@ -22,6 +25,14 @@ class Advice(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.what}: {self.way_out}"
+
+
+class HeldBack(NamedTuple):
+    """What has held this process back, and what helps."""
+
+    cause: Cause
+    what: str
+    way_out: str
 
 
 IMPATIENT_KUBELET = Advice(
@@ -65,6 +76,36 @@ def memory_limit(limit: int, settings: Settings, read_ahead: int = READ_AHEAD) -
     return Advice(
         f"the memory limit is {limit / _MIB:.1f} MiB, and the sidecar needs {enough} MiB to answer in time",
         f"set resources.limits.memory of the sidecar to {enough}Mi or more",
+    )
+
+
+def held_back(lost: Lost, seconds: float, late: float, pressure: int | None) -> HeldBack | None:
+    """
+    Whether a probe whose time has run out says nothing about the driver, since this process itself was held back.
+
+    It took `seconds`, of which this process has `lost` some, and its end was noticed `late` by so many seconds.  `pressure` is
+    that on memory, in percent, where it is known.
+    """
+    if lost.seconds < seconds / 2:
+        if late <= STOOD_STILL_SECONDS:
+            return None
+        return HeldBack(
+            Cause.STOOD_STILL,
+            f"the sidecar did not run for {format_seconds(round(late, 3))} when the time was up",
+            "if the node was not suspended, see whether it has CPU left: kubectl top node",
+        )
+    of = f"of {format_seconds(round(seconds, 3))}"
+    if lost.throttled >= lost.disk:
+        return HeldBack(
+            Cause.CPU_LIMIT,
+            f"the CPU limit held the sidecar back for {format_seconds(round(lost.throttled, 3))} {of}",
+            "raise resources.limits.cpu of the sidecar, or remove it",
+        )
+    also = "" if pressure is None else f", at a memory pressure of {pressure} %"
+    return HeldBack(
+        Cause.DISK,
+        f"the sidecar waited for its disk for {format_seconds(round(lost.disk, 3))} {of}{also}",
+        "raise resources.limits.memory of the sidecar, so that its program stays in memory",
     )
 
 

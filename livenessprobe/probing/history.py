@@ -10,6 +10,7 @@ from collections import deque
 from typing import NamedTuple
 
 from livenessprobe.driver.result import ProbeResult, Reason
+from livenessprobe.probing.advice import HeldBack
 
 PROBES_MAX, CHANGES_MAX = 100, 50
 """How many of each are kept; older entries are dropped."""
@@ -49,6 +50,11 @@ class History:
         """The last one is in force; none before the first Probe has ended."""
         self.probes_total = 0
         self.changes_total = 0
+        self.repeated_total = 0
+        """Probes that were made again, since this process itself was held back until their time ran out."""
+        self.repeated_at = 0.0
+        """When that was last so, and why."""
+        self.held_back: HeldBack | None = None
         self.side_since = 0.0
         """Since when the driver has been reported as healthy, or as unhealthy, whatever the reasons since then."""
 
@@ -56,6 +62,11 @@ class History:
         """Add a Probe that has ended."""
         self.probes_total += 1
         self.probes.append(Probe(started, seconds, reason, callers))
+
+    def repeated(self, at: float, held_back: HeldBack) -> None:
+        """Add a Probe that is made again, since this process was `held_back`."""
+        self.repeated_total += 1
+        self.repeated_at, self.held_back = at, held_back
 
     def reported(self, at: float, report: ProbeResult, driver: str) -> None:
         """Add `report`, the result that is reported of `driver` from `at` on, unless its reason is the one in force."""

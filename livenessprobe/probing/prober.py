@@ -15,6 +15,8 @@ Requests share one Probe, the flight.  Its states:
   caller with an earlier deadline is told what has been found so far.  A caller with a later one begins or joins the next
   flight if this one runs out of time.  If all have too little time left for a failure to count, that flight ends with them.
 - When it ends its result is recorded, and changes what is reported, unless a flight that began later has ended before it.
+- If it runs out of time, and this process was stopped or at least half of the time was lost to its own limits of CPU or memory,
+  it starts again, once: the second result counts, so a hung driver is reported within twice the probe timeout.
 - At most two flights are in progress.  A flight that begins cancels every flight without a caller; if two have callers, it
   cancels the older of them, whose callers join the new flight.
 """
@@ -30,16 +32,16 @@ from livenessprobe.driver.result import NO_TIME, OUT_OF_TIME, WAYS_OUT, ProbeRes
 from livenessprobe.gotext import format_seconds
 from livenessprobe.klog.log import get_logger
 from livenessprobe.metrics import Metrics
+from livenessprobe.probing import advice
 from livenessprobe.probing.driver_name import DriverName
 from livenessprobe.probing.history import History
 from livenessprobe.probing.schedule import Schedule, report_lasts
 from livenessprobe.probing.standing import Standing
+from livenessprobe.process.starvation import Counters, Lost, Meter
 from livenessprobe.settings.model import Settings
 
 log = get_logger(__file__)
 
-STOOD_STILL_SECONDS = 0.25
-"""If the end of a timeout is noticed later than this, this process did not run, and could not have read a response."""
 REMIND_PROBES = 4
 """Failed probes in a row behind which the advice is repeated, so that it is in the last five lines of the log."""
 
@@ -85,7 +87,8 @@ class _Flight:
 class Prober:
     """Answers for one driver."""
 
-    def __init__(self, identity: Identity, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, identity: Identity, settings: Settings, metrics: Metrics, counters: Counters | None = None) -> None:
+        """`counters` tell what this process loses to its own limits; without them only a process that stood still is noticed."""
         self.standing = Standing()
         """What is reported."""
         self.history = History()
@@ -94,6 +97,7 @@ class Prober:
         self.driver_name = DriverName(identity, settings.probe_path, metrics, self.changed.set)
         self._identity = identity
         self._metrics = metrics
+        self._counters = counters
         self._question = Question(0.0, 0.0, settings.probe_path, settings.health_service)
         """What each Probe asks, but for its times."""
         self._adopted = asyncio.Event()
@@ -221,11 +225,9 @@ class Prober:
     async def _run_flight(self, flight: _Flight) -> Standing | None:
         loop = asyncio.get_running_loop()
         try:
-            await self._ask(flight)
-            late = loop.time() - flight.question.deadline
-            if flight.found.result.reason in OUT_OF_TIME and late > STOOD_STILL_SECONDS:
-                # The driver may have responded in time, while this process was stopped or starved of CPU.
-                log.info("This process did not run while the probe did; probing again", late=format_seconds(late))
+            lost = await self._ask(flight)
+            if flight.found.result.reason in OUT_OF_TIME and self._was_held_back(flight, lost, loop.time()):
+                # The driver may have responded in time.
                 flight.begin_anew(loop.time())
                 await self._ask(flight)
         except asyncio.CancelledError:
@@ -244,9 +246,27 @@ class Prober:
                 self._flight = None
         return self._end(flight, loop.time())
 
-    async def _ask(self, flight: _Flight) -> None:
-        if asyncio.get_running_loop().time() < flight.question.deadline:
-            flight.update(await self._identity.probe(flight.question, flight.update))
+    async def _ask(self, flight: _Flight) -> Lost:
+        """Ask the driver, unless the time is up; what this process has lost meanwhile."""
+        meter = None if self._counters is None else Meter(self._counters)
+        try:
+            if asyncio.get_running_loop().time() < flight.question.deadline:
+                flight.update(await self._identity.probe(flight.question, flight.update))
+        finally:
+            lost = Lost() if meter is None else meter.stop()
+        return lost
+
+    def _was_held_back(self, flight: _Flight, lost: Lost, now: float) -> bool:
+        """Whether this process itself used up the time of `flight`, which has just run out; tells so, with the way out."""
+        pressure = self._counters.memory_pressure() if self._counters is not None and lost.disk else None
+        found = advice.held_back(lost, now - flight.started, now - flight.question.deadline, pressure)
+        if found is not None:
+            log.warning(
+                "This sidecar was held back while the probe ran; probing again", detail=found.what, advice=found.way_out
+            )
+            self._metrics.repeated(found.cause)
+            self.history.repeated(now, found)
+        return found is not None
 
     def _end(self, flight: _Flight, now: float) -> Standing:
         """What is reported once `flight` has ended."""

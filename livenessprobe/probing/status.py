@@ -232,7 +232,12 @@ def gather(
         driver=_driver(prober, now),
         restart=_restart(callers, now),
         timing=timing,
-        findings=(*_faults(in_force), *_unasked(callers, settings, process, program.started.age), *_impatience(timing)),
+        findings=(
+            *_faults(in_force),
+            *_unasked(callers, settings, process, program.started.age),
+            *_impatience(timing),
+            *_held_back(kept, now),
+        ),
         changes=tuple(_changes(kept, now)),
         probes=tuple(_probe(probe, settings.probe_timeout, now) for probe in kept.probes),
         probes_total=kept.probes_total,
@@ -347,6 +352,13 @@ def _impatience(timing: Timing) -> Iterator[str]:
     if 0 < timing.kubelet_timeout < timing.probe_timeout:
         waits = f"after {format_seconds(round(timing.kubelet_timeout, 1))} of {format_seconds(timing.probe_timeout)}"
         yield f"{IMPATIENT_KUBELET.what} ({waits}): {IMPATIENT_KUBELET.way_out}"
+
+
+def _held_back(kept: History, now: Now) -> Iterator[str]:
+    if (held := kept.held_back) is not None:
+        probes = "1 probe was" if kept.repeated_total == 1 else f"{kept.repeated_total} probes were"
+        ago = format_seconds(round(now.monotonic - kept.repeated_at))
+        yield f"{probes} made again as the sidecar was held back, the last one {ago} ago ({held.what}): {held.way_out}"
 
 
 def _unasked(callers: Callers, settings: Settings, process: Process, up: float) -> Iterator[str]:

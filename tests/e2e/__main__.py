@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 
-from tests.e2e import containers, drivers, image, kubelet, limits, newest, prometheus
+from tests.e2e import containers, drivers, image, kubelet, limits, newest, prometheus, starved
 from tests.e2e.host import Failed, Skip
 
 SHORT = {
@@ -31,6 +31,7 @@ STAGES = {
     **SHORT,
     "limits": limits.stage_limits,
     "hour": limits.stage_hour,
+    "starved": starved.stage_starved,
     "ember": drivers.stage_ember,
     "go": drivers.stage_go,
     "prometheus": prometheus.stage_prometheus,

@@ -22,6 +22,7 @@ from livenessprobe.driver.result import (
 from livenessprobe.metrics import Metrics
 from livenessprobe.probing.prober import Prober
 from livenessprobe.probing.standing import Standing
+from livenessprobe.process.starvation import Counters, Usage
 from tests.values import make_settings
 from tests.virtual import loop
 
@@ -80,8 +81,25 @@ class Driver:
             self.ended.append(loop().time())
 
 
-def make(driver: Driver, **values: str) -> Prober:
-    return Prober(driver, make_settings(**values), Metrics(0.0))  # type: ignore[arg-type]
+class ScriptedCounters(Counters):
+    """Counters of a process that is held back for a share of the time from `since` on."""
+
+    def __init__(
+        self, *, throttled: float = 0.0, faults: bool = False, since: float = 0.0, pressure: int | None = None
+    ) -> None:
+        self.throttled, self.faults, self.since, self.pressure = throttled, faults, since, pressure
+        self.began = loop().time()
+
+    def read(self) -> Usage:
+        passed = max(0.0, loop().time() - self.began - self.since)
+        return Usage(passed * self.throttled, int(passed * 1000) if self.faults else 0)
+
+    def memory_pressure(self) -> int | None:
+        return self.pressure
+
+
+def make(driver: Driver, counters: Counters | None = None, **values: str) -> Prober:
+    return Prober(driver, make_settings(**values), Metrics(0.0), counters)  # type: ignore[arg-type]
 
 
 def metric(prober: Prober, series: str) -> float:

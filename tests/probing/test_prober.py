@@ -29,7 +29,8 @@ from livenessprobe.driver.socket_file import SocketIdentity, look
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.format import Options
 from livenessprobe.metrics import Metrics
-from livenessprobe.probing.prober import STOOD_STILL_SECONDS, Prober
+from livenessprobe.probing.advice import STOOD_STILL_SECONDS
+from livenessprobe.probing.prober import Prober
 from livenessprobe.probing.standing import Standing
 from tests.probing.scripted import BROKEN, FOREVER, Driver, at_once, by_itself, make, metric, timed
 from tests.values import make_settings
@@ -495,9 +496,12 @@ async def test_a_probe_during_which_the_process_stood_still_is_repeated(
     assert metric(prober, "livenessprobe_last_probe_duration_seconds") == (0.25 if again else 3 + stalled)
     assert took == round(3 + stalled + (0.25 if again else 0), 6)
     assert reason == (None if again else Reason.DEADLINE)
-    note = [line for line in logged if "did not run" in line]
+    note = [line for line in logged if "held back" in line]
     late = "750ms" if stalled < 2 else "1m40s"
-    assert note == [f'I "This process did not run while the probe did; probing again" late="{late}"'] * again
+    told = f'detail="the sidecar did not run for {late} when the time was up" advice="if the node was not suspended, see '
+    told += 'whether it has CPU left: kubectl top node"'
+    assert note == [f'W "This sidecar was held back while the probe ran; probing again" {told}'] * again
+    assert metric(prober, 'livenessprobe_repeated_probes_total{cause="stood_still"}') == again
 
 
 @pytest.mark.parametrize(("stalled", "answer", "probes"), [(3.0, (3.0, Reason.DEADLINE), 0), (5.0, (5.25, None), 1)])

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from livenessprobe.driver.result import NOT_READY, READY, ProbeResult, Reason, rpc_error
 from livenessprobe.metrics import Metrics
+from livenessprobe.probing.advice import HeldBack
 from livenessprobe.probing.callers import Callers
 from livenessprobe.probing.history import History
 from livenessprobe.probing.standing import Standing
 from livenessprobe.probing.status import Now, Process, Status, gather
+from livenessprobe.process.starvation import Cause
 from livenessprobe.settings.flags import FLAGS
 from livenessprobe.settings.model import InForce
 from livenessprobe.web import pages
@@ -38,6 +40,7 @@ def status_of(
     agent: str = KUBELET[1],
     fault: str = "",
     file: bytes | None = None,
+    held_back: tuple[int, HeldBack] | None = None,
     **values: str,
 ) -> Status:
     """The status after a kubelet has asked every 10 s and the driver has responded with these results, the last one now."""
@@ -55,7 +58,17 @@ def status_of(
         asker.answered(0.25, good=standing.ready.report.ready)
         now += 10.0
     prober.standing = standing
+    for _ in range(held_back[0] if held_back else 0):
+        history.repeated(NOW.monotonic - 5, held_back[1])
     return gather(prober, callers, InForce(loaded, fault, ("log_dir",) if fault else ()), Process(STARTED), PATHS, NOW)
+
+
+def test_statusz_tells_of_probes_made_again() -> None:
+    status = status_of(READY, held_back=(2, HeldBack(Cause.DISK, "it waited", "raise the limit")))
+
+    found = "2 probes were made again as the sidecar was held back, the last one 5s ago (it waited): raise the limit"
+    assert status.findings == (found,)
+    assert f"Finding: {found}" in page("/statusz", status).splitlines()
 
 
 def page(path: str, status: Status, accept: str = "", query: str = "") -> str:
