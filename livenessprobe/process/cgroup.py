@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 _UNLIMITED = 1 << 60
 """Above this, v1 means that there is no limit."""
-HOT_FILE_PAGES = 5 << 20
+HOT_FILE_PAGES = 4 << 20
 """Bytes of file pages that each probe of a sidecar uses (docs/performance.md): without them it waits for the disk."""
 
 

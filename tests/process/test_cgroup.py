@@ -16,8 +16,8 @@ V1 = "4:memory:/kubepods/pod1\n1:name=systemd:/kubepods/pod1\n"
 @pytest.mark.parametrize(
     ("files", "found"),
     [
-        (("41943040", "31457280", "inactive_file 10485760\nactive_file 5242880\n"), Memory(40 * MIB, 20 * MIB)),
-        (("41943040", "31457280", "inactive_file 5242880\n"), Memory(40 * MIB, 30 * MIB)),
+        (("41943040", "31457280", "inactive_file 10485760\nactive_file 4194304\n"), Memory(40 * MIB, 20 * MIB)),
+        (("41943040", "31457280", "inactive_file 4194304\n"), Memory(40 * MIB, 30 * MIB)),
         (("41943040", "31457280", ""), Memory(40 * MIB, 30 * MIB)),
         (("41943040", "31457280", "inactive_file junk\nanon\n"), Memory(40 * MIB, 30 * MIB)),
         (("41943040", "1024", "inactive_file 41943040\n"), Memory(40 * MIB, 0)),
@@ -42,8 +42,8 @@ def test_a_limit_of_the_pod_counts_where_the_container_has_none(tmp_path: Path) 
 
 @pytest.mark.parametrize(("limit", "found"), [("41943040", Memory(40 * MIB, 20 * MIB)), ("9223372036854771712", None)])
 def test_the_memory_of_a_container_under_v1(limit: str, found: Memory | None, tmp_path: Path) -> None:
-    """The figures of groups below are in the totals; a limit near 2^63 is none.  5 MiB of file pages count as used."""
-    files = {"limit_in_bytes": limit, "usage_in_bytes": "31457280", "stat": "active_file 1\ntotal_active_file 15728640"}
+    """The figures of groups below are in the totals; a limit near 2^63 is none.  4 MiB of file pages count as used."""
+    files = {"limit_in_bytes": limit, "usage_in_bytes": "31457280", "stat": "active_file 1\ntotal_active_file 14680064"}
 
     assert memory(tree(tmp_path, V1, **{f"memory__memory_DOT_{name}": text for name, text in files.items()})) == found
 
