@@ -26,7 +26,7 @@ PORT = 10255
 
 CONTAINERD = """\
 version = 2
-root = "{folder}/images"
+root = "{images}"
 state = "{folder}/state"
 [grpc]
   address = "{folder}/containerd.sock"
@@ -91,8 +91,9 @@ class Status:
 class Node:
     """A running node."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, images: Path) -> None:
         self.folder = folder
+        self.images = images
         self._processes: list[subprocess.Popen[bytes]] = []
 
     # --- pods
@@ -116,6 +117,21 @@ class Node:
 
     def status(self, pod: str, container: str) -> Status:
         return self.containers().get((pod, container), Status("", False, 0))
+
+    def address(self, pod: str) -> str:
+        """The IP address of a pod that runs."""
+        for each in json.loads(self._get(f"http://127.0.0.1:{PORT}/pods"))["items"]:
+            if each["metadata"]["name"].removesuffix("-node") == pod:
+                return str(each["status"]["podIP"])
+        raise Failed(f"there is no pod {pod}")
+
+    def ask(self, url: str) -> int:
+        """The status of a response to a client on the node; 0 without a response."""
+        try:
+            quiet = ("--silent", "--max-time", "10", "--output", "/dev/null", "--write-out", "%{http_code}")
+            return int(self._inside("curl", *quiet, url))
+        except Failed:
+            return 0
 
     def pid(self, pod: str, container: str) -> int:
         """The process id of a container's first process."""
@@ -145,7 +161,7 @@ class Node:
     def start(self) -> None:
         for name in ("manifests", "network"):
             (self.folder / name).mkdir()
-        self._write("containerd.toml", CONTAINERD.format(folder=self.folder, pause=PAUSE))
+        self._write("containerd.toml", CONTAINERD.format(folder=self.folder, images=self.images, pause=PAUSE))
         self._write("kubelet.json", json.dumps(KUBELET).replace("{folder}", str(self.folder)))
         self._write("network/10.conflist", json.dumps(NETWORK).replace("{folder}", str(self.folder)))
         run("ip", "netns", "add", NAMESPACE)
@@ -217,8 +233,8 @@ class Node:
 
 
 @contextmanager
-def running() -> Iterator[Node]:
-    """A running node, with the images of a driver and of the pause container."""
+def running(images: Path | None = None) -> Iterator[Node]:
+    """A running node, with the images of a driver and of the pause container; the files of images are in the folder `images`."""
     if os.geteuid():
         raise Skip("a kubelet needs root")
     install("containerd", "runc", "containernetworking-plugins", "iproute2", "util-linux", "curl", "gcc", "libc6-dev")
@@ -227,7 +243,7 @@ def running() -> Iterator[Node]:
     image_of(golang.driver(), "localhost/driver:e2e")
     image_of(_pause(), PAUSE)
     folder = Path(tempfile.mkdtemp(prefix="e2e-node-"))
-    node = Node(folder)
+    node = Node(folder, images or folder / "images")
     try:
         node.start()
         node.load("localhost/driver:e2e")
