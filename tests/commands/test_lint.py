@@ -290,7 +290,7 @@ def test_a_swap_is_compared_with_what_was_before(tmp_path: Path) -> None:
 
 
 def test_as_ours_with_diff_shows_the_swap_of_one_file(tmp_path: Path) -> None:
-    name = write(tmp_path, "ds.yaml", sound(GO, ((*SIDECAR, "resources", "limits", "memory"), "30Mi")))
+    name = write(tmp_path, "ds.yaml", sound(GO, ((*SIDECAR, "resources", "limits", "memory"), "29Mi")))
 
     done = lint(tmp_path, "--as=ours", f"--diff={name}", name, "--fail-on=warning")
 

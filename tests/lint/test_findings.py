@@ -199,8 +199,8 @@ PAIRS: dict[str, tuple[str, list[Change], list[Change]]] = {
     ),
     "little memory, ours": (
         OURS,
-        [((*SIDECAR, "resources", "limits", "memory"), "46Mi")],
-        [((*SIDECAR, "resources", "limits", "memory"), "47Mi")],
+        [((*SIDECAR, "resources", "limits", "memory"), "44Mi")],
+        [((*SIDECAR, "resources", "limits", "memory"), "45Mi")],
     ),
     "file by subPath": (
         OURS,
