@@ -16,7 +16,7 @@ from livenessprobe.klog.log import get_logger
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
 from livenessprobe.process import cpus, termination, threads
-from livenessprobe.process.imports import UNUSED_BY_HYPERCORN, hide_modules, install_placeholders
+from livenessprobe.process.imports import UNUSED_BY_HYPERCORN, UNUSED_BY_PROMETHEUS, hide_modules, install_placeholders
 from livenessprobe.settings import command_line, describe, flags
 from livenessprobe.settings.file import HUNG_SECONDS, FileContent, read_settings_file
 from livenessprobe.settings.layers import DEFAULT_FILE, KEYS, PREFIX, Layer
@@ -170,9 +170,9 @@ def _serve(start: _Start) -> int:
     http, metrics = listeners
     assert http is not None
     _warn(loaded, start.line)
-    install_placeholders(UNUSED_BY_HYPERCORN)
     with hide_modules("ssl"):
         import asyncio
+    install_placeholders(UNUSED_BY_HYPERCORN | UNUSED_BY_PROMETHEUS)
 
     from livenessprobe import daemon
 

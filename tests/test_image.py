@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from image.assemble import compile_all, without_docstrings
+from image.assemble import compile_all, without_annotations, without_docstrings
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,23 @@ from image.assemble import compile_all, without_docstrings
 )
 def test_docstrings_go_and_all_else_stays(source: str, expected: str) -> None:
     assert ast.unparse(without_docstrings(ast.parse(source))) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("def f(a: int, /, b: A=1, *c: B, d: C, **e: D) -> E:\n    pass", "def f(a, /, b=1, *c, d, **e):\n    pass"),
+        ("async def f() -> E:\n    g = lambda x: x", "async def f():\n    g = lambda x: x"),
+        ("class A(NamedTuple):\n    x: int = 1", "class A(NamedTuple):\n    x: int = 1"),
+        ("@property\ndef f(a: A):\n    pass", "@property\ndef f(a):\n    pass"),
+        ("@f.setter\ndef f(a: A):\n    pass", "@f.setter\ndef f(a):\n    pass"),
+        ("@a.b.contextmanager()\ndef f(a: A):\n    pass", "@a.b.contextmanager()\ndef f(a):\n    pass"),
+        ("@f.register\ndef _(a: A):\n    pass", "@f.register\ndef _(a: A):\n    pass"),
+        ("@property\n@known[1]\ndef f(a: A):\n    pass", "@property\n@known[1]\ndef f(a: A):\n    pass"),
+    ],
+)
+def test_annotations_go_where_nothing_reads_them(source: str, expected: str) -> None:
+    assert ast.unparse(without_annotations(ast.parse(source))) == expected
 
 
 def test_a_module_is_compiled_once_and_for_all_with_its_assertions(tmp_path: Path) -> None:

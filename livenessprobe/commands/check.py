@@ -19,15 +19,15 @@ from livenessprobe.driver.result import OUT_OF_TIME, Reason
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.writer import write_all
 from livenessprobe.probing import health_file
-from livenessprobe.process import memory, threads
+from livenessprobe.process import cgroup, memory, threads
 from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import command_line, flags
 from livenessprobe.settings.model import Loaded, Settings
 
-HEALTHY, USAGE, NOT_CONNECTED, CALL_FAILED, NOT_READY = range(5)
+HEALTHY, USAGE, NOT_CONNECTED, CALL_FAILED, NOT_READY, NO_MEMORY = range(6)
 """Exit codes; those of the same meaning are as in grpc-health-probe."""
 
-NOT_A_SIDECAR, STALE_FILE = "not_a_sidecar", "stale_file"
+NOT_A_SIDECAR, STALE_FILE, NO_MEMORY_LEFT = "not_a_sidecar", "stale_file", "no_memory"
 """Reasons that only this command has."""
 
 PAUSE = 0.2
@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
 
     code: int
     reason: str
-    """The value of a `Reason`, NOT_A_SIDECAR, STALE_FILE, or `healthy`."""
+    """The value of a `Reason`, NOT_A_SIDECAR, STALE_FILE, NO_MEMORY_LEFT, or `healthy`."""
     message: str
     driver: str = ""
     """The driver's name, if a sidecar has told it."""
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         loaded = sidecar.load_settings(values, environ)
         if loaded.is_refused:
             return _refuse(*(mistake.sentence for mistake in loaded.all_mistakes))
-        ask, asked = _target(own["url"], "health-file" in values, loaded)
+        ask, asked = _target(own["url"], "health-file" in values, loaded, environ)
         if own["output"] not in ("text", "json"):
             raise command_line.FlagError(f"--output={own['output']}: write text or json")
     except command_line.HelpRequested:
@@ -106,16 +106,31 @@ Ask = Callable[[float], Outcome]
 """Checks once; the argument is the timeout in seconds."""
 
 
-def _target(url: str, file: bool, loaded: Loaded) -> tuple[Ask, str]:
+def _target(url: str, file: bool, loaded: Loaded, environ: Mapping[str, str]) -> tuple[Ask, str]:
     """How to check the sidecar at `url`, the health `file` or else the driver; and the address, for the output."""
     found = loaded.settings
     if url:
         return _sidecar(url), url
     if file:
         return lambda timeout: _read_health_file(found.health_file, timeout), found.health_file
+    if short := cgroup.shortage(memory.GRPC):
+        place = _beside(found, environ)
+        if place is None:
+            return lambda _: Outcome(NO_MEMORY, NO_MEMORY_LEFT, short), found.csi_address.text
+        return lambda timeout: _ask_sidecar(place, _TOLD_IN_FULL, timeout), str(place)
     # The default grace is left out, since --wait is there to wait for a driver; a grace that was set is kept.
     grace = found.unreachable_grace if loaded.raw["unreachable_grace"].text else 0.0
     return lambda timeout: _ask_driver(found, timeout, min(grace, timeout)), found.csi_address.text
+
+
+def _beside(ours: Settings, environ: Mapping[str, str]) -> sidecar.Place | None:
+    """Where the sidecar in whose container this is can be asked, if it makes the same probe of the same driver."""
+    loaded = sidecar.beside(environ)
+    if loaded is None or not loaded.settings.http.text:
+        return None
+    theirs = loaded.settings
+    same = [(each.csi_address, each.probe_path, each.health_service) for each in (ours, theirs)]
+    return next(sidecar.places(theirs.http)) if same[0] == same[1] else None
 
 
 def _repeat(ask: Ask, timeout: float, wait: float) -> Outcome:

@@ -6,14 +6,18 @@ For commands that run for a moment: no web framework, no Dynaconf, and the HTTP 
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
+from livenessprobe.process import cgroup
+from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import command_line
 from livenessprobe.settings.file import read_settings_file
 from livenessprobe.settings.layers import Layer, overlay
+from livenessprobe.settings.listen_address import ListenAddress
 from livenessprobe.settings.load import NO_FILE, load, with_file
 from livenessprobe.settings.model import Loaded
 
@@ -64,6 +68,35 @@ def load_settings(values: Mapping[str, str], environ: Mapping[str, str], unreada
     return with_file(without_file, read_settings_file(without_file.raw["config"].text), load_layer)
 
 
+def beside(environ: Mapping[str, str]) -> Loaded | None:
+    """
+    The settings of the sidecar in whose container this process was executed, if it is process 1 there; else None.
+
+    Variables and the settings file are the same for both.
+    """
+    words = cgroup.read("/proc/1/cmdline").split("\0")[:-1]
+    names = [os.path.basename(word) for word in words]
+    if sys.platform != "linux" or os.getpid() == 1 or "livenessprobe" not in names:
+        return None
+    arguments = words[names.index("livenessprobe") + 1 :]
+    try:
+        loaded = load_settings(command_line.parse(arguments).values(), environ)
+    except (command_line.FlagError, command_line.HelpRequested):
+        return None
+    return None if loaded.is_refused or set(arguments[:1]) & command_line.COMMANDS.keys() else loaded
+
+
+def places(address: ListenAddress) -> Iterator[Place]:
+    """Where a sidecar that listens on `address` is reached from its own container."""
+    if address.path:
+        yield Place("localhost", socket_path=address.path)
+    elif address.dual_stack:
+        yield Place("127.0.0.1", address.port)
+        yield Place("::1", address.port)
+    else:
+        yield Place(address.host, address.port)
+
+
 def parse_url(url: str, given: str = "--url=") -> tuple[Place, str]:
     """The place that `url` names, and the path and query behind it; raises FlagError if it is invalid, which says how it was given."""
     from urllib.parse import urlsplit
@@ -87,7 +120,8 @@ def get(place: Place, path: str, accept: str, timeout: float) -> Answer:
 
     Raises NotConnected, NoAnswer, or TimeoutError if the response does not come within `timeout` seconds.
     """
-    from http.client import HTTPConnection, HTTPException
+    with hide_modules("ssl"):  # OpenSSL takes 1.3 MiB, for HTTPS
+        from http.client import HTTPConnection, HTTPException
 
     connection = HTTPConnection(place.host, 80, timeout=timeout)
     try:

@@ -7,7 +7,7 @@ One GET with the standard library; neither gRPC nor a web framework is loaded.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from livenessprobe.commands import sidecar
 from livenessprobe.commands.sidecar import Answer, Place
@@ -15,7 +15,6 @@ from livenessprobe.gotext import printable
 from livenessprobe.klog import log as klog
 from livenessprobe.klog.writer import write_all
 from livenessprobe.settings import command_line, flags
-from livenessprobe.settings.listen_address import ListenAddress
 
 PRINTED, USAGE, NOT_CONNECTED, NO_PAGE = range(4)
 """Exit codes."""
@@ -53,18 +52,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         return _refuse(f"{error}{error.hint}", USAGE)
     if loaded.is_refused:
         return _refuse("; ".join(mistake.sentence for mistake in loaded.all_mistakes), USAGE)
-    return _show([*_places(loaded.settings.http)], PAGE)
-
-
-def _places(address: ListenAddress) -> Iterator[Place]:
-    """Where a sidecar that listens on `address` is reached from its own container."""
-    if address.path:
-        yield Place("localhost", socket_path=address.path)
-    elif address.dual_stack:
-        yield Place("127.0.0.1", address.port)
-        yield Place("::1", address.port)
-    else:
-        yield Place(address.host, address.port)
+    return _show([*sidecar.places(loaded.settings.http)], PAGE)
 
 
 def _show(places: Sequence[Place], path: str) -> int:

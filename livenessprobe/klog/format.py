@@ -37,7 +37,7 @@ class Options(NamedTuple):
     add_dir_header: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)  # with a repr it loads inspect, dis and ast
 class Record:
     """One log record."""
 

@@ -6,16 +6,15 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from livenessprobe.process import cgroup
 
 
-def quota(root: Path = Path("/")) -> float | None:
+def quota(root: str | os.PathLike[str] = "") -> float | None:
     """The CPU quota of this process's cgroup, as a number of CPUs; None without a quota."""
     for version, folder in cgroup.folders("cpu", root):
         files = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-        fields = " ".join(cgroup.read(folder / file) for file in files).split()
+        fields = " ".join(cgroup.read(f"{folder}/{file}") for file in files).split()
         if len(fields) == 2 and all(field.isdigit() and int(field) > 0 for field in fields):
             return int(fields[0]) / int(fields[1])
     return None

@@ -110,8 +110,25 @@ UNUSED_BY_HYPERCORN = {
         *("WebsocketResponseBodyEvent", "WebsocketResponseStartEvent", "WebsocketScope", "WorkerContext"),
     ),
     "multiprocessing.synchronize": ("Event",),
+    # TLS, and other protocols than the one of web/http1
+    "ssl": (
+        *("OP_NO_COMPRESSION", "Purpose", "SSLContext", "SSLError", "TLSVersion", "VerifyFlags", "VerifyMode"),
+        "create_default_context",
+    ),
+    "hypercorn.asyncio.run": ("worker_serve",),
+    "hypercorn.protocol.h11": ("H11Protocol", "H2CProtocolRequiredError", "H2ProtocolAssumedError"),
+    "hypercorn.protocol.h2": ("H2Protocol",),
 }
 """Modules that Hypercorn imports and only other programs need, and the names that are imported from them."""
+UNUSED_BY_PROMETHEUS = {
+    # its own text, HTTP servers and clients, which load OpenSSL; livenessprobe.metrics writes the text
+    "prometheus_client.exposition": (
+        *("CONTENT_TYPE_LATEST", "CONTENT_TYPE_PLAIN_0_0_4", "CONTENT_TYPE_PLAIN_1_0_0", "MetricsHandler"),
+        *("delete_from_gateway", "generate_latest", "instance_ip_grouping_key", "make_asgi_app", "make_wsgi_app"),
+        *("push_to_gateway", "pushadd_to_gateway", "start_http_server", "start_wsgi_server", "write_to_textfile"),
+    ),
+}
+"""The same of the Prometheus client."""
 UNUSED_BY_QUART = {
     # the command line and the test client
     "quart.cli": ("AppGroup",),

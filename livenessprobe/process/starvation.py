@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from enum import Enum
-from pathlib import Path
 from typing import NamedTuple
 
 from livenessprobe.process import cgroup
@@ -67,9 +66,9 @@ class Lost(NamedTuple):
 class Counters:
     """The counters of this process in /proc and in its cgroup."""
 
-    def __init__(self, root: Path = Path("/")) -> None:
+    def __init__(self, root: str | os.PathLike[str] = "") -> None:
         self._root = root
-        files = [(version, folder / "cpu.stat") for version, folder in cgroup.folders("cpu", root)]
+        files = [(version, f"{folder}/cpu.stat") for version, folder in cgroup.folders("cpu", root)]
         self._cpu_stat = next(((version, path) for version, path in files if _THROTTLED.search(_read(path))), None)
 
     def read(self) -> Usage:
@@ -91,7 +90,7 @@ class Counters:
     def memory_pressure(self) -> int | None:
         """Percent of the last 10 s in which some thread waited for memory; None where the system does not tell."""
         for version, folder in cgroup.folders("memory", self._root):
-            if version == 2 and (found := _PRESSURE.search(cgroup.read(folder / "memory.pressure"))):
+            if version == 2 and (found := _PRESSURE.search(cgroup.read(f"{folder}/memory.pressure"))):
                 return int(found[1])
         return None
 
@@ -160,7 +159,7 @@ def _major_faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
 
-def _read(path: Path) -> bytes:
+def _read(path: str) -> bytes:
     """The first bytes of a small file; none if it cannot be read."""
     try:
         file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))

@@ -41,7 +41,11 @@ LONGHORN_DEFAULTS: Mapping[str, str] = {
 """What Longhorn's image documents as its defaults."""
 
 
-@dataclass(frozen=True, slots=True)
+_UNUSED = ("flask", "jinja2", "dynaconf.vendor.dotenv.cli")
+"""Modules that Dynaconf uses if they can be imported."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)  # with a repr it loads inspect, dis and ast
 class Raw:
     """A value as text, and its source, such as `flag --v`."""
 
@@ -63,7 +67,7 @@ def merge(*layers: Layer) -> dict[str, Raw]:
     The process must have called `environment.remove_dynaconf_switches`.
     """
     # With lazy imports Dynaconf loads its parts when they are first used.  Later, Quart may be loading Jinja in its own thread.
-    with contextlib.nullcontext() if "dynaconf" in sys.modules else hide_modules("flask", "jinja2"):
+    with contextlib.nullcontext() if "dynaconf" in sys.modules else hide_modules(*_UNUSED):
         from dynaconf import Dynaconf
 
         dynaconf = Dynaconf(

@@ -20,9 +20,10 @@ import pytest
 
 from livenessprobe.probing import health_file
 from tests.conformance.raw_driver import RawDriver
-from tests.support import COMMAND, ROOT, FakeDriver, Start, command, eventually, free_port
+from tests.support import COMMAND, ROOT, FakeDriver, Start, command, eventually, free_port, not_on_windows
+from tests.support.container import with_limits
 
-HEALTHY, USAGE, NOT_CONNECTED, CALL_FAILED, NOT_READY = range(5)
+HEALTHY, USAGE, NOT_CONNECTED, CALL_FAILED, NOT_READY, NO_MEMORY = range(6)
 """The exit codes, as docs/probing.md has them."""
 
 
@@ -392,6 +393,73 @@ def test_a_health_file_is_believed_until_it_expires(folder: Path) -> None:
 
 # --- loaded modules
 
+MIB = 1 << 20
+
+
+def inside(folder: Path, left: int, first: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """A command in front of another, for which `left` MiB of the memory limit are left and process 1 has these words."""
+    prefix = with_limits(folder, limit=64 * MIB, used=(64 - left) * MIB)
+    (folder / "cmdline").write_text("".join(f"{word}\0" for word in first))
+    mount = ("sh", "-c", f'mount --bind {folder}/cmdline /proc/1/cmdline && exec "$@"', "sh")
+    if subprocess.run([*prefix, *mount, "true"], check=False).returncode:
+        pytest.skip("no namespaces here")
+    return (*prefix, *mount)
+
+
+@not_on_windows("control groups are Linux's")
+@pytest.mark.parametrize("ready", [True, False])
+def test_without_memory_for_grpc_the_sidecar_beside_is_asked(
+    driver: FakeDriver, folder: Path, sidecar: Start, ready: bool
+) -> None:
+    driver.ready = ready
+    process = sidecar("--probe-timeout=2s")
+    process.await_name()
+    flags = (f"--csi-address=unix://{driver.path}", f"--http-endpoint=127.0.0.1:{process.port}")
+    prefix = inside(folder, 7, ("/usr/bin/python3", "-IS", "/app/bin/livenessprobe", *flags))
+
+    done = check(f"--csi-address={driver.path}", "--output=json", prefix=prefix)
+
+    told = json.loads(done.out)
+    assert (done.code, told["asked"]) == (HEALTHY if ready else NOT_READY, f"http://127.0.0.1:{process.port}")
+    assert (told["driver"], done.err) == ("fake.csi.test", "")
+
+
+@not_on_windows("control groups are Linux's")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("/bin/driver", "--csi-address=PATH"),
+        ("/livenessprobe", "check", "--csi-address=PATH"),
+        ("/livenessprobe", "--csi-address=/csi/another.sock"),
+        ("/livenessprobe", "--csi-address=PATH", "--health-service=x", "--probe-path=/grpc.health.v1.Health/Check"),
+        ("/livenessprobe", "--nosuch"),
+        (),
+    ],
+)
+def test_without_memory_for_grpc_no_other_answer_is_taken(driver: FakeDriver, folder: Path, words: tuple[str, ...]) -> None:
+    prefix = inside(folder, 7, tuple(word.replace("PATH", driver.path) for word in words))
+
+    done = check(f"--csi-address={driver.path}", prefix=prefix)
+
+    assert (done.code, done.err, driver.probes) == (NO_MEMORY, "", 0)
+    assert done.out == (
+        "no_memory: it needs 8 MiB here, 7 MiB are left of the memory limit of 64 MiB, and beyond it the kernel kills the "
+        "sidecar too; raise resources.limits.memory of the sidecar\n"
+    )
+
+
+@not_on_windows("control groups are Linux's")
+@pytest.mark.parametrize("words", [("check",), ("check", "--url=http://127.0.0.1:1"), ("status",), ("doctor",)])
+def test_without_memory_for_itself_a_command_does_nothing(folder: Path, words: tuple[str, ...]) -> None:
+    done = command(*words, prefix=inside(folder, 6))
+
+    assert (done.code, done.out) == (NO_MEMORY, "")
+    assert done.err.startswith(
+        f"livenessprobe {words[0]}: it needs 7 MiB here, 6 MiB are left of the memory limit of 64 MiB"
+    )
+    assert command("--help", prefix=inside(folder, 6)).code == HEALTHY
+
+
 HEAVY = ("quart", "hypercorn", "h11", "dynaconf", "prometheus_client", "rich")
 
 
@@ -400,8 +468,8 @@ HEAVY = ("quart", "hypercorn", "h11", "dynaconf", "prometheus_client", "rich")
     [
         (["--csi-address=SOCKET"], ("http.client",)),
         (["--csi-address=SOCKET", "--config=FILE"], ("http.client",)),
-        (["--url=http://127.0.0.1:1"], ("grpc", "google", "asyncio")),
-        (["--health-file=/nowhere"], ("grpc", "google", "asyncio", "http.client")),
+        (["--url=http://127.0.0.1:1"], ("grpc", "google", "asyncio", "_ssl")),
+        (["--health-file=/nowhere"], ("grpc", "google", "asyncio", "http.client", "_ssl")),
     ],
 )
 def test_check_loads_no_library_that_it_does_not_need(

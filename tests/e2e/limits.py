@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -62,7 +64,8 @@ class Measured(NamedTuple):
 def stage_hardened() -> None:
     """Read-only, no capabilities, no new privileges, 96 MiB, 0.1 CPU, a cold page cache."""
     with drivers.example() as driver:
-        forget_pages(image.ready())
+        for folder in podman.folders_of(image.ready()):
+            disk.drop_pages(folder)
         found = measure(Case(96), driver, image.IMAGE, (), (), 100, 0.2)
     say(f"200 after {found.ready:.1f} s, slowest {found.taken[-1]:.0f} ms, {found.wrong} wrong")
     if found.ready > 10:
@@ -85,9 +88,32 @@ HOUR = (
 )
 
 
+CHECK = ("check", "--csi-address=/csi/csi.sock", "--http-endpoint={address}")
+COMMANDS = (CHECK, ("check", "--url=http://{address}"), ("status", "--http-endpoint={address}"), ("doctor", *CHECK[1:]))
+EXECS = tuple(Case(memory, "0.5", scraped=scraped) for memory in (32, 36, 40, 48) for scraped in (False, True))
+
+
+class Executed(NamedTuple):
+    """The result of one command that was executed again and again beside the sidecar."""
+
+    codes: Counter[int]
+    """The commands' exit codes."""
+    said: str
+    """The last line of the last command that failed."""
+    taken: list[float]
+    """Seconds of each command, ascending."""
+    killed: int
+    """Processes of the container that the kernel killed for its memory limit."""
+    wrong: int
+    """Responses meanwhile that call the healthy driver unhealthy, and scrapes that fail."""
+    asked: int
+    """How many there were."""
+
+
 def stage_limits() -> None:
-    """100 probes with more and with less memory and CPU, on disks with a known read-ahead."""
+    """100 probes with more and with less memory and CPU, on disks with a known read-ahead; and commands beside the sidecar."""
     _table(LIMITS, 100, 0.2)
+    _exec_table(EXECS, 50)
 
 
 def stage_hour() -> None:
@@ -95,16 +121,72 @@ def stage_hour() -> None:
     _table(HOUR, 360, 0.5)
 
 
+def _exec_table(cases: Sequence[Case], times: int) -> None:
+    """Execute each of COMMANDS `times` times beside a sidecar in each of `cases`, and fail if the kernel kills a process."""
+    rows, missed = [], []
+    with _on_disk() as (here, options, entrypoint), drivers.example() as driver:
+        for case in cases:
+            for command in COMMANDS:
+                here.forget(case.read_ahead)
+                words = " ".join(command)
+                try:
+                    with _sidecar(case, driver, str(here.root), options, entrypoint) as (url, container):
+                        found = _execute(case, url, container, command, times)
+                except Failed as failed:
+                    rows.append(f"| {_limits(case)} | `{words}` | {str(failed).splitlines()[0]} | | | | |")
+                    missed.append(f"{case}, {words}: {failed}")
+                else:
+                    rows.append(f"| {_limits(case)} | `{words}` | {_execution(found)} |")
+                    if found.killed or found.wrong:
+                        missed.append(f"{case}, {words}: {found.killed} killed, {found.wrong} wrong")
+                say(rows[-1])
+    say(f"{datetime.now(UTC):%Y-%m-%d}, each command {times} times beside a sidecar that is asked each second:")
+    print("\n".join([EXEC_HEAD, *rows]), flush=True)
+    if missed:
+        raise Failed("\n".join(missed))
+
+
+def _execute(case: Case, url: str, container: Container, command: Sequence[str], times: int) -> Executed:
+    """Execute `command` again and again while the sidecar is asked by a kubelet and, if it is scraped, by Prometheus."""
+    wait_for("200", lambda: wait_for_answer(url, container) == 200, PATIENCE, 0.05)
+    paths = ("/healthz", "/metrics") if case.scraped else ("/healthz",)
+    asked, wrong, end = 0, 0, threading.Event()
+
+    def ask() -> None:
+        nonlocal asked, wrong
+        while not end.wait(1):
+            asked += len(paths)
+            wrong += sum(get(url + path)[0] != 200 for path in paths)
+
+    for path in paths:
+        get(url + path)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    codes, said, taken = Counter[int](), "", []
+    try:
+        for _ in range(times):
+            started = time.monotonic()
+            words = (each.format(address=url.removeprefix("http://")) for each in command)
+            code, output = container.execute("/livenessprobe", *words)
+            taken.append(time.monotonic() - started)
+            codes[code] += 1
+            said = output.strip().rpartition("\n")[2] if code else said
+            if not container.running:
+                raise Failed(f"the sidecar was killed by execution {len(taken)}\n{container.log()[-2000:]}")
+        return Executed(codes, said, sorted(taken), _oom_kills(container), wrong, asked)
+    finally:
+        end.set()
+        asking.join()
+
+
 def _table(cases: Sequence[Case], requests: int, pause: float) -> None:
     """Measure all `cases`, print them as a table, and fail if a requirement is missed."""
     rows, missed = [], []
-    with disk.holding(image.ready()) as here, drivers.example() as driver:
-        config = json.loads(podman.podman("image", "inspect", "--format", "{{json .Config}}", image.IMAGE))
-        options = ("--rootfs", *(f"--env={each}" for each in config["Env"]))
+    with _on_disk() as (here, options, entrypoint), drivers.example() as driver:
         for case in cases:
             here.forget(case.read_ahead)
             try:
-                found = measure(case, driver, str(here.root), options, config["Entrypoint"], requests, pause)
+                found = measure(case, driver, str(here.root), options, entrypoint, requests, pause)
             except Failed as failed:
                 rows.append(f"| {_limits(case)} | {str(failed).splitlines()[0]} | | | | | | | |")
                 if case.p99 is not None:
@@ -120,9 +202,30 @@ def _table(cases: Sequence[Case], requests: int, pause: float) -> None:
         raise Failed("\n".join(missed))
 
 
+@contextmanager
+def _on_disk() -> Iterator[tuple[disk.Disk, tuple[str, ...], Sequence[str]]]:
+    """A disk with the image's files, podman's options to run them as the image would be run, and the image's entry point."""
+    with disk.holding(image.ready()) as here:
+        config = json.loads(podman.podman("image", "inspect", "--format", "{{json .Config}}", image.IMAGE))
+        yield here, ("--rootfs", *(f"--env={each}" for each in config["Env"])), config["Entrypoint"]
+
+
 HEAD = """
 | Memory | CPU | Read-ahead | Scrapes | First 200 after | p50 | p99 | Slowest | Wrong | Most memory, file pages included | Anonymous | CPU in all |
 |---|---|---|---|---|---|---|---|---|---|---|---|"""
+
+
+EXEC_HEAD = """
+| Memory | CPU | Read-ahead | Scrapes | Command | Exit codes | Median | Slowest | Killed for memory | Wrong answers of the sidecar | The last failure |
+|---|---|---|---|---|---|---|---|---|---|---|"""
+
+
+def _execution(found: Executed) -> str:
+    codes = ", ".join(f"{count} × {code}" for code, count in sorted(found.codes.items()))
+    return (
+        f"{codes} | {found.taken[len(found.taken) // 2]:.2f} s | {found.taken[-1]:.2f} s | "
+        f"{found.killed} | {found.wrong} of {found.asked} | {found.said}"
+    )
 
 
 def _limits(case: Case) -> str:
@@ -181,24 +284,19 @@ def _sidecar(
         yield f"http://127.0.0.1:{port}", container
 
 
-def forget_pages(name: str) -> None:
-    """Drop the image's files from the page cache, so that the next container pays for reading them."""
-    folders = podman.podman(
-        "image", "inspect", "--format", "{{.GraphDriver.Data.UpperDir}}:{{.GraphDriver.Data.LowerDir}}", name
-    )
-    os.sync()
-    for folder in folders.split(":"):
-        for path in Path(folder).rglob("*"):
-            if path.is_file() and not path.is_symlink():
-                descriptor = os.open(path, os.O_RDONLY)
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                os.close(descriptor)
-
-
 def _peak(container: Container) -> float:
     folder = container.group()["memory"]
     files = [folder / name for name in ("memory.max_usage_in_bytes", "memory.peak") if (folder / name).exists()]
     return int(files[0].read_text()) / 2**20
+
+
+def _oom_kills(container: Container) -> int:
+    """Processes of the container that the kernel has killed for its memory limit."""
+    folder = container.group()["memory"]
+    files = [folder / name for name in ("memory.oom_control", "memory.events") if (folder / name).exists()]
+    found = re.search(r"^oom_kill (\d+)$", files[0].read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
 
 
 def _status(container: Container, field: str) -> float:

@@ -68,6 +68,12 @@ def inspect(image: str, field: str) -> str:
     return podman("image", "inspect", "--format", f"{{{{{field}}}}}", image)
 
 
+def folders_of(image: str) -> list[Path]:
+    """The folders of the image's layers."""
+    fields = "{{.GraphDriver.Data.UpperDir}}:{{.GraphDriver.Data.LowerDir}}"
+    return [Path(folder) for folder in podman("image", "inspect", "--format", fields, image).split(":")]
+
+
 @contextmanager
 def files_of(image: str) -> Iterator[Path]:
     """The root of the image, mounted."""

@@ -472,8 +472,8 @@ def test_severity_of_too_little_memory() -> None:
     health_port = (*ARGS, 2), "--health-port=9808"
     assert severity(OURS, "26Mi", health_port) == "error"
     assert severity(OURS, "27Mi", health_port) == "warning"
-    assert severity(OURS, "31Mi") == "error"  # metrics load Quart
-    assert severity(OURS, "32Mi") == "warning"
+    assert severity(OURS, "29Mi") == "error"  # metrics load Quart
+    assert severity(OURS, "30Mi") == "warning"
     assert severity(GO, "20Mi") == "warning"
 
 

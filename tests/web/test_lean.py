@@ -5,18 +5,21 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from livenessprobe.process.imports import UNUSED_BY_HYPERCORN, UNUSED_BY_QUART
-from tests.support import ROOT
+from livenessprobe.process.imports import UNUSED_BY_HYPERCORN, UNUSED_BY_PROMETHEUS, UNUSED_BY_QUART
+from tests.support import ROOT, FakeDriver, Start, injected
+
+UNUSED = UNUSED_BY_HYPERCORN | UNUSED_BY_PROMETHEUS | UNUSED_BY_QUART
 
 
-@pytest.mark.parametrize("name", UNUSED_BY_HYPERCORN | UNUSED_BY_QUART)
+@pytest.mark.parametrize("name", UNUSED)
 def test_the_names_of_a_placeholder_are_those_of_the_real_module(name: str) -> None:
     module = importlib.import_module(name)
 
-    assert [each for each in (UNUSED_BY_HYPERCORN | UNUSED_BY_QUART)[name] if not hasattr(module, each)] == []
+    assert [each for each in UNUSED[name] if not hasattr(module, each)] == []
 
 
 PROGRAM = """
@@ -98,3 +101,26 @@ def test_hashes_come_from_python_itself() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
 
     assert (done.stdout, done.stderr) == ("False 11f6 md5\n", "")
+
+
+def test_a_daemon_that_serves_metrics_loads_no_openssl_and_no_other_protocol(
+    driver: FakeDriver, folder: Path, sidecar: Start
+) -> None:
+    """Nor a module for which it has a placeholder, which would be a warning in its log."""
+    needless = ("_ssl", "_hashlib", "h2", "hpack", "http.server", "wsproto")
+    at_the_end = f"""
+import os, sys
+end = os._exit
+def show(code):
+    print(*sorted(sys.modules.keys() & {set(needless)!r}), file=sys.stderr)
+    end(code)
+os._exit = show
+"""
+    process = sidecar(environ=injected(folder, at_the_end))
+    process.await_name()
+
+    assert (process.get().status, process.get("/metrics").status) == (200, 200)
+
+    assert process.stop() == 0
+    assert process.log().splitlines()[-1] == ""
+    assert "should not be needed" not in process.log()

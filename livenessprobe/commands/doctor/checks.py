@@ -211,9 +211,6 @@ def _ports(facts: Facts) -> Iterator[Finding]:
             yield Finding("port", Mark.OK, f"{port.address.text} is free")
         elif port.sidecar is not None:
             yield Finding("port", Mark.OK, f"{port.address.text} is that of a sidecar, which runs")
-        elif port.unasked:
-            what = f"{port.address.text} is taken, perhaps by the sidecar: {port.unasked}"
-            yield Finding("port", Mark.UNKNOWN, what)
         else:
             yield _mistaken("port", port.fault, port.other)
 

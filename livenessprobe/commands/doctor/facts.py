@@ -61,8 +61,6 @@ class Port(NamedTuple):
     """What a sidecar that has the address tells."""
     other: str = ""
     """What is known of another program that has the address."""
-    unasked: str = ""
-    """Why the program that has the address was not asked."""
 
 
 class Folder(NamedTuple):

@@ -33,10 +33,8 @@ from livenessprobe.web.listener import ListenError, look_up, refuse_taken
 PROBES = 5
 PROBES_SECONDS = 10.0
 """Seconds after which no further probe begins."""
-PROBE_BYTES = 12 << 20
-"""Memory that probes add to this process, with gRPC: 6.5 MiB anonymous on CPython 3.11, and the file pages in use."""
-PAGE_BYTES, ASK_BYTES = 12 << 20, 3 << 20
-"""Memory to ask a sidecar for its page, whose first view takes 8 MiB there, and to ask it at all: 2 MiB for the HTTP client."""
+PAGE_BYTES = 10 << 20
+"""Memory to ask a sidecar for its page, whose first view takes 8 MiB there."""
 ASK_SECONDS = 5.0
 """How long a running sidecar may take for one response, beside its probe timeout."""
 LOOK_SECONDS = 5.0
@@ -195,12 +193,10 @@ def _port(raw: Layer, address: ListenAddress, mistake: Named) -> Port:
 
 
 def _asked(port: Port, probe_timeout: float, left: int) -> Port:
-    """With what the program that has the address tells, if `left` bytes of memory are enough to ask it."""
+    """With what the program that has the address tells; `left` bytes of memory decide whether it is asked for its page."""
     place = None if port.fault is None else _place(port.address)
     if place is None:
         return port
-    if left < ASK_BYTES:
-        return port._replace(unasked=f"it was not asked, as only {left >> 20} MiB are left of the memory limit")
     try:
         wait = max(probe_timeout, 0) + ASK_SECONDS
         return port._replace(sidecar=look(place, wait, page=left >= PAGE_BYTES, flags=True))
@@ -233,9 +229,9 @@ def _why_no_probe(address: CSIAddress | None, socket: SocketFile | None, machine
         return "the probe timeout leaves no time"
     if machine.threads:
         return "gRPC needs threads"
-    if machine.memory is not None and machine.memory.left < PROBE_BYTES:
+    if machine.memory is not None and machine.memory.left < memory.GRPC:
         return (
-            f"a probe from here takes {PROBE_BYTES >> 20} MiB, {machine.memory.left >> 20} MiB are left of the memory limit, "
+            f"a probe from here takes {memory.GRPC >> 20} MiB, {machine.memory.left >> 20} MiB are left of the memory limit, "
             "and beyond it the kernel kills the sidecar; what a running sidecar says stands below"
         )
     return ""
