@@ -85,7 +85,7 @@ class Counters:
         usage = self.read()
         if self._cpu_stat is None or quota(self._root) is None:
             return usage
-        return usage._replace(waiting=frozenset(_waiting(self._root / "proc/self/task")))
+        return usage._replace(waiting=frozenset(_waiting(f"{self._root}/proc/self/task")))
 
     def memory_pressure(self) -> int | None:
         """Percent of the last 10 s in which some thread waited for memory; None where the system does not tell."""
@@ -137,7 +137,7 @@ def lost(before: Usage, after: Usage, *, passed: float, late: float) -> Lost:
     return Lost(throttled, max(0.0, waited))
 
 
-def _waiting(tasks: Path) -> Iterator[tuple[str, str]]:
+def _waiting(tasks: str) -> Iterator[tuple[str, str]]:
     """The threads in this folder of /proc that could run and do not, but for the one that reads it."""
     own = str(threading.get_native_id())
     try:
@@ -145,8 +145,8 @@ def _waiting(tasks: Path) -> Iterator[tuple[str, str]]:
     except OSError:
         return
     for name in names:
-        _, _, fields = _read(tasks / name / "stat").rpartition(b") ")
-        if fields.startswith(b"R") and name != own and (times := _read(tasks / name / "schedstat").split()):
+        _, _, fields = _read(f"{tasks}/{name}/stat").rpartition(b") ")
+        if fields.startswith(b"R") and name != own and (times := _read(f"{tasks}/{name}/schedstat").split()):
             yield name, times[0].decode(errors="replace")
 
 
