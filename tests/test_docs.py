@@ -283,7 +283,7 @@ def strings_of_the_code(without: str = "") -> list[str]:
 def test_texts_on_the_reasons_page_are_those_of_the_code() -> None:
     code = [*strings_of_the_code(), CALL_TIMED_OUT.body]
     shown = re.findall(r"^    (\S.*)$", read("docs/reasons.md"), re.MULTILINE)
-    placeholders = re.compile(r"\b(?:PATH|FOLDER|KIND|ADDRESS|ADVICE|ERROR|CODE|MESSAGE|NAME|STATUS|TIME|VARIABLE)\b")
+    placeholders = re.compile(r"\b(?:PATH|FOLDER|KIND|ADDRESS|ADVICE|ERROR|CODE|MESSAGE|N|NAME|STATUS|TIME|VARIABLE)\b")
 
     invented = [line for line in shown for part in placeholders.split(line) if not any(part in text for text in code)]
 

@@ -65,9 +65,9 @@ async def test_one_request_within_two_minutes_is_enough(logged: list[str]) -> No
     [
         (26 * MIB, {}, 27),
         (27 * MIB, {}, None),
-        (31 * MIB, LOOPBACK, 32),
-        (32 * MIB, LOOPBACK, None),
-        (31 * MIB, {"metrics_address": ":9999"}, 32),
+        (29 * MIB, LOOPBACK, 30),
+        (30 * MIB, LOOPBACK, None),
+        (29 * MIB, {"metrics_address": ":9999"}, 30),
         (None, {}, None),
     ],
 )
