@@ -114,7 +114,7 @@ mutate: $(VENV)/.mutate
 	nice -n 5 $(BIN)/python -m tests.mutate $(MODULE)
 
 demo-picture: $(VENV)/.run
-	$(BIN)/python docs/demo_picture.py
+	$(BIN)/python -m docs.demo_picture
 
 # In an environment of their own, since these tools need other versions of the same libraries.
 TOOLS = $(VENV)/tools
