@@ -7,7 +7,7 @@ ARGS ?=
 
 STEPS ?= 10000
 
-.PHONY: help run test check unit conformance machine newest test-windows windows-tree bench attack fuzz soak mutate manifests dashboard pages workflows lock audit proto image e2e demo-picture clean
+.PHONY: help run test check unit conformance machine newest test-windows windows-tree bench attack fuzz soak mutate manifests dashboard pages workflows lock audit proto image e2e demo-picture outage-picture clean
 
 help:
 	@echo "make run          the sidecar with an example driver, or with yours: CSI_ADDRESS=/path/to/csi.sock; ARGS='--flags'"
@@ -31,6 +31,7 @@ help:
 	@echo "make image        builds the image twice, and checks it with hadolint, container-structure-test, dive and syft"
 	@echo "make e2e          the image under podman, with foreign drivers, under a kubelet; STAGES='image smoke' for some stages"
 	@echo "make demo-picture draws docs/demo.svg from a run of the demo in a pseudo-terminal"
+	@echo "make outage-picture draws docs/outage_*.svg from an outage of half a minute"
 	@echo "make lock         makes requirements.lock again, with hashes"
 	@echo "make audit        known vulnerabilities of the locked packages"
 	@echo "make proto        generates livenessprobe/csi from proto/"
@@ -114,7 +115,10 @@ mutate: $(VENV)/.mutate
 	nice -n 5 $(BIN)/python -m tests.mutate $(MODULE)
 
 demo-picture: $(VENV)/.run
-	$(BIN)/python docs/demo_picture.py
+	$(BIN)/python -m docs.demo_picture
+
+outage-picture: $(VENV)/.test
+	$(BIN)/python -m docs.outage_picture
 
 # In an environment of their own, since these tools need other versions of the same libraries.
 TOOLS = $(VENV)/tools

@@ -28,18 +28,20 @@ class Reason(str, Enum):
 
 
 WAYS_OUT: Mapping[Reason, str] = {
-    Reason.SOCKET_MISSING: "set --csi-address to the socket that the driver creates, and mount its folder into both containers",
+    Reason.SOCKET_MISSING: "see whether the driver runs: kubectl logs POD -c DRIVER; if it does, set --csi-address to the socket that "
+    "it creates, and mount its folder into both containers",
     Reason.NOT_A_SOCKET: "set --csi-address to the socket that the driver creates",
     Reason.PERMISSION_DENIED: "set runAsUser of the sidecar to the user that owns the socket, or to 0",
     Reason.STALE_MOUNT: "mount the folder of the socket, not the socket file, and restart the pod: kubectl delete pod POD",
     Reason.HUNG_MOUNT: "restart the program that serves the file system, or mount the folder of --csi-address from a local disk",
-    Reason.REFUSED: "see why the driver has stopped: kubectl logs POD -c DRIVER --previous",
+    Reason.REFUSED: "see why the driver has stopped: kubectl logs POD -c DRIVER, with --previous once it was restarted",
     Reason.UNRESOLVED: "set --csi-address to a name that the cluster's DNS knows, or to the path of the driver's socket",
     Reason.UNREACHABLE: "see what keeps the driver from accepting: kubectl logs POD -c DRIVER",
     Reason.DEADLINE: "see what the driver waits for: kubectl logs POD -c DRIVER; if it is only slow, raise --probe-timeout, and "
     "timeoutSeconds of the kubelet's probe above it",
     Reason.PROTOCOL_ERROR: "set --csi-address to the socket on which the driver serves CSI over gRPC",
-    Reason.CONNECTION_LOST: "see why the driver has closed the connection: kubectl logs POD -c DRIVER --previous",
+    Reason.CONNECTION_LOST: "see why the driver has closed the connection: kubectl logs POD -c DRIVER, with --previous once it was "
+    "restarted",
     Reason.UNIMPLEMENTED: "set --probe-path to a method that the driver has",
     Reason.DRIVER_ERROR: "see what has failed in the driver: kubectl logs POD -c DRIVER",
     Reason.NOT_READY: "see what the driver waits for: kubectl logs POD -c DRIVER; if a restart does not help it, let the liveness "

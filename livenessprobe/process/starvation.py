@@ -10,10 +10,13 @@ import asyncio
 import os
 import re
 import sys
+import threading
+from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
 from livenessprobe.process import cgroup
+from livenessprobe.process.cpus import quota
 
 TICK_SECONDS = 0.1
 """How often the event loop is asked to be on time while a meter runs."""
@@ -34,12 +37,18 @@ class Cause(str, Enum):
 
 
 class Usage(NamedTuple):
-    """What this process has suffered since its start."""
+    """What this process has suffered since its start, and suffers now."""
 
     throttled: float = 0.0
     """Seconds for which the CPU quota has held back the cgroup; the kernel adds up those of several CPUs."""
     major_faults: int = 0
     """Pages that were read from a disk when a thread needed them."""
+    waiting: frozenset[tuple[str, str]] = frozenset()
+    """
+    Threads that wait for CPU under a quota, each with its CPU time so far.
+
+    The kernel adds to `throttled` only once it lets a thread go on, so what lasts is not in there.
+    """
 
 
 class Lost(NamedTuple):
@@ -71,6 +80,13 @@ class Counters:
         found = _THROTTLED.search(_read(path))
         return Usage(0.0 if found is None else int(found[1]) / _PER_SECOND[version], major_faults)
 
+    def read_all(self) -> Usage:
+        """The counters and the waiting threads; takes some 200 us."""
+        usage = self.read()
+        if self._cpu_stat is None or quota(self._root) is None:
+            return usage
+        return usage._replace(waiting=frozenset(_waiting(f"{self._root}/proc/self/task")))
+
     def memory_pressure(self) -> int | None:
         """Percent of the last 10 s in which some thread waited for memory; None where the system does not tell."""
         for version, folder in cgroup.folders("memory", self._root):
@@ -86,7 +102,7 @@ class Meter:
         self.lost = Lost()
         self._loop = asyncio.get_running_loop()
         self._counters = counters
-        self._at = self._loop.time()
+        self._at = self._began = self._loop.time()
         self._usage = counters.read()
         self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
 
@@ -96,12 +112,13 @@ class Meter:
 
     def stop(self) -> Lost:
         """What was lost; the meter measures no more."""
-        self._add()
         self._timer.cancel()
+        if self._loop.time() - self._began >= TICK_SECONDS:  # else no more than that, and most probes end earlier
+            self._add()
         return self.lost
 
     def _add(self) -> None:
-        now, usage = self._loop.time(), self._counters.read()
+        now, usage = self._loop.time(), self._counters.read_all()
         found = lost(self._usage, usage, passed=now - self._at, late=now - self._timer.when())
         self.lost = Lost(self.lost.throttled + found.throttled, self.lost.disk + found.disk)
         self._at, self._usage = now, usage
@@ -111,11 +128,26 @@ def lost(before: Usage, after: Usage, *, passed: float, late: float) -> Lost:
     """
     What was lost of the `passed` seconds between two readings; the event loop was `late` by so many seconds at the second.
 
-    A late event loop has waited for the disk if pages were read from it meanwhile, but for the time that the quota took.
+    All of them if the same thread waits for CPU at both, without having had any.  A late event loop has waited for the disk if
+    pages were read from it meanwhile, but for the time that the quota took.
     """
-    throttled = min(passed, max(0.0, after.throttled - before.throttled))
+    stuck = not before.waiting.isdisjoint(after.waiting)
+    throttled = passed if stuck else min(passed, max(0.0, after.throttled - before.throttled))
     waited = late - throttled if after.major_faults > before.major_faults else 0.0
     return Lost(throttled, max(0.0, waited))
+
+
+def _waiting(tasks: str) -> Iterator[tuple[str, str]]:
+    """The threads in this folder of /proc that could run and do not, but for the one that reads it."""
+    own = str(threading.get_native_id())
+    try:
+        names = os.listdir(tasks)
+    except OSError:
+        return
+    for name in names:
+        _, _, fields = _read(f"{tasks}/{name}/stat").rpartition(b") ")
+        if fields.startswith(b"R") and name != own and (times := _read(f"{tasks}/{name}/schedstat").split()):
+            yield name, times[0].decode(errors="replace")
 
 
 def _major_faults() -> int:

@@ -259,7 +259,7 @@ MISTAKES: dict[str, Planted] = {
         instead_of_the_socket(killed),
         "driver",
         "error",
-        ("refused: nobody listens on", "kubectl logs POD -c DRIVER --previous"),
+        ("refused: nobody listens on", "kubectl logs POD -c DRIVER, with --previous"),
     ),
     "a hung driver": Planted(
         misbehave(hang=True),

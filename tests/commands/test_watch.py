@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import functools
 import http.server
@@ -23,7 +22,7 @@ from hypothesis import strategies as st
 from livenessprobe.commands.seen import Change, Probe, Seen
 from livenessprobe.commands.watching import BLOCKS, Frame, View, draw, spark, state, told, why
 from livenessprobe.driver.result import WAYS_OUT, Reason
-from tests.support import COMMAND, ROOT, FakeDriver, Sidecar, Start, command, eventually, free_port, not_on_windows
+from tests.support import COMMAND, ROOT, FakeDriver, Sidecar, Start, command, eventually, free_port, not_on_windows, watching
 
 pytestmark = not_on_windows("it has no pseudo-terminals")
 
@@ -66,7 +65,8 @@ def test_a_frame_of_two_sidecars() -> None:
         "x unhealthy http://localhost:1  csi.example.com, for 30s",
         "  ▁  last 2ms of 3s",
         "  refused: nobody listens on /csi/csi.sock",
-        "  to do: see why the driver has stopped: kubectl logs POD -c DRIVER --previous",
+        "  to do: see why the driver has stopped: kubectl logs POD -c DRIVER, with",
+        "  --previous once it was restarted",
         "",
         "Changes, the newest last:",
         "  a change",
@@ -146,19 +146,6 @@ def test_why_says_the_reason_and_the_sentence() -> None:
 
 
 # --- the process
-
-
-@contextlib.contextmanager
-def watching(*words: str, **options: object) -> Iterator[subprocess.Popen[str]]:
-    """A watch whose output is a pipe."""
-    words = (*COMMAND, "watch", "--every=100ms", *words)
-    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    process = subprocess.Popen(words, cwd=ROOT, text=True, **options)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture(params=["local", "off"])

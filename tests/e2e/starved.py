@@ -24,7 +24,7 @@ PROBE_TIMEOUT = 1.0
 PERIOD = 1.0
 """Seconds of the CPU quota's period while the sidecar is held back."""
 QUOTA = 0.005
-MEMORY = (96, 28)
+MEMORY = (96, 32)
 """MiB, before and while the sidecar is held back."""
 SECONDS = 10.0
 TRIES = 200

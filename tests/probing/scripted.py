@@ -94,6 +94,9 @@ class ScriptedCounters(Counters):
         passed = max(0.0, loop().time() - self.began - self.since)
         return Usage(passed * self.throttled, int(passed * 1000) if self.faults else 0)
 
+    def read_all(self) -> Usage:
+        return self.read()
+
     def memory_pressure(self) -> int | None:
         return self.pressure
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -73,20 +74,43 @@ def test_this_process_has_counters() -> None:
     assert usage.major_faults >= 0
 
 
-FAULTS, NONE = Usage(1.0, 5), Usage(1.0, 4)
+def task(tmp_path: Path, name: str, state: str, schedstat: str) -> None:
+    folder = tmp_path / "proc/self/task" / name
+    folder.mkdir(parents=True)
+    (folder / "stat").write_text(f"{name} (a) R (b) {state} 1 1 1 0 -1\n")
+    (folder / "schedstat").write_text(schedstat)
+
+
+@pytest.mark.parametrize(
+    ("cpu_max", "waiting"), [("5000 1000000", frozenset({("7", "100")})), ("max 100000", frozenset()), ("", frozenset())]
+)
+def test_threads_that_wait_for_cpu_under_a_quota(cpu_max: str, waiting: frozenset[tuple[str, str]], tmp_path: Path) -> None:
+    tree(tmp_path, V2, cpu_DOT_stat="throttled_usec 7\n", cpu_DOT_max=cpu_max)
+    task(tmp_path, "7", "R", "100 5 2\n")
+    task(tmp_path, "8", "S", "300 5 2\n")
+    task(tmp_path, "9", "R", "")
+    task(tmp_path, str(threading.get_native_id()), "R", "900 5 2\n")
+
+    assert Counters(tmp_path).read_all().waiting == waiting
+
+
+WAITING = frozenset({("7", "100"), ("8", "300")})
+FAULTS, NONE = Usage(1.0, 5), Usage(1.0, 4, WAITING)
 
 
 @pytest.mark.parametrize(
     ("after", "passed", "late", "found"),
     [
-        (NONE, 0.1, 0.0, Lost()),
-        (NONE, 2.0, 1.9, Lost()),  # late without faults: other programs had the CPU, or the process was stopped
+        (Usage(1.0, 4), 0.1, 0.0, Lost()),
+        (Usage(1.0, 4), 2.0, 1.9, Lost()),  # late without faults: other programs had the CPU, or the process was stopped
         (FAULTS, 2.0, 1.5, Lost(0.0, 1.5)),
         (FAULTS, 0.1, -0.05, Lost()),  # before the tick was due
         (Usage(1.75, 4), 1.0, 0.9, Lost(0.75, 0.0)),
         (Usage(1.5, 5), 2.0, 1.5, Lost(0.5, 1.0)),
         (Usage(4.0, 5), 2.0, 1.5, Lost(2.0, 0.0)),  # the kernel adds up the time of several CPUs
         (Usage(0.5, 4), 1.0, 0.5, Lost()),  # the process was moved to another group
+        (Usage(1.0, 4, frozenset({("8", "300"), ("9", "1")})), 0.5, 0.0, Lost(0.5, 0.0)),
+        (Usage(1.0, 4, frozenset({("7", "200")})), 0.5, 0.0, Lost()),  # the thread had CPU meanwhile
     ],
 )
 def test_what_was_lost_between_two_readings(after: Usage, passed: float, late: float, found: Lost) -> None:
@@ -111,5 +135,6 @@ async def test_a_meter_adds_up_what_is_lost_while_it_runs() -> None:
 @virtual
 async def test_a_meter_counts_a_stall_that_has_no_end_before_it_stops() -> None:
     meter = Meter(ScriptedCounters(faults=True))
+    await asyncio.sleep(0)
     loop().stall(3)
     assert meter.stop() == Lost(0.0, pytest.approx(3 - TICK_SECONDS))

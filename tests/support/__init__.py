@@ -15,6 +15,7 @@ from tests.support.sidecar import (
     injected,
     never_reading,
     process_status,
+    watching,
     with_little_room,
     without_faults,
 )

@@ -207,6 +207,19 @@ def command(*words: str, prefix: tuple[str, ...] = (), stdout: IO[str] | int = s
 
 
 @contextlib.contextmanager
+def watching(*words: str, **options: object) -> Iterator[subprocess.Popen[str]]:
+    """A watch whose output is a pipe."""
+    words = (*COMMAND, "watch", "--every=100ms", *words)
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    process = subprocess.Popen(words, cwd=ROOT, text=True, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextlib.contextmanager
 def without_faults(driver: FakeDriver, *arguments: str) -> Iterator[Sidecar]:
     """A sidecar for many tests, whose log must show no fault of its own at the end."""
     process = Sidecar((f"--csi-address={driver.path}", *arguments))

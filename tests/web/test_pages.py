@@ -107,7 +107,7 @@ def test_the_cause_of_a_failure_is_near_the_top() -> None:
     assert lines[9:13] == [
         "Health: unhealthy since 2024-10-16 21:03:49 UTC (10s ago)",
         "Reason: refused: nobody listens at /csi/csi.sock",
-        "What to do: see why the driver has stopped: kubectl logs POD -c DRIVER --previous (docs/reasons.md#refused)",
+        "What to do: see why the driver has stopped: kubectl logs POD -c DRIVER, with --previous once it was restarted (docs/reasons.md#refused)",
         "Failures in a row: 2 (unhealthy after 1, healthy again after 1)",
     ]
     assert lines[13] == (

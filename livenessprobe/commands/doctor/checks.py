@@ -227,7 +227,9 @@ def _sidecars(facts: Facts) -> Iterator[Finding]:
         return
     if seen.healthy is None:
         yield Finding(
-            "sidecar", Mark.UNKNOWN, "it has not probed the driver yet: nobody has asked, and there is no --interval"
+            "sidecar",
+            Mark.UNKNOWN,
+            "none of its probes has ended yet; there is one when /healthz is asked, or at each --interval",
         )
     elif seen.healthy:
         yield Finding("sidecar", Mark.OK, f"it reports {seen.driver or 'the driver'} as healthy")
