@@ -76,6 +76,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         loaded = sidecar.load_settings(values, environ)
         if loaded.is_refused:
             return _refuse(*(mistake.sentence for mistake in loaded.all_mistakes))
+        sidecar.tell_of_ignored_file("check", loaded)
         ask, asked = _target(own["url"], "health-file" in values, loaded, environ)
         if own["output"] not in ("text", "json"):
             raise command_line.FlagError(f"--output={own['output']}: write text or json")

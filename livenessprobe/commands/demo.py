@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPException
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from livenessprobe.settings.layers import overlay
 from livenessprobe.settings.listen_address import ListenAddress, join_host_port, parse_listen_address
 from livenessprobe.settings.load import load
 from livenessprobe.settings.model import Loaded
-from livenessprobe.web.listener import ListenError, listen, look_up
+from livenessprobe.web.listener import ListenError, look_up
 
 USAGE = """\
 Usage: livenessprobe demo [flags of livenessprobe]
@@ -123,11 +124,11 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    with tempfile.TemporaryDirectory(prefix="livenessprobe-demo") as folder:
+    with tempfile.TemporaryDirectory(prefix="livenessprobe-demo") as folder, ExitStack() as held:
         socket_path = os.path.join(folder, "csi.sock")
         try:
             values = {"csi-address": socket_path, **command_line.parse(arguments).values()}
-            loaded, values = _with_endpoint(values, environ)
+            loaded, values = _with_endpoint(values, environ, held)
             targets = _targets(loaded)
         except command_line.HelpRequested:
             _say(f"{USAGE}Keys, each followed by Enter:\n{HELP}")
@@ -155,15 +156,19 @@ def _refuse(*sentences: str) -> int:
     return 2
 
 
-def _with_endpoint(values: dict[str, str], environ: Mapping[str, str]) -> tuple[Loaded, dict[str, str]]:
-    """The settings by `values` and `environ`, with a port that is known beforehand; and the values that make them."""
+def _with_endpoint(values: dict[str, str], environ: Mapping[str, str], held: ExitStack) -> tuple[Loaded, dict[str, str]]:
+    """
+    The settings by `values` and `environ`, with a port that is known beforehand; and the values that make them.
+
+    A port that is chosen here is kept from other demos until `held` is closed.
+    """
     loaded = load(values, environ, merger=overlay)
     if loaded.mistakes:
         return loaded, values
     if all(loaded.raw[key].source.startswith("default") for key in ("http_endpoint", "health_port", "metrics_address")):
-        values = {**values, "http-endpoint": _free_endpoint()}
+        values = {**values, "http-endpoint": _free_endpoint(held)}
     elif loaded.settings.http.port.strip("0") == "" and not loaded.settings.http.path:
-        port = _free_port(loaded.settings.http)
+        port = _free_port(loaded.settings.http, held)
         by_port = {"health-port": str(port)}
         by_endpoint = {"http-endpoint": join_host_port(loaded.settings.http.host, str(port))}
         values = {**values, **(by_endpoint if loaded.raw["http_endpoint"].text else by_port)}
@@ -172,18 +177,34 @@ def _with_endpoint(values: dict[str, str], environ: Mapping[str, str]) -> tuple[
     return load(values, environ, merger=overlay), values
 
 
-def _free_endpoint() -> str:
+def _free_endpoint(held: ExitStack) -> str:
     for endpoint in ("127.0.0.1:9808", "127.0.0.1:0"):
         try:
-            return f"127.0.0.1:{_free_port(parse_listen_address(endpoint))}"
+            return f"127.0.0.1:{_free_port(parse_listen_address(endpoint), held)}"
         except ListenError:
             continue  # 9808 may be taken by a sidecar of a cluster on this machine
     raise ListenError("no port is free on 127.0.0.1")
 
 
-def _free_port(address: ListenAddress) -> int:
-    with listen(address) as found:
-        return int(found.getsockname()[1])
+def _free_port(address: ListenAddress, held: ExitStack) -> int:
+    """A free port for `address`, which a socket in `held` keeps for this demo's sidecar; raises ListenError."""
+    found = look_up(address)
+    assert found is not None  # a unix socket has no port
+    holder = held.enter_context(socket.socket(found.family, socket.SOCK_STREAM))
+    try:
+        if found.family == socket.AF_INET6:
+            holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not found.dual_stack)
+        holder.bind(found.sockaddr)
+    except OSError as error:
+        raise ListenError(f"listen tcp {found.text}: bind: {error.strerror}") from None
+    port = int(holder.getsockname()[1])
+    if sys.platform == "linux":
+        # Bound without the option, the socket had the port for itself, and no other demo gets it; with the option on both
+        # sides, the sidecar may listen on it (inet_csk_bind_conflict).
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    else:
+        holder.close()
+    return port
 
 
 def _targets(loaded: Loaded) -> tuple[_Target, _Target | None]:

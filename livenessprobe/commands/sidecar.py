@@ -12,6 +12,8 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
+from livenessprobe.gotext import printable
+from livenessprobe.klog.writer import write_all
 from livenessprobe.process import cgroup
 from livenessprobe.process.imports import hide_modules
 from livenessprobe.settings import command_line
@@ -23,6 +25,9 @@ from livenessprobe.settings.model import Loaded
 
 BODY_MAX = 1 << 20
 """Bytes of a response that are read: a driver's message of 64 KiB may come twice, each byte escaped."""
+
+LINE_MAX = 2000
+"""Characters of a line about the settings file."""
 
 NO_WORD = (
     "the response has status {status} and no header X-Livenessprobe-Reason: this is another web server, "
@@ -95,6 +100,15 @@ def places(address: ListenAddress) -> Iterator[Place]:
         yield Place("::1", address.port)
     else:
         yield Place(address.host, address.port)
+
+
+def tell_of_ignored_file(command: str, loaded: Loaded) -> None:
+    """Write a line to standard error for each mistake for which the settings file is ignored; names file, line and way out."""
+    for mistake in loaded.file_mistakes:
+        try:
+            write_all(2, f"livenessprobe {command}: the settings file is ignored: {printable(str(mistake.err), LINE_MAX)}")
+        except OSError:
+            return  # stderr may be closed; the exit code has the result
 
 
 def parse_url(url: str, given: str = "--url=") -> tuple[Place, str]:

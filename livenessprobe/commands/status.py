@@ -52,6 +52,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         return _refuse(f"{error}{error.hint}", USAGE)
     if loaded.is_refused:
         return _refuse("; ".join(mistake.sentence for mistake in loaded.all_mistakes), USAGE)
+    sidecar.tell_of_ignored_file("status", loaded)
     return _show([*sidecar.places(loaded.settings.http)], PAGE)
 
 

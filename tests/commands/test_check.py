@@ -243,6 +243,33 @@ def test_settings_come_from_variables_and_the_file_too(driver: FakeDriver, folde
     assert check(f"--csi-address={driver.path}", LIVENESSPROBE_PROBE_TIMEOUT="soon").code == USAGE
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("v = 0\nprobe_timout = '1s'\n", "FILE: line 2: probe_timout is not a setting; did you mean probe_timeout?"),
+        ("v = 0\nprobe_timeout = 1s\n", 'FILE: is not TOML: Expected newline or end of document after a statement (at line 2, '
+         'column 18); write probe_timeout = "1s"'),
+        (None, "FILE: No such file or directory"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_a_settings_file_that_is_ignored_is_told_on_stderr(
+    driver: FakeDriver, folder: Path, content: str | None, said: str, output: str
+) -> None:
+    """Its own output and the exit code are those without the file."""
+    file = folder / "settings.toml"
+    if content is not None:
+        file.write_text(content)
+    words = (f"--csi-address={driver.path}", f"--output={output}")
+
+    done = check(*words, f"--config={file}")
+
+    assert done.err == f"livenessprobe check: the settings file is ignored: {said.replace('FILE', str(file))}\n"
+    assert done.code == HEALTHY
+    assert re.sub("[0-9.]+", "N", done.out) == re.sub("[0-9.]+", "N", check(*words).out)
+    assert check(*words, f"--config={file}", "--config-strict").code == USAGE
+
+
 def test_another_method_can_be_asked(driver: FakeDriver) -> None:
     driver.methods = {"/grpc.health.v1.Health/Check": lambda request: b"\x08\x01" if request == b"\n\1x" else b"\x08\x02"}
     arguments = (f"--csi-address={driver.path}", "--probe-path=/grpc.health.v1.Health/Check")

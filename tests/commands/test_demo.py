@@ -18,15 +18,10 @@ from tests.support import ROOT, eventually, free_port
 COMMAND = [sys.executable, "-m", "livenessprobe", "demo"]
 
 
-def on_a_free_port() -> list[str]:
-    """A demo that gets its port here; demos that start at the same time may find the same one free."""
-    return [*COMMAND, f"--http-endpoint=127.0.0.1:{free_port()}"]
-
-
 def test_each_key_changes_the_response() -> None:
     keys = "n\nr\nh\nb\nc\nb\nx\nq\n"
     done = subprocess.run(
-        [*on_a_free_port(), "--probe-timeout=1s"],
+        [*COMMAND, "--probe-timeout=1s"],
         cwd=ROOT,
         input=keys,
         capture_output=True,
@@ -51,7 +46,7 @@ def test_each_key_changes_the_response() -> None:
 
 def test_without_a_keyboard_it_serves_until_stopped() -> None:
     with subprocess.Popen(
-        on_a_free_port(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        COMMAND, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as demo:
         assert demo.stdout is not None
         url = next(match[1] for line in demo.stdout if (match := re.search(r"curl -i (\S+)", line)))
@@ -120,6 +115,18 @@ def test_keys_work_at_any_address(flags: list[str], health: str, metrics: str | 
     assert "Traceback" not in done.stderr + done.stdout
 
 
+def test_demos_that_start_at_the_same_moment_have_a_port_and_a_driver_each() -> None:
+    demos = [
+        subprocess.Popen(COMMAND, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    outputs = [demo.communicate(f"{key}\nq\n", timeout=60) for demo, key in zip(demos, "npp", strict=True)]
+
+    assert [demo.returncode for demo in demos] == [0, 0, 0], outputs
+    assert len({re.search(r"curl -i (\S+)", out)[1] for out, _ in outputs}) == len(demos)
+    assert [re.findall(r"GET /healthz -> (\d+)", out) for out, _ in outputs] == [["200", "500"], ["200"] * 2, ["200"] * 2]
+
+
 def test_a_variable_may_say_where_to_listen() -> None:
     port = free_port()
 
@@ -135,7 +142,7 @@ def test_a_variable_may_say_where_to_listen() -> None:
 def test_a_slow_response_is_announced_in_a_line_of_its_own() -> None:
     """No line is written in pieces, also where Python does not buffer."""
     done = subprocess.run(
-        on_a_free_port(), cwd=ROOT, input="s\nq\n", env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        COMMAND, cwd=ROOT, input="s\nq\n", env={**os.environ, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
     )  # fmt: skip
 
@@ -171,9 +178,7 @@ def test_a_200_is_green_and_a_500_red_on_a_terminal(variable: str, expected: str
     ours, terminal = pty.openpty()
     environ = {**os.environ, "TERM": "xterm"} | ({variable: "1"} if variable else {})
 
-    subprocess.run(
-        on_a_free_port(), cwd=ROOT, input=b"n\nq\n", env=environ, stdout=terminal, stderr=subprocess.DEVNULL, check=True
-    )
+    subprocess.run(COMMAND, cwd=ROOT, input=b"n\nq\n", env=environ, stdout=terminal, stderr=subprocess.DEVNULL, check=True)
     os.close(terminal)
     output = os.read(ours, 65_536).decode()
     os.close(ours)

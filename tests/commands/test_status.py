@@ -63,6 +63,20 @@ def test_a_url_names_the_sidecar_and_the_page(driver: FakeDriver, sidecar: Start
     assert status(f"--url=http://localhost:{process.port}/flagz").out.startswith("livenessprobe flagz\n")
 
 
+def test_a_settings_file_that_is_ignored_is_told_on_stderr(driver: FakeDriver, folder: Path, sidecar: Start) -> None:
+    """For the listener may be another one than the file means."""
+    process = sidecar()
+    process.await_name()
+    file = folder / "settings.toml"
+    file.write_text("health_prot = 9811\n")
+
+    done = status(f"--http-endpoint=127.0.0.1:{process.port}", f"--config={file}")
+
+    assert done.err.startswith(f"livenessprobe status: the settings file is ignored: {file}: line 1: ")
+    assert done.err.endswith("; did you mean health_port?\n")
+    assert (done.code, done.out.partition("\n")[0]) == (PRINTED, "livenessprobe statusz")
+
+
 @pytest.mark.parametrize("arguments", [["--url=ftp://x"], ["--url=x"], ["--nosuch"], ["x"], ["--pages=some"]])
 def test_bad_flags_are_one_sentence(arguments: list[str]) -> None:
     done = status(*arguments)

@@ -36,6 +36,14 @@ def reported(signs: str, failure: int, success: int) -> str:
     return "".join("+" if health.stands else "-" for health in found)
 
 
+@pytest.mark.parametrize(("ours", "kubelets", "probes"), [(1, 1, 1), (1, 3, 3), (3, 1, 3), (3, 3, 5), (2, 4, 5)])
+def test_the_thresholds_of_sidecar_and_kubelet_come_on_top_of_each_other(ours: int, kubelets: int, probes: int) -> None:
+    """As docs/probing.md has it: the kubelet applies the same rule to what is reported."""
+    signs = f"+{'-' * 20}"
+
+    assert reported(reported(signs, ours, 1), kubelets, 1).index("-") == probes
+
+
 def by_runs(signs: str, failure: int, success: int) -> str:
     """
     The report after the last of `signs`, computed from runs and not step by step.

@@ -1,15 +1,17 @@
-"""A scripted outage: the status page in three formats, metrics, the log and `livenessprobe status` tell the same story."""
+"""A scripted outage: the status page in three formats, metrics, the log, `status` and `watch` tell the same story."""
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
+from collections.abc import Iterator
 from html import unescape
 from typing import Any
 
 import pytest
 
-from tests.support import FakeDriver, Sidecar, Start, command, eventually
+from tests.support import FakeDriver, Sidecar, Start, command, eventually, watching
 from tests.support.names import AT_ONCE
 
 STORY = ("", "deadline", "socket_missing", "")
@@ -20,8 +22,8 @@ NAME = "back.csi.test"
 
 
 @pytest.fixture
-def after_the_outage(socket_path: str, sidecar: Start) -> Sidecar:
-    """Healthy, slow, hung, killed, and back with another name."""
+def watched(socket_path: str, sidecar: Start) -> Iterator[tuple[Sidecar, subprocess.Popen[str]]]:
+    """A sidecar after an outage (healthy, slow, hung, killed, and back with another name), and what has watched it."""
     driver = FakeDriver(socket_path)
     driver.start()
     process = sidecar("--probe-timeout=1s", AT_ONCE)
@@ -31,22 +33,28 @@ def after_the_outage(socket_path: str, sidecar: Start) -> Sidecar:
         assert [process.get(User_Agent="kube-probe/1.35").status for _ in statuses] == [*statuses]
 
     ask(200, 200)
-    driver.delay = 0.6
-    ask(200)
-    driver.delay, driver.hang = 0.0, True
-    ask(500, 500)
-    driver.stop()
-    ask(500)
-    driver.hang, driver.name = False, NAME
-    driver.start()
-    ask(200)
-    process.await_log(f'"CSI driver name" driver="{NAME}"')
-    yield process
+    with watching(url_of(process)) as watch:
+        assert watch.stdout.readline().endswith(f" {url_of(process)} healthy (fake.csi.test)\n")
+        driver.delay = 0.6
+        ask(200)
+        driver.delay, driver.hang = 0.0, True
+        ask(500, 500)
+        driver.stop()
+        ask(500)
+        driver.hang, driver.name = False, NAME
+        driver.start()
+        ask(200)
+        process.await_log(f'"CSI driver name" driver="{NAME}"')
+        yield process, watch
     driver.stop()
 
 
-def test_everything_tells_the_same_story(after_the_outage: Sidecar) -> None:
-    process = after_the_outage
+def url_of(process: Sidecar) -> str:
+    return f"http://127.0.0.1:{process.port}"
+
+
+def test_everything_tells_the_same_story(watched: tuple[Sidecar, subprocess.Popen[str]]) -> None:
+    process, watch = watched
     told = json.loads(process.get("/statusz", Accept="application/json").body)
     text, page = process.get("/statusz").body, process.get("/statusz", Accept="text/html").body
 
@@ -90,9 +98,18 @@ def test_everything_tells_the_same_story(after_the_outage: Sidecar) -> None:
     lasted = sum(change["lasted"] for change in told["changes"] if change["reason"])
     assert again.endswith(f'unhealthyFor="{lasted:.3f}'.rstrip("0") + 's"')
 
-    # the command
-    printed = command("status", f"--url=http://127.0.0.1:{process.port}").out
+    # the commands
+    printed = command("status", f"--url={url_of(process)}").out
     assert without_ages(printed) == without_ages(process.get("/statusz").body)
+    changes = told["changes"][-2::-1]  # without the first, which was over when the watch began
+    lines = [watch.stdout.readline() for _ in changes]
+    watch.terminate()
+    assert lines == [f"{change['at']} {url_of(process)} {words(change)} ({change['driver']})\n" for change in changes]
+    assert watch.communicate(timeout=10) == ("", "")
+
+
+def words(change: dict[str, Any]) -> str:
+    return f"unhealthy {change['reason']}: {change['sentence']}" if change["reason"] else "healthy"
 
 
 def mark(probe: dict[str, Any]) -> str:
