@@ -1,7 +1,7 @@
 """
 `python -m tests.e2e [STAGE …]`: run these stages, or all of them, and print a summary.
 
-`short` selects the stages that need only podman; CI runs them.
+`short` selects the stages that need only podman; CI runs them.  `kubelet` selects those with a kubelet.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ SHORT = {
     "goaway": containers.stage_goaway,
     "lazy": newest.stage_lazy,
 }
+KUBELET = {
+    "restarts": kubelet.stage_restarts,
+    "times": kubelet.stage_times,
+}
 STAGES = {
     **SHORT,
     "limits": limits.stage_limits,
@@ -35,17 +39,17 @@ STAGES = {
     "ember": drivers.stage_ember,
     "go": drivers.stage_go,
     "prometheus": prometheus.stage_prometheus,
-    "kubelet": kubelet.stage_kubelet,
-    "times": kubelet.stage_times,
+    **KUBELET,
     "lazy-all": newest.stage_lazy_all,
     "bench": newest.stage_bench,
 }
+GROUPS = {"short": SHORT, "kubelet": KUBELET}
 
 
 def main(chosen: list[str]) -> int:
-    names = [name for each in chosen or STAGES for name in (SHORT if each == "short" else [each])]
+    names = [name for each in chosen or STAGES for name in GROUPS.get(each, [each])]
     if unknown := [name for name in names if name not in STAGES]:
-        print(f"no stage has the name {', '.join(unknown)}; there are: short, {', '.join(STAGES)}")
+        print(f"no stage has the name {', '.join(unknown)}; there are: {', '.join([*GROUPS, *STAGES])}")
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that mounts and containers are removed
     outcomes = {}

@@ -62,7 +62,7 @@ FAULTS: dict[str, tuple[str, Callable[[Node, str], None]]] = {
 }
 
 
-def stage_kubelet() -> None:
+def stage_restarts() -> None:
     """A kubelet restarts a driver that is stopped, has no socket or is not ready, and no other in 5 minutes."""
     image.ready()
     with _images() as images, node.running(images) as found:

@@ -26,7 +26,9 @@ BROKEN = {
         "Upstream's chart had host: localhost in this probe until 2026-02-09, when commit 8c342afd of csi-driver-smb (pull request "
         "1019) removed it for the Pod Security Standards and kept the listener on loopback.  charts/latest still has this pair at "
         "95c69680 (2026-08-07); no release has it, v1.20.3 (D075) asks localhost.  Kubernetes, pkg/probe/http/request.go: 'When "
-        "httpGet.Host is empty, podIP will be used instead', and on the host's network the pod's address is the node's."
+        "httpGet.Host is empty, podIP will be used instead'; on the host's network a kubelet with an API server sets it to the node's "
+        "address (pkg/kubelet/kubelet_pods.go, generateAPIPodStatus).  Only a kubelet without one leaves it empty, and then reaches "
+        "loopback: v1.20.2 was seen to.  A chart has an API server."
     ),
 }
 """Current specs with a defect that their traps do not name, each with the evidence."""
