@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from livenessprobe.gotext import parse_bool, parse_duration
@@ -56,6 +56,11 @@ REFUSED = [(argv, seen) for argv, seen in CASES if seen.get("error") not in (Non
 
 
 @given(st.lists(st.sampled_from(GOOD), max_size=4), st.sampled_from(REFUSED), st.lists(st.sampled_from(CASES), max_size=2))
+@example(
+    first=[],
+    refused=(["--probe-timeout=1s", "--http-endpoint"], {"error": "flag needs an argument: -http-endpoint"}),
+    behind=[(["-v=1", "--help=T"], {"error": "help"})],
+)
 def test_behind_a_refused_flag_nothing_is_judged_and_the_error_has_a_way_out(
     first: list[tuple[list[str], Outcome]],
     refused: tuple[list[str], Outcome],
@@ -72,5 +77,7 @@ def test_behind_a_refused_flag_nothing_is_judged_and_the_error_has_a_way_out(
         if "flag needs an argument" not in str(refused[1]["error"]):  # then the next argument is its value
             assert str(error) == refused[1]["error"]
         assert error.hint.startswith("; ") or "file.go:234" in str(error)
+    except HelpRequested:
+        assert "flag needs an argument" in str(refused[1]["error"])  # its value came from behind, and then a flag for help
     else:
         assert "flag needs an argument" in str(refused[1]["error"])
