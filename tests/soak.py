@@ -1,16 +1,19 @@
 """
 A long run: hundreds of thousands of probes with faults mixed in, after which the process must hold no more than before.
 
-    python -m tests.soak [PROBES [PARTS]]
+    python -m tests.soak [PROBES [PARTS [VIEWS]]]
 
 A quarter of the probes have a connection each, as at a kubelet's pace.  The figures after the first of ten parts (20
 000 of 200 000 probes) are compared with those at the end: of descriptors, threads, tasks and series there may be no more
 (the look at the sidecar's wiring is a task that ends after two minutes), resident memory may grow by 2 MiB, and gRPC's pool
 by three threads.
+
+Then a sidecar of its own shows its pages VIEWS times in all formats, which may add 0.3 MiB of anonymous memory.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -21,7 +24,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.support import Sidecar, driver_process, eventually, raw
+from livenessprobe.probing.history import PROBES_MAX
+from tests.support import Sidecar, driver_process, eventually, process_status, raw, request
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: soak\r\n\r\n"
 MEMORY_MAY_GROW = 2048
@@ -34,7 +38,17 @@ POOL_MAY_GROW = 3
 The pool starts another thread when all are busy, and may keep it.  A thread lost by each fault would be two in each
 part.
 """
-DEFAULTS = ("200000", "10")
+DEFAULTS = ("200000", "10", "10000")
+VIEWS_MAY_ADD = 307
+"""KiB of anonymous memory."""
+FORMATS = (
+    "text/plain",
+    "text/html",
+    "application/json",
+    "application/json;g=config.k8s.io;v=v1alpha1;as=Statusz",
+    "application/json;g=config.k8s.io;v=v1alpha1;as=Flagz",
+)
+PAGES = ("/statusz", "/flagz", "/")
 GARBAGE = (
     b"\0\xff" * 40 + b"\r\n\r\n",
     b"GET / HTTP/9.9\r\n\r\n",
@@ -154,7 +168,37 @@ class Soak:
         )
 
 
-def main(probes: int, parts: int) -> int:
+def views(count: int) -> list[int]:
+    """Anonymous memory in KiB, from the state in which each page was shown once in each format: after each tenth of `count` views."""
+    with tempfile.TemporaryDirectory() as folder, driver_process(f"{folder}/csi.sock"):
+        sidecar = Sidecar((f"--csi-address={folder}/csi.sock",))
+        try:
+            sidecar.await_name()
+            for _ in range(PROBES_MAX):  # from then on no page gets longer
+                assert sidecar.get().status == 200
+            show(sidecar, len(PAGES) * len(FORMATS))
+            found = [anonymous(sidecar)]
+            for _ in range(10):
+                show(sidecar, count // 10)
+                found.append(anonymous(sidecar))
+            return found
+        finally:
+            sidecar.kill()
+
+
+def show(sidecar: Sidecar, count: int) -> None:
+    """View pages `count` times, each time another page or another format."""
+    with sidecar.keep_alive() as connection:
+        for page, accept in itertools.islice(itertools.cycle(itertools.product(PAGES, FORMATS)), count):
+            assert request(connection, page, "GET", {"Accept": accept}).status == 200
+
+
+def anonymous(sidecar: Sidecar) -> int:
+    time.sleep(SETTLE_SECONDS)
+    return int(process_status(sidecar.process.pid, "RssAnon"))
+
+
+def main(probes: int, parts: int, pages: int) -> int:
     """The exit code: 0 if nothing has grown, else 1."""
     with tempfile.TemporaryDirectory() as folder:
         soak = Soak(folder)
@@ -196,6 +240,10 @@ def main(probes: int, parts: int) -> int:
     if last.pool - first.pool > POOL_MAY_GROW:
         faults.append(f"gRPC's pool {first.pool} -> {last.pool} threads")
     faults += soak.unexpected[:5]
+    seen_views = views(pages)
+    if (added := seen_views[-1] - seen_views[0]) > VIEWS_MAY_ADD:
+        faults.append(f"{pages} views of pages added {added} KiB of anonymous memory")
+    print(f"{pages} views of pages: anonymous memory {seen_views} KiB, {added:+} KiB")
     print(f"rss {last.rss - first.rss:+} KiB since the first part; unexpected responses: {len(soak.unexpected)}")
     print(f"in 100 000 probes: {slopes}")
     print(json.dumps({"figures": [asdict(figures) for figures in seen], "faults": faults}))
